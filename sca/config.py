@@ -1,0 +1,290 @@
+"""The shape of a model: everything needed to build its modules, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+RELEASED_ARCHITECTURE = "ScaMultitaskV2Model"
+
+_STRICT = ConfigDict(extra="forbid")
+_VIT_SIZES = {
+    # name: (width, layers, heads, global layers)
+    "vit_b": (768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": (1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": (1280, 32, 16, (7, 15, 23, 31)),
+}
+
+
+@dataclass(frozen=True)
+class VitEncoderConfig:
+    """SAM's vision transformer. Defaults: ViT-B."""
+
+    __pydantic_config__ = _STRICT
+
+    kind: Literal["vit"] = "vit"
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    patch_size: int = 16
+    window_size: int = 14
+    global_attn_indexes: tuple[int, ...] = (2, 5, 8, 11)
+    out_channels: int = 256
+    qkv_bias: bool = True
+    use_abs_pos: bool = True
+    use_rel_pos: bool = True
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def grid_stride(self) -> int:
+        """Input pixels per cell of the image embedding."""
+        return self.patch_size
+
+    @property
+    def size_multiple(self) -> int:
+        """The input side must be a multiple of this."""
+        return self.patch_size
+
+    @property
+    def region_channels(self) -> int:
+        """Channels of the finer region map: a ViT has none."""
+        return 0
+
+    @classmethod
+    def named(cls, size: str) -> VitEncoderConfig:
+        """The encoder of a published SAM: "vit_b", "vit_l" or "vit_h"."""
+        if size not in _VIT_SIZES:
+            raise ValueError(f"unknown SAM encoder {size!r}: use one of {', '.join(_VIT_SIZES)}")
+        width, depth, heads, global_layers = _VIT_SIZES[size]
+        return cls(
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            mlp_dim=4 * width,
+            global_attn_indexes=global_layers,
+        )
+
+
+@dataclass(frozen=True)
+class TimmEncoderConfig:
+    """A timm backbone with a feature-pyramid neck: the image embedding at stride 16, a finer region map at stride 8.
+
+    `backbone`: timm's name. `fine_channels`: channels of the finer map, which region tokens read.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    kind: Literal["timm"] = "timm"
+    backbone: str = "tf_efficientnet_lite0"
+    out_channels: int = 256
+    fine_channels: int = 128
+
+    @property
+    def grid_stride(self) -> int:
+        """Input pixels per cell of the image embedding."""
+        return 16
+
+    @property
+    def size_multiple(self) -> int:
+        """The input side must be a multiple of this: the backbone's coarsest stride."""
+        return 32
+
+    @property
+    def region_channels(self) -> int:
+        """Channels of the finer region map."""
+        return self.fine_channels
+
+
+@dataclass(frozen=True)
+class PromptEncoderConfig:
+    """SAM's prompt encoder."""
+
+    __pydantic_config__ = _STRICT
+
+    mask_channels: int = 16
+
+
+@dataclass(frozen=True)
+class MaskDecoderConfig:
+    """SAM's two-way mask decoder. The final norm keeps the default eps, as in the released models."""
+
+    __pydantic_config__ = _STRICT
+
+    depth: int = 2
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    attention_downsample_rate: int = 2
+    num_multimask_outputs: int = 3
+    iou_head_depth: int = 3
+    iou_head_hidden_dim: int = 256
+    layer_norm_eps: float = 1e-6
+    final_layer_norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class MixerConfig:
+    """The text feature mixer (paper section 3.2).
+
+    `region_grid`: r > 0 adds r*r tokens pooled from the image features inside the region's box; 0 is the released
+    architecture.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    depth: int = 12
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    attention_downsample_rate: int = 2
+    num_caption_tokens: int = 8
+    region_grid: int = 0
+    layer_norm_eps: float = 1e-6
+    final_layer_norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """A causal language model of transformers: its `model_type`, the settings of its configuration, and its origin."""
+
+    __pydantic_config__ = _STRICT
+
+    model_type: str = "gpt2"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class ScaConfig:
+    """A whole Segment-and-Caption-Anything model.
+
+    `image_size`: side of the square input in pixels. `resize`: how an image is brought to that side; "pil-bilinear"
+    (antialiased) is what the released models expect, "area" averages source pixels and is faster.
+    `pixel_mean`, `pixel_std`: per channel, for RGB in 0..1. `initializer_range`: deviation of fresh weights.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    image_size: int = 1024
+    encoder: VitEncoderConfig | TimmEncoderConfig = field(default_factory=VitEncoderConfig)
+    prompt_encoder: PromptEncoderConfig = field(default_factory=PromptEncoderConfig)
+    mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
+    mixer: MixerConfig = field(default_factory=MixerConfig)
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    num_task_tokens: int = 6
+    resize: Literal["pil-bilinear", "area"] = "pil-bilinear"
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        multiple = self.encoder.size_multiple
+        if self.image_size <= 0 or self.image_size % multiple:
+            raise ValueError(
+                f"image_size {self.image_size} is not a positive multiple of {multiple}: choose one"
+            )
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the image embedding in cells."""
+        return self.image_size // self.encoder.grid_stride
+
+    @property
+    def width(self) -> int:
+        """Channels of the image embedding, the prompts and every decoder token."""
+        return self.encoder.out_channels
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` is its inverse."""
+        return TypeAdapter(ScaConfig).dump_python(self, mode="json")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ScaConfig:
+        """Read `to_dict`'s layout. ValueError names every unknown or ill-typed entry."""
+        try:
+            return TypeAdapter(cls).validate_python(dict(values))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+            )
+            raise ValueError(
+                f"bad model configuration ({problems}): compare it with ScaConfig in sca/config.py"
+            ) from error
+
+    @classmethod
+    def from_released(cls, values: Mapping[str, Any]) -> ScaConfig:
+        """Read the config.json of a released SCA checkpoint.
+
+        ValueError when its architecture is another one than `ScaMultitaskV2Model` (variants share every key and shape
+        with it, so the name is the only guard), or when it asks for something that this code does not build.
+        """
+        architectures = list(values.get("architectures") or [])
+        if architectures != [RELEASED_ARCHITECTURE]:
+            raise ValueError(
+                f"config.json names architectures {architectures}, expected ['{RELEASED_ARCHITECTURE}']: other "
+                "variants of the SCA code compute something else from the same weights; use a released checkpoint"
+            )
+        try:
+            vision, prompt = values["vision_config"], values["prompt_encoder_config"]
+            decoder, text = values["mask_caption_decoder_config"], values["text_config"]
+            if decoder.get("num_caption_heads", 1) != 1:
+                raise ValueError("num_caption_heads other than 1 is not supported: use a released checkpoint")
+            if values.get("vl_projector_type", "linear") != "linear":
+                raise ValueError(
+                    f"vl_projector_type {values['vl_projector_type']!r} is not supported: use a released checkpoint"
+                )
+            two_way: dict[str, Any] = {
+                "num_heads": decoder["num_attention_heads"],
+                "mlp_dim": decoder["mlp_dim"],
+                "attention_downsample_rate": decoder["attention_downsample_rate"],
+                "layer_norm_eps": decoder["layer_norm_eps"],
+            }
+            return cls(
+                image_size=vision["image_size"],
+                encoder=VitEncoderConfig(
+                    embed_dim=vision["hidden_size"],
+                    depth=vision["num_hidden_layers"],
+                    num_heads=vision["num_attention_heads"],
+                    mlp_dim=vision.get("mlp_dim") or int(vision["hidden_size"] * vision["mlp_ratio"]),
+                    patch_size=vision["patch_size"],
+                    window_size=vision["window_size"],
+                    global_attn_indexes=tuple(vision["global_attn_indexes"]),
+                    out_channels=vision["output_channels"],
+                    qkv_bias=vision["qkv_bias"],
+                    use_abs_pos=vision["use_abs_pos"],
+                    use_rel_pos=vision["use_rel_pos"],
+                    layer_norm_eps=vision["layer_norm_eps"],
+                ),
+                prompt_encoder=PromptEncoderConfig(mask_channels=prompt["mask_input_channels"]),
+                mask_decoder=MaskDecoderConfig(
+                    depth=decoder["num_hidden_layers"],
+                    num_multimask_outputs=decoder["num_multimask_outputs"],
+                    iou_head_depth=decoder["iou_head_depth"],
+                    iou_head_hidden_dim=decoder["iou_head_hidden_dim"],
+                    **two_way,
+                ),
+                mixer=MixerConfig(
+                    depth=decoder["additional_num_hidden_layers"],
+                    num_caption_tokens=decoder["num_caption_tokens"],
+                    **two_way,
+                ),
+                language_model=LanguageModelConfig(
+                    model_type=text["model_type"],
+                    settings=dict(text),
+                    name=str(text.get("_name_or_path") or ""),
+                ),
+                num_task_tokens=values["num_task_tokens"],
+                initializer_range=values.get("initializer_range", 0.02),
+            )
+        except KeyError as error:
+            raise ValueError(
+                f"config.json lacks {error}: it is not the config of a released SCA checkpoint"
+            ) from error
+
+
+def with_image_size(config: ScaConfig, image_size: int) -> ScaConfig:
+    """The same model for another square input side (pixels)."""
+    return dataclasses.replace(config, image_size=image_size)

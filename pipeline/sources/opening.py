@@ -1,0 +1,127 @@
+"""One door for every kind of source."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.sources.file import VideoFile
+from pipeline.sources.identity import stream_name
+from pipeline.sources.images import IMAGE_SUFFIXES, ImageSequence, image_paths
+from pipeline.sources.redact import redact_url
+from pipeline.sources.source import Source
+
+_LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp"}
+_VIDEO_SUFFIXES = frozenset(
+    {
+        ".mp4",
+        ".mkv",
+        ".mov",
+        ".avi",
+        ".webm",
+        ".m4v",
+        ".ts",
+        ".mts",
+        ".mpg",
+        ".mpeg",
+        ".flv",
+        ".wmv",
+        ".ogv",
+        ".3gp",
+    }
+)
+
+
+class SourceOptions(BaseModel):
+    """How sources are opened. Durations in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_interval_s: float = Field(
+        default=1.0, gt=0, description="time between two pictures of an image directory"
+    )
+    rtsp_transport: str = Field(default="tcp", pattern="^(tcp|udp)$")
+    open_timeout_s: float = Field(default=10.0, gt=0)
+    read_timeout_s: float = Field(default=5.0, gt=0)
+    max_backoff_s: float = Field(default=30.0, gt=0)
+
+
+def open_source(
+    uri: str, *, stream: str | None = None, start_ns: int | None = None, options: SourceOptions | None = None
+) -> Source:
+    """Open a video file, a directory or glob of images, a network stream or a webcam.
+
+    `stream`: the name under which it is stored (default: from the address). `start_ns`: wall clock of the first
+    frame, ns UTC; files and images only. Raises `ValueError` naming the input and the remedy.
+    """
+    options = options or SourceOptions()
+    name = stream or stream_name(uri)
+    if "://" in uri:
+        scheme = uri.split("://", 1)[0].lower()
+        if scheme == "file":
+            return open_source(uri.split("://", 1)[1], stream=name, start_ns=start_ns, options=options)
+        if scheme not in _LIVE_SCHEMES:
+            raise ValueError(
+                f"{redact_url(uri)}: unknown address; known: {', '.join(sorted(_LIVE_SCHEMES))}, file"
+            )
+        return _open_live(uri, name, start_ns, options)
+    if uri.isdigit() or uri.startswith("/dev/video"):
+        from pipeline.sources.webcam import Webcam
+
+        if start_ns is not None:
+            raise ValueError(f"{uri}: a camera has its own clock; leave --start out")
+        return Webcam(uri, stream=name)
+    path = Path(uri).expanduser()
+    interval_ns = round(options.image_interval_s * 1e9)
+    if path.is_dir():
+        images = image_paths(path)
+        if not images:
+            raise ValueError(
+                f"{uri}: this directory holds no images; name its videos one by one, or a glob of them"
+            )
+        return ImageSequence(images, stream=name, address=uri, interval_ns=interval_ns, start_ns=start_ns)
+    if path.suffix.lower() in IMAGE_SUFFIXES and (path.exists() or glob.has_magic(uri)):
+        images = [Path(found) for found in glob.glob(str(path))] if glob.has_magic(uri) else [path]
+        return ImageSequence(images, stream=name, address=uri, interval_ns=interval_ns, start_ns=start_ns)
+    return VideoFile(path, stream=name, start_ns=start_ns)
+
+
+def expand_inputs(inputs: list[str]) -> list[str]:
+    """Globs and directories of videos become one input a video; everything else stays as it is.
+
+    Raises `ValueError` for a glob that matches nothing.
+    """
+    expanded: list[str] = []
+    for uri in inputs:
+        if "://" in uri or not (glob.has_magic(uri) or Path(uri).is_dir()) or Path(uri).is_file():
+            expanded.append(uri)
+            continue
+        if Path(uri).is_dir():
+            videos = sorted(
+                str(path) for path in Path(uri).iterdir() if path.suffix.lower() in _VIDEO_SUFFIXES
+            )
+            expanded.extend(videos if videos and not image_paths(Path(uri)) else [uri])
+            continue
+        matches = sorted(glob.glob(uri))
+        if not matches:
+            raise ValueError(f"{uri}: nothing matches this pattern; check the path")
+        pictures = all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches)
+        expanded.extend([uri] if pictures else matches)
+    return expanded
+
+
+def _open_live(uri: str, name: str, start_ns: int | None, options: SourceOptions) -> Source:
+    from pipeline.sources.live import LiveStream
+
+    if start_ns is not None:
+        raise ValueError(f"{redact_url(uri)}: a live stream has its own clock; leave --start out")
+    return LiveStream(
+        uri,
+        stream=name,
+        transport=options.rtsp_transport,
+        open_timeout_s=options.open_timeout_s,
+        read_timeout_s=options.read_timeout_s,
+        max_backoff_s=options.max_backoff_s,
+    )

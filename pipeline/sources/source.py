@@ -1,0 +1,72 @@
+"""What every source of frames looks like to the rest of the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from pipeline.records import Gap, ResumePoint
+from pipeline.sources.picture import DecodedFrame
+
+
+class SourceKind(StrEnum):
+    """Where the frames come from."""
+
+    FILE = "file"
+    IMAGES = "images"
+    LIVE = "live"
+    WEBCAM = "webcam"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What is known of a source once it is open.
+
+    `address`: without credentials. `width`, `height`: pixels, as displayed. `duration_ns`, `frames`: None when
+    unknown (live). `start_wall_ns`: wall clock of PTS 0, ns UTC. `fingerprint`: tells two videos apart, so that a
+    run is never resumed on another video. `nominal_fps`: for display only; time is never computed from it.
+    """
+
+    stream: str
+    address: str
+    kind: SourceKind
+    width: int
+    height: int
+    start_wall_ns: int
+    fingerprint: str
+    duration_ns: int | None = None
+    frames: int | None = None
+    nominal_fps: float | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.kind in (SourceKind.LIVE, SourceKind.WEBCAM)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCounts:
+    """How many frames were decoded, found corrupt, dropped on purpose, and how often the source reconnected."""
+
+    frames: int = 0
+    corrupt: int = 0
+    dropped: int = 0
+    reconnects: int = 0
+
+
+class Source(Protocol):
+    """An open source: iterate it once for frames in order and for gaps, then close it."""
+
+    @property
+    def info(self) -> SourceInfo: ...
+
+    @property
+    def counts(self) -> SourceCounts: ...
+
+    def resume_after(self, point: ResumePoint) -> None:
+        """Continue behind `point` instead of from the beginning. Call before iterating."""
+
+    def __iter__(self) -> Iterator[DecodedFrame | Gap]: ...
+
+    def close(self) -> None: ...

@@ -186,7 +186,7 @@ def test_zero_length_video_is_refused(tmp_path: Path) -> None:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         container.start_encoding()
-    with pytest.raises(ValueError, match="no frame|not a video|no video"):
+    with pytest.raises(ValueError, match=r"no frame|not a video|no video"):
         open_source(str(path))
 
 

@@ -37,7 +37,6 @@ class VideoFile:
     def __init__(self, path: str | Path, *, stream: str, start_ns: int | None = None) -> None:
         self._path = Path(path)
         self._stream_name = stream
-        self._packets_end = 0
         self._container = open_container(self._path)
         try:
             self._video = video_stream(self._container, str(self._path))
@@ -96,13 +95,14 @@ class VideoFile:
                 backward=True,
                 any_frame=False,
             )
-        index = 0
+        index = shown_until = 0
         lost = _LostFrames()
         decoded_any = False
         for picture in self._decode(lost):
             if picture.pts is None:
                 continue
             damaged = picture.is_corrupt
+            shown_until = picture.pts + (picture.duration or 0)
             time = clock.at(picture.pts)
             missing = lost.before(picture.pts, damaged)
             if resume is not None and time.order <= (resume.epoch, resume.pts_ns):
@@ -120,7 +120,7 @@ class VideoFile:
             self._frames += 1
             yield from_video_frame(self._stream_name, index, time, picture)
             index += 1
-        yield from self._missing_tail(clock, lost, decoded_any)
+        yield from self._missing_tail(clock, lost, shown_until if decoded_any else None)
 
     def _decode(self, lost: _LostFrames) -> Iterator[av.VideoFrame]:
         """Decoded pictures in display order; damage is noted in `lost` instead of raised."""
@@ -140,7 +140,6 @@ class VideoFile:
                 continue
             if packet.pts is not None and not packet.is_discard:
                 lost.expect(packet.pts)
-                self._packets_end = max(self._packets_end, packet.pts + (packet.duration or 0))
             if packet.is_corrupt:
                 lost.note_error()
             try:
@@ -150,10 +149,10 @@ class VideoFile:
                 continue
             yield from pictures
 
-    def _missing_tail(self, clock: StreamClock, lost: _LostFrames, decoded_any: bool) -> Iterator[Gap]:
+    def _missing_tail(self, clock: StreamClock, lost: _LostFrames, shown_until: int | None) -> Iterator[Gap]:
         rest = lost.rest()
         last = clock.last_ticks
-        if last is None or not decoded_any:
+        if last is None or shown_until is None:
             return
         if rest:
             self._corrupt += len(rest)
@@ -163,7 +162,7 @@ class VideoFile:
         duration = self._info.duration_ns
         if duration is None or clock.epoch:
             return
-        end = clock.peek(max(last + clock.last_step, self._packets_end))
+        end = clock.peek(max(last + clock.last_step, shown_until))
         if duration - end.pts_ns > max(NS // 2, 3 * ticks_to_ns(clock.last_step, self._time_base)):
             yield Gap(end.wall_ns, self._info.start_wall_ns + duration, "corrupt", 0)
 

@@ -72,32 +72,26 @@ class VitEncoderConfig:
 
 @dataclass(frozen=True)
 class TimmEncoderConfig:
-    """A timm backbone with a feature-pyramid neck: the image embedding at stride 16, a finer region map at stride 8.
+    """A timm backbone with a feature-pyramid neck.
 
-    `backbone`: timm's name. `fine_channels`: channels of the finer map, which region tokens read.
+    `feature_strides`: the backbone maps that the neck fuses, in input pixels per cell, as are `grid_stride` (the image
+    embedding, `out_channels` wide) and `region_stride` (the finer map, `region_channels` wide, for region tokens).
     """
 
     __pydantic_config__ = _STRICT
 
     kind: Literal["timm"] = "timm"
     backbone: str = "tf_efficientnet_lite0"
+    feature_strides: tuple[int, ...] = (8, 16, 32)
+    grid_stride: int = 16
     out_channels: int = 256
-    fine_channels: int = 128
-
-    @property
-    def grid_stride(self) -> int:
-        """Input pixels per cell of the image embedding."""
-        return 16
+    region_stride: int = 8
+    region_channels: int = 128
 
     @property
     def size_multiple(self) -> int:
         """The input side must be a multiple of this: the backbone's coarsest stride."""
-        return 32
-
-    @property
-    def region_channels(self) -> int:
-        """Channels of the finer region map."""
-        return self.fine_channels
+        return max(self.feature_strides)
 
 
 @dataclass(frozen=True)

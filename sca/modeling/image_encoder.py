@@ -67,16 +67,13 @@ def build_image_encoder(config: ScaConfig) -> nn.Module:
     if isinstance(config.encoder, TimmEncoderConfig):
         from sca.modeling.timm_encoder import TimmEncoder  # timm is heavy, and only these models need it
 
-        return TimmEncoder(
-            config.encoder.backbone,
-            out_dim=config.encoder.out_channels,
-            fine_dim=config.encoder.fine_channels,
-        )
+        return TimmEncoder(config.encoder)
     return VitEncoder(config.encoder, config.image_size)
 
 
 def encode_image(encoder: nn.Module, pixels: Tensor, *, with_region_map: bool) -> ImageFeatures:
     """The embedding, and the finer map where it is wanted and the encoder has one."""
-    if with_region_map and hasattr(encoder, "pyramid"):
-        return ImageFeatures(*encoder.pyramid(pixels))
+    finer = getattr(encoder, "forward_with_region_map", None)
+    if with_region_map and finer is not None:
+        return ImageFeatures(*finer(pixels))
     return ImageFeatures(encoder(pixels), None)

@@ -122,10 +122,8 @@ class Sca(nn.Module):
         """
         prompts = caption_tokens.shape[0]
         table = self.task_tokens.weight.unflatten(0, (len(TASKS), -1))
-        if tasks is None:
-            task = table[TASKS.index("caption")].expand(prompts, -1, -1)
-        else:
-            task = table[tasks]
+        captioning = table[TASKS.index("caption")]
+        task = captioning.expand(prompts, -1, -1) if tasks is None else table[tasks]
         return torch.cat([task, self.language_project(caption_tokens)], dim=1)
 
     def caption_loss(

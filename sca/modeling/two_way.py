@@ -26,12 +26,6 @@ class FusedAttention(Attention):
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
-def _fused(attention: Attention) -> FusedAttention:
-    return FusedAttention(
-        attention.embedding_dim, attention.num_heads, attention.embedding_dim // attention.internal_dim
-    )
-
-
 class SharedImageTwoWayTransformer(TwoWayTransformer):
     """SAM's two-way transformer for P = B * M prompts on B images, image-major (spec section 1.2).
 
@@ -61,13 +55,17 @@ class SharedImageTwoWayTransformer(TwoWayTransformer):
             activation=nn.ReLU,
             attention_downsample_rate=attention_downsample_rate,
         )
+
+        def cross_attention() -> FusedAttention:
+            return FusedAttention(embedding_dim, num_heads, downsample_rate=attention_downsample_rate)
+
         for layer in self.layers:
-            layer.self_attn = _fused(layer.self_attn)
-            layer.cross_attn_token_to_image = _fused(layer.cross_attn_token_to_image)
-            layer.cross_attn_image_to_token = _fused(layer.cross_attn_image_to_token)
+            layer.self_attn = FusedAttention(embedding_dim, num_heads)
+            layer.cross_attn_token_to_image = cross_attention()
+            layer.cross_attn_image_to_token = cross_attention()
             for norm in (layer.norm1, layer.norm2, layer.norm3, layer.norm4):
                 norm.eps = layer_norm_eps
-        self.final_attn_token_to_image = _fused(self.final_attn_token_to_image)
+        self.final_attn_token_to_image = cross_attention()
         self.norm_final_attn.eps = final_layer_norm_eps
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

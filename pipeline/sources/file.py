@@ -162,7 +162,7 @@ class VideoFile:
         duration = self._info.duration_ns
         if duration is None or clock.epoch:
             return
-        end = clock.peek(max(last + clock.last_step, shown_until))
+        end = clock.peek(shown_until if shown_until > last else last + clock.last_step)
         if duration - end.pts_ns > max(NS // 2, 3 * ticks_to_ns(clock.last_step, self._time_base)):
             yield Gap(end.wall_ns, self._info.start_wall_ns + duration, "corrupt", 0)
 

@@ -1,0 +1,24 @@
+"""Captions on disk, written around the clock and read by time."""
+
+from pathlib import Path
+
+from pipeline.store.caption_store import CaptionStore
+from pipeline.store.compaction import Compaction
+from pipeline.store.stream_info import StreamInfo, without_credentials
+from pipeline.store.stream_writer import StreamWriter
+from pipeline.store.time_span import TimeSpan
+
+__all__ = [
+    "CaptionStore",
+    "Compaction",
+    "StreamInfo",
+    "StreamWriter",
+    "TimeSpan",
+    "open",
+    "without_credentials",
+]
+
+
+def open(path: str | Path) -> CaptionStore:
+    """Open an existing store. Raises ValueError when it is not one, or one of another schema."""
+    return CaptionStore.open(path)

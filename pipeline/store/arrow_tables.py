@@ -1,0 +1,130 @@
+"""Rows found in a store as Arrow tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.store.row_query import Selection
+
+TIME = pa.timestamp("ns", tz="UTC")
+MASK = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])
+
+CAPTION_COLUMNS = (
+    "stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score", "logprob", "x0", "y0", "x1", "y1", "frame",
+)  # fmt: skip
+OPTIONAL_CAPTION_COLUMNS = ("mask", "embedding")
+
+
+def caption_table(stream: str, found: Sequence[Selection], columns: Sequence[str]) -> pa.Table:
+    """Caption events of one stream, in the order found."""
+    makers: dict[str, Callable[[], pa.Array]] = {
+        "track": lambda: pa.array(_joined(found, "track", np.uint32).astype(np.int64)),
+        "t_start": lambda: _times(found, "t_start"),
+        "t_end": lambda: _times(found, "t_end"),
+        "start_s": lambda: pa.array(_joined(found, "start_pts", np.int64) / 1e9),
+        "end_s": lambda: pa.array(_joined(found, "end_pts", np.int64) / 1e9),
+        "text": lambda: _texts(found, "text"),
+        "score": lambda: pa.array(_joined(found, "score", np.float32)),
+        "logprob": lambda: pa.array(_joined(found, "logprob", np.float32)),
+        "frame": lambda: pa.array(_joined(found, "frame", np.int64)),
+        "mask": lambda: _masks(found),
+        "embedding": lambda: _embeddings(found),
+    }
+    return _table(stream, found, columns, makers)
+
+
+def observation_table(stream: str, found: Sequence[Selection]) -> pa.Table:
+    """Observations of one stream, in the order found."""
+    makers: dict[str, Callable[[], pa.Array]] = {
+        "track": lambda: pa.array(_joined(found, "track", np.uint32).astype(np.int64)),
+        "t": lambda: _times(found, "t"),
+        "t_s": lambda: pa.array(_joined(found, "pts", np.int64) / 1e9),
+        "score": lambda: pa.array(_joined(found, "score", np.float32)),
+        "frame": lambda: pa.array(_joined(found, "frame", np.int64)),
+    }
+    return _table(
+        stream, found, ("stream", "track", "t", "t_s", "score", "x0", "y0", "x1", "y1", "frame"), makers
+    )
+
+
+def track_table(stream: str, found: Sequence[Selection]) -> pa.Table:
+    """Closed tracks of one stream, in the order found."""
+    makers: dict[str, Callable[[], pa.Array]] = {
+        "track": lambda: pa.array(_joined(found, "track", np.uint32).astype(np.int64)),
+        "t_first": lambda: _times(found, "t_first"),
+        "t_last": lambda: _times(found, "t_last"),
+        "observations": lambda: pa.array(_joined(found, "n_obs", np.uint32).astype(np.int64)),
+        "text": lambda: _texts(found, "text"),
+    }
+    return _table(stream, found, ("stream", "track", "t_first", "t_last", "observations", "text"), makers)
+
+
+def gap_table(stream: str, found: Sequence[Selection], lost: Sequence[tuple[int, int]]) -> pa.Table:
+    """Gaps of one stream; `lost`: wall ns of stretches whose segments are missing from the store."""
+    starts = [*_joined(found, "t_start", np.int64).tolist(), *(a for a, _ in lost)]
+    ends = [*_joined(found, "t_end", np.int64).tolist(), *(b for _, b in lost)]
+    reasons = [*_texts(found, "reason").to_pylist(), *("lost" for _ in lost)]
+    frames = [*_joined(found, "frames", np.uint32).tolist(), *(0 for _ in lost)]
+    return pa.table(
+        {
+            "stream": _repeated(stream, len(starts)),
+            "t_start": pa.array(starts, TIME),
+            "t_end": pa.array(ends, TIME),
+            "reason": pa.array(reasons, pa.string()),
+            "frames": pa.array(frames, pa.int64()),
+        }
+    )
+
+
+def _table(
+    stream: str, found: Sequence[Selection], columns: Sequence[str], makers: dict[str, Callable[[], pa.Array]]
+) -> pa.Table:
+    boxes = _joined(found, "box", np.float32, 4) if {"x0", "y0", "x1", "y1"} & set(columns) else None
+    arrays: dict[str, pa.Array] = {}
+    for name in columns:
+        if name == "stream":
+            arrays[name] = _repeated(stream, sum(len(f) for f in found))
+        elif name in ("x0", "y0", "x1", "y1"):
+            assert boxes is not None
+            arrays[name] = pa.array(np.ascontiguousarray(boxes[:, ("x0", "y0", "x1", "y1").index(name)]))
+        else:
+            arrays[name] = makers[name]()
+    return pa.table(arrays)
+
+
+def _repeated(text: str, count: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([text]))
+
+
+def _joined(found: Sequence[Selection], name: str, dtype: type, width: int | None = None) -> np.ndarray:
+    if not found:
+        return np.empty((0,) if width is None else (0, width), dtype)
+    return np.concatenate([f.column(name) for f in found])
+
+
+def _times(found: Sequence[Selection], name: str) -> pa.Array:
+    return pa.array(_joined(found, name, np.int64)).cast(pa.timestamp("ns")).cast(TIME)
+
+
+def _texts(found: Sequence[Selection], name: str) -> pa.Array:
+    parts = [f.texts(name).cast(pa.string()) for f in found]
+    return pa.concat_arrays(parts or [pa.array([], pa.string())]).dictionary_encode()
+
+
+def _masks(found: Sequence[Selection]) -> pa.Array:
+    rows = [mask for f in found for mask in f.masks()]
+    return pa.array([None if m is None else {"size": m[0], "counts": m[1]} for m in rows], MASK)
+
+
+def _embeddings(found: Sequence[Selection]) -> pa.Array:
+    rows: list[np.ndarray | None] = []
+    for selection in found:
+        for row in selection.column("emb").astype(np.float32):
+            known = (
+                row[: len(row) - int(np.argmin(np.isnan(row[::-1])))] if not np.isnan(row).all() else row[:0]
+            )
+            rows.append(known if len(known) else None)
+    return pa.array(rows, pa.list_(pa.float32()))

@@ -1,0 +1,385 @@
+"""The store of captions: create it, write streams into it, ask it by time."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.records import ResumePoint
+from pipeline.store import arrow_tables
+from pipeline.store.columns import TrackColumns
+from pipeline.store.compaction import Compaction
+from pipeline.store.durable_files import TEMPORARY, refusal, write_durably
+from pipeline.store.row_query import RowFilter, find_captions, find_gaps, find_observations, find_tracks
+from pipeline.store.segment import SCHEMA, resume_of
+from pipeline.store.segment_name import SegmentName, Visible
+from pipeline.store.stored_segment import StoredSegment, open_segment
+from pipeline.store.stream_directory import list_visible
+from pipeline.store.stream_info import StreamInfo, check_stream_id
+from pipeline.store.stream_writer import StreamWriter
+from pipeline.store.time_span import TimeSpan, share_watched
+from pipeline.store.zarr_metadata import group_document
+
+Moment = int | datetime | np.datetime64
+Box = tuple[float, float, float, float]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+OPEN_SEGMENTS = 96
+_ATTEMPTS = 5
+
+
+class CaptionStore:
+    """A directory of streams. Any number of processes may read while one writer per stream writes.
+
+    Times given may be ns UTC, `datetime` with a zone, or `numpy.datetime64` (UTC); both ends count. Every query
+    raises ValueError when `start` is after `end`, the stream is unknown, or a segment is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._readers: OrderedDict[Path, StoredSegment] = OrderedDict()
+        self._mutex = threading.Lock()
+
+    @classmethod
+    def create(cls, path: str | Path, *, exist_ok: bool = True) -> CaptionStore:
+        """Make an empty store, or open the one that is there (unless `exist_ok` is False).
+
+        Raises ValueError when the place holds something else or cannot be written.
+        """
+        path = Path(path)
+        try:
+            if (path / "zarr.json").exists():
+                if not exist_ok:
+                    raise ValueError(f"{path} is a store already: open it, or choose another name")
+                return cls.open(path)
+            path.mkdir(parents=True, exist_ok=True)
+            foreign = [entry.name for entry in path.iterdir() if TEMPORARY not in entry.name]
+            if foreign and foreign != ["streams"]:
+                raise ValueError(f"{path} is not empty and not a caption store: choose another place")
+            (path / "streams").mkdir(exist_ok=True)
+            write_durably(path / "streams" / "zarr.json", json.dumps(group_document({})).encode())
+            write_durably(path / "zarr.json", json.dumps(group_document({"schema": SCHEMA})).encode())
+        except OSError as error:
+            raise refusal(error, path, "create a store at") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> CaptionStore:
+        """Open an existing store. Raises ValueError when it is not one, or one of another schema."""
+        path = Path(path)
+        try:
+            attrs = json.loads((path / "zarr.json").read_bytes()).get("attributes", {})
+        except (FileNotFoundError, NotADirectoryError):
+            what = "is not a caption store" if path.exists() else "does not exist"
+            raise ValueError(f"{path} {what}: give the .zarr directory that `sca run` wrote") from None
+        except OSError as error:
+            raise refusal(error, path, "open") from error
+        except ValueError:
+            raise ValueError(f"{path} has a damaged zarr.json: restore that file from a copy") from None
+        schema = attrs.get("schema")
+        if schema != SCHEMA:
+            told = f"has schema {schema!r}" if schema else "is a Zarr hierarchy of another kind"
+            raise ValueError(
+                f"{path} {told}, this program reads and writes {SCHEMA!r}: choose another store, or use the version "
+                "that wrote it"
+            )
+        return cls(path)
+
+    def writer(self, stream: str, info: StreamInfo, *, compaction: Compaction | None = None) -> StreamWriter:
+        """Become the writer of a stream, new or known. A known stream keeps its `start_wall_ns`.
+
+        Raises ValueError when another process writes it (its pid is named) or the place cannot be written.
+        """
+        directory = self._directory(check_stream_id(stream))
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refusal(error, directory, "write to") from error
+        writer = StreamWriter(directory, model=info.model, compaction=compaction)
+        try:
+            known = self._info(stream)
+            if known is not None:
+                info = StreamInfo.from_attributes({**info.attributes(), "start_wall_ns": known.start_wall_ns})
+            if info != known:
+                document = json.dumps(group_document(info.attributes())).encode()
+                write_durably(directory / "zarr.json", document)
+        except OSError as error:
+            writer.close()
+            raise refusal(error, directory, "write to") from error
+        return writer
+
+    def streams(self) -> dict[str, StreamInfo]:
+        """Every stream of the store by name."""
+        try:
+            names = sorted(entry.name for entry in (self.path / "streams").iterdir() if entry.is_dir())
+        except OSError as error:
+            raise refusal(error, self.path, "read") from error
+        return {name: info for name in names if (info := self._info(name)) is not None}
+
+    def resume(self, stream: str) -> ResumePoint:
+        """How far a stream is stored."""
+        self._chosen(stream)
+        for _ in range(_ATTEMPTS):
+            shown = list_visible(self._directory(stream))
+            if not shown.segments:
+                return ResumePoint()
+            with contextlib.suppress(FileNotFoundError):
+                return resume_of(self._reader(self._directory(stream), shown.segments[-1]).attrs)
+        raise ValueError(
+            f"segments of {self._directory(stream)} vanish while they are read: is it being deleted?"
+        )
+
+    def span(self, stream: str) -> TimeSpan | None:
+        """Wall ns from the stream's first to its last stored moment; None when nothing is stored."""
+        self._chosen(stream)
+        shown = list_visible(self._directory(stream))
+        if not shown.segments:
+            return None
+        info = self._info(stream)
+        first = min(name.t_min for name in shown.segments)
+        if info is not None and info.start_wall_ns > 0:
+            first = min(first, info.start_wall_ns)
+        last = max(name.t_max for name in shown.segments)
+        return TimeSpan(first, max(first, last, self.resume(stream).wall_ns))
+
+    def captions(
+        self,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        *,
+        stream: str | None = None,
+        track: int | None = None,
+        text: str | None = None,
+        min_score: float | None = None,
+        box: Box | None = None,
+        limit: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Caption events that overlap [start, end], ordered by start.
+
+        `text`: part of the caption, in any case. `box`: xyxy pixels, events whose box overlaps it. `columns`: which
+        to return, from the default ones (stream, track, t_start, t_end: UTC; start_s, end_s: seconds of stream time;
+        text as a dictionary, score, logprob, x0, y0, x1, y1: pixels; frame) and `mask` (COCO run lengths: `size`,
+        `counts`) and `embedding`.
+        """
+        wanted = RowFilter(*_window(start, end), track, text, min_score, box)
+        names = tuple(columns or arrow_tables.CAPTION_COLUMNS)
+        known = (*arrow_tables.CAPTION_COLUMNS, *arrow_tables.OPTIONAL_CAPTION_COLUMNS)
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"no column {unknown[0]!r} in captions: choose from {', '.join(known)}")
+        ordered = names if "t_start" in names else (*names, "t_start")
+        tables = [
+            arrow_tables.caption_table(name, find_captions(self._sources(name, wanted), wanted), ordered)
+            for name in self._chosen(stream)
+        ]
+        return _by_time(tables, "t_start", limit).select(names)
+
+    def observations(
+        self,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        *,
+        stream: str | None = None,
+        track: int | None = None,
+        min_score: float | None = None,
+        box: Box | None = None,
+        limit: int | None = None,
+    ) -> pa.Table:
+        """Where each tracked region was in each keyframe of [start, end]: stream, track, t, t_s, score, box, frame."""
+        wanted = RowFilter(*_window(start, end), track, None, min_score, box)
+        tables = [
+            arrow_tables.observation_table(name, find_observations(self._sources(name, wanted), wanted))
+            for name in self._chosen(stream)
+        ]
+        return _by_time(tables, "t", limit)
+
+    def tracks(
+        self,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        *,
+        stream: str | None = None,
+        track: int | None = None,
+        text: str | None = None,
+        limit: int | None = None,
+    ) -> pa.Table:
+        """Tracks that have ended and overlap [start, end]: stream, track, t_first, t_last, observations, text."""
+        wanted = RowFilter(*_window(start, end), track, text)
+        tables = []
+        for name in self._chosen(stream):
+            # The names' time ranges leave tracks out; the attributes tell which segments hold some of that time.
+            sources = [s for s in self._sources(name, RowFilter()) if _holds_tracks(s, wanted)]
+            tables.append(arrow_tables.track_table(name, find_tracks(sources, wanted)))
+        return _by_time(tables, "t_first", limit)
+
+    def gaps(
+        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
+    ) -> pa.Table:
+        """Stretches that overlap [start, end] and were not watched: stream, t_start, t_end, reason, frames.
+
+        Segments that are missing from the store show as gaps with the reason "lost".
+        """
+        wanted = RowFilter(*_window(start, end))
+        tables = []
+        for name in self._chosen(stream):
+            shown = list_visible(self._directory(name))
+            lost = [s for s in lost_spans(shown) if s.overlaps(wanted.start, wanted.end)]
+            found = find_gaps(self._sources(name, wanted), wanted)
+            tables.append(arrow_tables.gap_table(name, found, [(s.start, s.end) for s in lost]))
+        return _by_time(tables, "t_start", None)
+
+    def coverage(
+        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
+    ) -> float:
+        """Share of [start, end] that was watched, 0..1: recorded and not in a gap. The mean over streams.
+
+        Without `start` or `end`, from the beginning or to the end of what each stream has recorded.
+        """
+        first, last = _window(start, end)
+        shares = []
+        for name in self._chosen(stream):
+            span = self.span(name)
+            if span is None:
+                shares.append(0.0)
+                continue
+            window = TimeSpan(span.start if first is None else first, span.end if last is None else last)
+            gaps = self.gaps(first, last, stream=name)
+            starts, ends = (gaps[c].cast(pa.int64()).to_pylist() for c in ("t_start", "t_end"))
+            missed = [TimeSpan(a, b) for a, b in zip(starts, ends, strict=True)]
+            shares.append(share_watched(window, span, missed))
+        return sum(shares) / len(shares) if shares else 0.0
+
+    def archive_closed_days(self, now: Moment, *, stream: str | None = None) -> list[Path]:
+        """Move every UTC day before the one of `now` into plain sharded Zarr groups `day/...zarr`, and tidy up.
+
+        Takes the writer's place meanwhile: raises ValueError for a stream that is being written (its writer has
+        the same method). Returns the archives made.
+        """
+        made = []
+        for name in self._chosen(stream):
+            with StreamWriter(self._directory(name), compaction=Compaction(enabled=False)) as writer:
+                made += writer.archive_closed_days(_nanoseconds(now))
+        return made
+
+    def close(self) -> None:
+        """Forget what is cached. The store can be used again."""
+        with self._mutex:
+            self._readers.clear()
+
+    def __enter__(self) -> CaptionStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _directory(self, stream: str) -> Path:
+        return self.path / "streams" / stream
+
+    def _info(self, stream: str) -> StreamInfo | None:
+        try:
+            document = json.loads((self._directory(stream) / "zarr.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return StreamInfo.from_attributes(document["attributes"])
+
+    def _chosen(self, stream: str | None) -> list[str]:
+        """The named stream, or all of them. Raises ValueError with the nearest name."""
+        if stream is not None and (self._directory(stream) / "zarr.json").exists():
+            return [stream]
+        known = list(self.streams())
+        if stream is None:
+            return known
+        near = difflib.get_close_matches(stream, known, 1, 0.0) or ["none yet"]
+        raise ValueError(f"no stream {stream!r} in {self.path}: did you mean {near[0]}? It has {len(known)}")
+
+    def _sources(self, stream: str, wanted: RowFilter) -> list[StoredSegment]:
+        """Open the segments that may hold rows of that time, in order of commit."""
+        for _ in range(_ATTEMPTS):
+            shown = list_visible(self._directory(stream))
+            try:
+                names = [n for n in shown.segments if n.overlaps(wanted.start, wanted.end)]
+                return [self._reader(self._directory(stream), name) for name in names]
+            except FileNotFoundError:  # merged and buried since it was listed
+                continue
+        raise ValueError(
+            f"segments of {self._directory(stream)} vanish while they are read: is it being deleted?"
+        )
+
+    def _reader(self, directory: Path, name: SegmentName) -> StoredSegment:
+        path = directory / name.path
+        with self._mutex:
+            if path in self._readers:
+                self._readers.move_to_end(path)
+                return self._readers[path]
+        try:
+            reader = open_segment(directory, name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise refusal(error, path, "read") from error
+        with self._mutex:
+            self._readers[path] = reader
+            while len(self._readers) > OPEN_SEGMENTS:
+                self._readers.popitem(last=False)
+        return reader
+
+
+def lost_spans(shown: Visible) -> list[TimeSpan]:
+    """Wall ns between the neighbours of each missing segment."""
+    spans = []
+    for lo, hi in shown.holes:
+        before = next(s for s in shown.segments if s.hi == lo)
+        after = next(s for s in shown.segments if s.lo == hi)
+        spans.append(TimeSpan(before.t_max, max(before.t_max, after.t_min)))
+    return spans
+
+
+def _holds_tracks(source: StoredSegment, wanted: RowFilter) -> bool:
+    if not source.count(TrackColumns):
+        return False
+    first, last = source.attrs["trk_t_min"], source.attrs["trk_t_max"]
+    return TimeSpan(first, last).overlaps(wanted.start, wanted.end)
+
+
+def _by_time(tables: list[pa.Table], column: str, limit: int | None) -> pa.Table:
+    """All rows ordered by a time column, equal times in the order found; at most the first `limit`."""
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit {limit}: must be 0 or more")
+    if not tables:
+        raise ValueError("the store holds no streams yet: run `sca run` first")
+    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    times = table[column].cast(pa.int64()).to_numpy()
+    if len(times) > 1 and (np.diff(times) < 0).any():
+        table = table.take(pa.array(np.argsort(times, kind="stable")))
+    return table if limit is None else table.slice(0, limit)
+
+
+def _window(start: Moment | None, end: Moment | None) -> tuple[int | None, int | None]:
+    first = None if start is None else _nanoseconds(start)
+    last = None if end is None else _nanoseconds(end)
+    if first is not None and last is not None and first > last:
+        raise ValueError(f"the window ends before it starts ({start} > {end}): swap --from and --to")
+    return first, last
+
+
+def _nanoseconds(moment: Moment) -> int:
+    if isinstance(moment, int | np.integer):
+        return int(moment)
+    if isinstance(moment, np.datetime64):
+        return int(moment.astype("datetime64[ns]").astype(np.int64))
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone: give one, such as datetime(..., tzinfo=timezone.utc)")
+    own = getattr(moment, "nanosecond", 0)  # pandas.Timestamp
+    return ((moment - _EPOCH) // timedelta(microseconds=1)) * 1000 + int(own)

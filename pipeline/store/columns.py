@@ -1,0 +1,374 @@
+"""The tables of a segment as typed columns, and how rows become columns and columns are joined."""
+
+# ruff: noqa: RUF009 - `_column` returns a dataclass field
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from pipeline.records import Batch, CaptionEvent, ClosedTrack, Gap, Observation
+
+ROW_CHUNK = 4096
+BYTE_CHUNK = 262_144
+
+
+class Codec(Enum):
+    """How the chunks of a column are compressed. SHUFFLED: blosc, zstd 5 over transposed bits."""
+
+    SHUFFLED = "shuffled"
+    ZSTD = "zstd"
+    ZSTD_FAST = "zstd-fast"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSpec:
+    """Type of one column on disk. `width`: None for (n,), else (n, width), 0 meaning any width."""
+
+    dtype: str
+    width: int | None = None
+    codec: Codec = Codec.SHUFFLED
+    wall_clock: bool = False
+    byte_string: bool = False
+
+
+def _column(dtype: str, width: int | None = None, **spec: Any) -> Any:
+    kind = ColumnSpec(dtype, width, **spec)
+    shape = (0,) if width is None else (0, width)
+    return field(default_factory=lambda: np.empty(shape, dtype), metadata={"spec": kind})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """Base of the tables: equally long arrays, one row a record. Times are int64 ns."""
+
+    group: ClassVar[str] = ""
+
+    @classmethod
+    def specs(cls) -> dict[str, ColumnSpec]:
+        return {f.name: f.metadata["spec"] for f in fields(cls) if "spec" in f.metadata}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in self.specs()}
+
+    def __len__(self) -> int:
+        return len(getattr(self, next(iter(self.specs()))))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObservationColumns(Columns):
+    """Table `obs`: one row per tracked region per keyframe, sorted by `t`."""
+
+    group: ClassVar[str] = "obs"
+    t: np.ndarray = _column("<i8", wall_clock=True)
+    pts: np.ndarray = _column("<i8")
+    frame: np.ndarray = _column("<i8")
+    track: np.ndarray = _column("<u4")
+    box: np.ndarray = _column("<f4", 4)
+    score: np.ndarray = _column("<f4")
+
+    @classmethod
+    def of(cls, rows: Sequence[Observation]) -> ObservationColumns:
+        return cls(
+            t=_ints(row.wall_ns for row in rows),
+            pts=_ints(row.pts_ns for row in rows),
+            frame=_ints(row.frame for row in rows),
+            track=_tracks(row.track for row in rows),
+            box=_boxes([row.box for row in rows]),
+            score=_floats(row.score for row in rows),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CaptionColumns(Columns):
+    """Table `cap`: one row per caption event, sorted by `t_start`.
+
+    `text`: index into the segment's text dictionary. `emb`: (n, D) half floats, a row of NaN where there is none.
+    `mask_off`: end of each row's COCO run lengths in `mask_bytes`; `mask_size`: (n, 2) height and width, 0 without.
+    """
+
+    group: ClassVar[str] = "cap"
+    t_start: np.ndarray = _column("<i8", wall_clock=True)
+    t_end: np.ndarray = _column("<i8", wall_clock=True)
+    start_pts: np.ndarray = _column("<i8")
+    end_pts: np.ndarray = _column("<i8")
+    frame: np.ndarray = _column("<i8")
+    track: np.ndarray = _column("<u4")
+    box: np.ndarray = _column("<f4", 4)
+    score: np.ndarray = _column("<f4")
+    logprob: np.ndarray = _column("<f4")
+    text: np.ndarray = _column("<u4")
+    emb: np.ndarray = _column("<f2", 0, codec=Codec.ZSTD_FAST)
+    mask_size: np.ndarray = _column("<u4", 2)
+    mask_off: np.ndarray = _column("<u4")
+    mask_bytes: np.ndarray = _column("|u1", codec=Codec.ZSTD, byte_string=True)
+
+    @classmethod
+    def of(cls, rows: Sequence[CaptionEvent], texts: TextDictionary) -> CaptionColumns:
+        counts = [row.mask.counts if row.mask else b"" for row in rows]
+        return cls(
+            t_start=_ints(row.start_ns for row in rows),
+            t_end=_ints(row.end_ns for row in rows),
+            start_pts=_ints(row.start_pts_ns for row in rows),
+            end_pts=_ints(row.end_pts_ns for row in rows),
+            frame=_ints(row.frame for row in rows),
+            track=_tracks(row.track for row in rows),
+            box=_boxes([row.box for row in rows]),
+            score=_floats(row.score for row in rows),
+            logprob=_floats(row.logprob for row in rows),
+            text=np.array([texts.index(row.text) for row in rows], "<u4"),
+            emb=_embeddings([row.embedding for row in rows]),
+            mask_size=np.array([row.mask.size if row.mask else (0, 0) for row in rows], "<u4").reshape(-1, 2),
+            mask_off=np.cumsum([len(c) for c in counts], dtype="<u4"),
+            mask_bytes=np.frombuffer(b"".join(counts), "|u1"),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackColumns(Columns):
+    """Table `trk`: one row per closed track. `text`: index of its best text in the text dictionary."""
+
+    group: ClassVar[str] = "trk"
+    t_first: np.ndarray = _column("<i8", wall_clock=True)
+    t_last: np.ndarray = _column("<i8", wall_clock=True)
+    track: np.ndarray = _column("<u4")
+    n_obs: np.ndarray = _column("<u4")
+    text: np.ndarray = _column("<u4")
+
+    @classmethod
+    def of(cls, rows: Sequence[ClosedTrack], texts: TextDictionary) -> TrackColumns:
+        return cls(
+            t_first=_ints(row.first_ns for row in rows),
+            t_last=_ints(row.last_ns for row in rows),
+            track=_tracks(row.track for row in rows),
+            n_obs=np.array([row.observations for row in rows], "<u4"),
+            text=np.array([texts.index(row.best_text) for row in rows], "<u4"),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GapColumns(Columns):
+    """Table `gap`: stretches that were not watched. `reason`: index into the text dictionary."""
+
+    group: ClassVar[str] = "gap"
+    t_start: np.ndarray = _column("<i8", wall_clock=True)
+    t_end: np.ndarray = _column("<i8", wall_clock=True)
+    reason: np.ndarray = _column("<u4")
+    frames: np.ndarray = _column("<u4")
+
+    @classmethod
+    def of(cls, rows: Sequence[Gap], texts: TextDictionary) -> GapColumns:
+        return cls(
+            t_start=_ints(row.start_ns for row in rows),
+            t_end=_ints(row.end_ns for row in rows),
+            reason=np.array([texts.index(row.reason) for row in rows], "<u4"),
+            frames=np.array([row.frames for row in rows], "<u4"),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextColumns(Columns):
+    """Table `text`: the distinct strings of a segment. `off`: end of each in `bytes` (UTF-8)."""
+
+    group: ClassVar[str] = "text"
+    off: np.ndarray = _column("<u4")
+    bytes: np.ndarray = _column("|u1", codec=Codec.ZSTD, byte_string=True)
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> TextColumns:
+        encoded = [text.encode() for text in texts]
+        return cls(
+            off=np.cumsum([len(e) for e in encoded], dtype="<u4"),
+            bytes=np.frombuffer(b"".join(encoded), "|u1"),
+        )
+
+    def strings(self) -> list[str]:
+        """The texts in order of their index."""
+        raw, ends = self.bytes.tobytes(), self.off.tolist()
+        return [raw[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
+
+
+TABLES: tuple[type[Columns], ...] = (
+    ObservationColumns,
+    CaptionColumns,
+    TextColumns,
+    TrackColumns,
+    GapColumns,
+)
+
+
+class TextDictionary:
+    """Numbers distinct texts in order of first use."""
+
+    def __init__(self) -> None:
+        self._index: dict[str, int] = {}
+
+    def index(self, text: str) -> int:
+        return self._index.setdefault(text, len(self._index))
+
+    def columns(self) -> TextColumns:
+        return TextColumns.of(self._index)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentRows:
+    """All tables of one segment, sorted by time, with at most one row per caption event and per track."""
+
+    obs: ObservationColumns = field(default_factory=ObservationColumns)
+    cap: CaptionColumns = field(default_factory=CaptionColumns)
+    text: TextColumns = field(default_factory=TextColumns)
+    trk: TrackColumns = field(default_factory=TrackColumns)
+    gap: GapColumns = field(default_factory=GapColumns)
+
+    @classmethod
+    def of(cls, batch: Batch) -> SegmentRows:
+        """Columns of a batch. Raises ValueError for rows that cannot be stored as they are."""
+        for name, start, end in (
+            *(("caption event", r.start_ns, r.end_ns) for r in batch.captions),
+            *(("gap", r.start_ns, r.end_ns) for r in batch.gaps),
+            *(("closed track", r.first_ns, r.last_ns) for r in batch.tracks),
+            *(("observation", r.wall_ns, r.wall_ns) for r in batch.observations),
+        ):
+            if not 0 <= start <= end:
+                raise ValueError(
+                    f"{name} from {start} to {end} ns: times must be 0 or later, the end not before the start"
+                )
+        texts = TextDictionary()
+        rows = cls(
+            obs=ObservationColumns.of(batch.observations),
+            cap=CaptionColumns.of(batch.captions, texts),
+            trk=TrackColumns.of(batch.tracks, texts),
+            gap=GapColumns.of(batch.gaps, texts),
+        )
+        return replace(rows, text=texts.columns())._in_order()
+
+    @classmethod
+    def join(cls, parts: Sequence[SegmentRows]) -> SegmentRows:
+        """The rows of consecutive segments as one: texts numbered anew, superseded events and tracks left out."""
+        texts = TextDictionary()
+        remaps = [np.array([texts.index(text) for text in part.text.strings()], "<u4") for part in parts]
+
+        def remapped(part: Columns, name: str, remap: np.ndarray) -> Any:
+            ids = getattr(part, name)
+            return replace(part, **{name: remap[ids] if len(ids) else ids})
+
+        return cls(
+            obs=_concatenate([part.obs for part in parts]),
+            cap=_concatenate_captions(
+                [remapped(p.cap, "text", m) for p, m in zip(parts, remaps, strict=True)]
+            ),
+            text=texts.columns(),
+            trk=_concatenate([remapped(p.trk, "text", m) for p, m in zip(parts, remaps, strict=True)]),
+            gap=_concatenate([remapped(p.gap, "reason", m) for p, m in zip(parts, remaps, strict=True)]),
+        )._in_order()
+
+    def table(self, group: str) -> Columns:
+        table: Columns = getattr(self, group)
+        return table
+
+    @property
+    def time_range(self) -> tuple[int, int] | None:
+        """First and last wall ns of observations, captions and gaps; None without any.
+
+        Tracks are left out: they may last for hours and would make the segment a candidate for every query.
+        """
+        starts = [int(t.min()) for t in (self.obs.t, self.cap.t_start, self.gap.t_start) if len(t)]
+        ends = [int(t.max()) for t in (self.obs.t, self.cap.t_end, self.gap.t_end) if len(t)]
+        return (min(starts), max(ends)) if starts else None
+
+    def _in_order(self) -> SegmentRows:
+        cap, trk = self.cap, self.trk
+        newest = newest_versions(cap.track, cap.t_start, cap.t_end)
+        last = newest_versions(trk.track, np.zeros(len(trk), "<i8"), trk.t_last)
+        return replace(
+            self,
+            obs=_take(self.obs, np.argsort(self.obs.t, kind="stable")),
+            cap=take_captions(cap, newest[np.argsort(cap.t_start[newest], kind="stable")]),
+            trk=_take(trk, last[np.argsort(trk.t_first[last], kind="stable")]),
+            gap=_take(self.gap, np.argsort(self.gap.t_start, kind="stable")),
+        )
+
+
+def newest_versions(track: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Positions, ascending, of the row that holds for each (track, start): latest end, then written last.
+
+    `track`, `start`, `end`: (n,) in the order written.
+    """
+    if not len(track):
+        return np.empty(0, np.int64)
+    order = np.lexsort((np.arange(len(track)), end, start, track))
+    last = np.ones(len(order), bool)
+    last[:-1] = (track[order][1:] != track[order][:-1]) | (start[order][1:] != start[order][:-1])
+    return np.sort(order[last])
+
+
+def take_ragged(ends: np.ndarray, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a ragged column as (new ends, new values)."""
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[rows] if len(ends) else np.empty(0, np.int64)
+    lengths = ends[rows].astype(np.int64) - starts
+    new_ends = np.cumsum(lengths)
+    positions = np.repeat(starts - (new_ends - lengths), lengths) + np.arange(int(lengths.sum()))
+    return new_ends.astype(ends.dtype), values[positions]
+
+
+def take_captions(cap: CaptionColumns, rows: np.ndarray) -> CaptionColumns:
+    """The given rows of a caption table, masks included."""
+    ends, values = take_ragged(cap.mask_off, cap.mask_bytes, rows)
+    plain = {n: a[rows] for n, a in cap.arrays().items() if n not in ("mask_off", "mask_bytes")}
+    return CaptionColumns(**plain, mask_off=ends, mask_bytes=values)
+
+
+ColumnsT = TypeVar("ColumnsT", bound=Columns)
+
+
+def _take(columns: ColumnsT, rows: np.ndarray) -> ColumnsT:
+    return replace(columns, **{name: array[rows] for name, array in columns.arrays().items()})
+
+
+def _concatenate(parts: Sequence[ColumnsT]) -> ColumnsT:
+    names = parts[0].specs()
+    return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+
+def _concatenate_captions(parts: Sequence[CaptionColumns]) -> CaptionColumns:
+    width = max(p.emb.shape[1] for p in parts)
+    padded, base = [], 0
+    for part in parts:
+        emb = np.full((len(part), width), np.nan, "<f2")
+        emb[:, : part.emb.shape[1]] = part.emb
+        padded.append(replace(part, emb=emb, mask_off=part.mask_off.astype(np.int64) + base))
+        base += len(part.mask_bytes)
+    joined = _concatenate(padded)
+    offsets = joined.mask_off.astype("<u4" if base < 2**32 else "<i8")
+    return replace(joined, mask_off=offsets)
+
+
+def _ints(values: Iterable[int]) -> np.ndarray:
+    return np.fromiter(values, "<i8")
+
+
+def _floats(values: Iterable[float]) -> np.ndarray:
+    return np.fromiter(values, "<f4")
+
+
+def _tracks(values: Iterable[int]) -> np.ndarray:
+    ids = np.fromiter(values, "<i8")
+    if len(ids) and not 0 <= ids.min() <= ids.max() < 2**32:
+        raise ValueError(f"track ids {ids.min()}..{ids.max()}: must be 0 or more and below 2**32")
+    return ids.astype("<u4")
+
+
+def _boxes(boxes: Sequence[tuple[float, float, float, float]]) -> np.ndarray:
+    return np.array(boxes, "<f4").reshape(-1, 4)
+
+
+def _embeddings(rows: Sequence[tuple[float, ...]]) -> np.ndarray:
+    """(n, D) half floats. Shorter rows (another model, or none at all) are filled up with NaN."""
+    width = max((len(row) for row in rows), default=0)
+    table = np.full((len(rows), width), np.nan, "<f2")
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return table

@@ -1,0 +1,154 @@
+"""Merging of small segments into larger ones, beside the commits."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.store.columns import SegmentRows
+from pipeline.store.day_archive import build_day, closed_days
+from pipeline.store.durable_files import write_durably
+from pipeline.store.segment import SegmentAttributes, SegmentReader, encode_segment, resume_of
+from pipeline.store.segment_name import DAY_LEVEL, SegmentName, superseded, visible
+from pipeline.store.stream_directory import list_epochs, list_names, list_visible
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """When to merge. At one commit a second 60 make a minute, 60 minutes an hour.
+
+    `grace_s`: how long merged segments stay for readers that have already listed them; longer than any query takes.
+    """
+
+    fan_in: int = 60
+    grace_s: float = 120.0
+    enabled: bool = True
+
+
+def next_merge(segments: Sequence[SegmentName], fan_in: int) -> tuple[SegmentName, ...]:
+    """The oldest `fan_in` consecutive segments of one level below the top; empty when there is nothing to merge."""
+    run: list[SegmentName] = []
+    for segment in segments:
+        if run and (segment.level != run[-1].level or segment.lo != run[-1].hi):
+            run = []
+        run.append(segment)
+        if len(run) == fan_in and segment.level < DAY_LEVEL - 1:
+            return tuple(run)
+        if segment.level >= DAY_LEVEL - 1:
+            run = []
+    return ()
+
+
+def merge(directory: Path, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
+    """Write consecutive segments as one of the next level. Doing it again gives the same rows.
+
+    Raises ValueError for a damaged input, OSError when the disk refuses.
+    """
+    parts: list[SegmentRows] = []
+    attrs = {}
+    for name in inputs:
+        reader = SegmentReader(directory / name.path)
+        parts.append(reader.rows())
+        attrs = reader.attrs
+        reader.close()
+    level = inputs[0].level + 1
+    t_min, t_max = min(n.t_min for n in inputs), max(n.t_max for n in inputs)
+    output = SegmentName.hot(inputs[0].lo, inputs[-1].hi, epoch, t_min, t_max, level)
+    attributes = SegmentAttributes(
+        stream=attrs["stream"],
+        lo=output.lo,
+        hi=output.hi,
+        epoch=epoch,
+        level=level,
+        t_min=t_min,
+        t_max=t_max,
+        created_ns=attrs["created_ns"],
+        resume=resume_of(attrs),
+        model=attrs["model"],
+    )
+    write_durably(directory / output.path, encode_segment(SegmentRows.join(parts), attributes))
+    return output
+
+
+def bury(directory: Path, grace_s: float, now: float) -> int:
+    """Delete segments that were replaced more than `grace_s` ago. Returns how many are still waiting."""
+    names = list_names(directory)
+    shown = visible(names, {claim.epoch: claim.start_seq for claim in list_epochs(directory)})
+    waiting = 0
+    for old, cover in superseded(names, shown):
+        with contextlib.suppress(FileNotFoundError):
+            if now - os.stat(directory / cover.path).st_mtime < grace_s:
+                waiting += 1
+            elif old.level == DAY_LEVEL:
+                shutil.rmtree(directory / old.path)
+            else:
+                os.unlink(directory / old.path)
+    return waiting
+
+
+class Compactor:
+    """Merges and buries in its own thread. A failure is logged and tried again later; commits never see it."""
+
+    def __init__(self, directory: Path, epoch: int, settings: Compaction) -> None:
+        self.mutex = threading.Lock()  # held while segments are being replaced
+        self._directory = directory
+        self._epoch = epoch
+        self._settings = settings
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"compact-{directory.name}", daemon=True)
+        if settings.enabled:
+            self._thread.start()
+
+    def committed(self, seq: int) -> None:
+        """Tell of a commit; only every `fan_in` of them can make work."""
+        if (seq + 1) % self._settings.fan_in == 0:
+            self._wake.set()
+
+    def close(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def run_once(self) -> int:
+        """Do all merges that are due now. Returns the number of replaced segments that wait for their grace."""
+        with self.mutex:
+            while not self._stopping:
+                inputs = next_merge(list_visible(self._directory).segments, self._settings.fan_in)
+                if not inputs:
+                    break
+                merge(self._directory, inputs, self._epoch)
+            return bury(self._directory, self._settings.grace_s, time.time())
+
+    def archive(self, now_ns: int) -> list[SegmentName]:
+        """Build the archives of closed days, then bury what they replaced once its grace is over."""
+        with self.mutex:
+            days = closed_days(list_visible(self._directory).segments, now_ns)
+            made = [build_day(self._directory, date, inputs, self._epoch) for date, inputs in days]
+            bury(self._directory, self._settings.grace_s, time.time())
+            return made
+
+    def _run(self) -> None:
+        timeout: float | None = 0.0
+        while not self._stopping:
+            self._wake.wait(timeout)
+            self._wake.clear()
+            if self._stopping:
+                return
+            try:
+                timeout = self._settings.grace_s if self.run_once() else None
+            except (OSError, ValueError) as error:
+                log.warning("segments of %s not merged, trying again: %s", self._directory.name, error)
+                timeout = RETRY_S

@@ -1,0 +1,56 @@
+"""Files that appear whole and stay: temporary file, fsync, rename, fsync of the directory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+TEMPORARY = ".tmp"
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step. When this returns, the file survives a loss of power.
+
+    Raises OSError; then `path` is as it was before, unless even removing it failed.
+    """
+    temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def refusal(error: OSError, path: Path, doing: str) -> ValueError:
+    """The operating system's refusal as an error that names the path and the remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space, then go on",
+        errno.EDQUOT: "the disk quota is used up: free some space, then go on",
+        errno.EROFS: "the file system is read-only: choose another place",
+        errno.EACCES: "permission denied: choose a place that you may write to, or change its owner",
+        errno.EPERM: "not permitted: choose a place that you may write to, or change its owner",
+        errno.ENOTDIR: "a part of the path is a file: choose another place",
+        errno.EEXIST: "a file of that name is in the way: choose another place",
+        errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+    }
+    reason = remedies.get(error.errno or 0, f"{error.strerror or error}: check the disk and the path")
+    return ValueError(f"cannot {doing} {path}: {reason}")

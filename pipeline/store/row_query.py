@@ -1,0 +1,182 @@
+"""Find rows by time, track, text, score and place in the segments of one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.store.columns import (
+    CaptionColumns,
+    Columns,
+    GapColumns,
+    ObservationColumns,
+    TextColumns,
+    TrackColumns,
+    newest_versions,
+)
+
+
+class RowSource(Protocol):
+    """Columns of one segment or one day archive."""
+
+    def count(self, table: type[Columns]) -> int: ...
+
+    def candidates(self, table: type[Columns], start: int | None, end: int | None) -> np.ndarray | None: ...
+
+    def column(self, table: type[Columns], name: str, rows: np.ndarray | None = None) -> np.ndarray: ...
+
+    def byte_range(self, table: type[Columns], name: str, start: int, stop: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RowFilter:
+    """What to look for; None means anything. Times wall ns, both ends included. `box`: xyxy pixels, overlapping.
+
+    `text`: part of the caption, in any case.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    track: int | None = None
+    text: str | None = None
+    min_score: float | None = None
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Ascending row numbers in one source."""
+
+    source: RowSource
+    table: type[Columns]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> np.ndarray:
+        return self.source.column(self.table, name, self.rows)
+
+    def where(self, mask: np.ndarray) -> Selection:
+        return Selection(self.source, self.table, self.rows[mask])
+
+    def texts(self, name: str) -> pa.Array:
+        """Strings of a column of text numbers, taken from the source's dictionary."""
+        return text_dictionary(self.source).take(pa.array(self.column(name)))
+
+    def masks(self) -> list[tuple[tuple[int, int], bytes] | None]:
+        """(height, width) and COCO run lengths of each row; None without a mask."""
+        ends = self.column("mask_off").astype(np.int64)
+        before = np.maximum(self.rows - 1, 0)
+        previous = self.source.column(self.table, "mask_off", np.unique(before)).astype(np.int64)
+        starts = np.where(self.rows > 0, previous[np.unique(before, return_inverse=True)[1]], 0)
+        sizes = self.column("mask_size").tolist()
+        if not len(ends) or not ends.max() > starts.min():
+            return [None] * len(ends)
+        base = int(starts.min())
+        data = self.source.byte_range(self.table, "mask_bytes", base, int(ends.max()))
+        return [
+            ((size[0], size[1]), data[a - base : b - base]) if b > a else None
+            for size, a, b in zip(sizes, starts.tolist(), ends.tolist(), strict=True)
+        ]
+
+
+def find_captions(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
+    """Caption events that match, the latest version of each. `sources` in order of commit."""
+    found = _in_time(sources, CaptionColumns, "t_start", "t_end", wanted)
+    found = _of_track(found, wanted.track)
+    found = _newest(found, "t_start", "t_end")
+    found = _by_place_and_score(found, wanted)
+    return [s for s in (_with_text(f, wanted.text) for f in found) if len(s)]
+
+
+def find_observations(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
+    """Observations that match."""
+    found = _in_time(sources, ObservationColumns, "t", "t", wanted)
+    return [s for s in _by_place_and_score(_of_track(found, wanted.track), wanted) if len(s)]
+
+
+def find_tracks(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
+    """Closed tracks that match, the latest version of each."""
+    found = _of_track(_in_time(sources, TrackColumns, "t_first", "t_last", wanted), wanted.track)
+    return [s for s in (_with_text(f, wanted.text) for f in _newest(found, None, "t_last")) if len(s)]
+
+
+def find_gaps(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
+    """Gaps that match."""
+    return _in_time(sources, GapColumns, "t_start", "t_end", wanted)
+
+
+def text_dictionary(source: RowSource) -> pa.Array:
+    """The distinct texts of a source as an Arrow string array, without copying."""
+    ends = source.column(TextColumns, "off").astype(np.int64)
+    data = np.ascontiguousarray(source.column(TextColumns, "bytes"))
+    offsets = np.concatenate([[0], ends]).astype(np.int64)
+    return pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+def _in_time(
+    sources: Sequence[RowSource], table: type[Columns], first: str, last: str, wanted: RowFilter
+) -> list[Selection]:
+    found = []
+    for source in sources:
+        if not source.count(table):
+            continue
+        rows = source.candidates(table, wanted.start, wanted.end)
+        starts = source.column(table, first, rows)
+        stop = len(starts) if wanted.end is None else int(np.searchsorted(starts, wanted.end, "right"))
+        if wanted.start is None:
+            hits = np.arange(stop)
+        else:
+            hits = np.flatnonzero(source.column(table, last, rows)[:stop] >= wanted.start)
+        if len(hits):
+            found.append(Selection(source, table, hits if rows is None else rows[hits]))
+    return found
+
+
+def _of_track(found: Sequence[Selection], track: int | None) -> list[Selection]:
+    if track is None:
+        return list(found)
+    return [s for s in (f.where(f.column("track") == track) for f in found) if len(s)]
+
+
+def _newest(found: Sequence[Selection], start: str | None, end: str) -> list[Selection]:
+    """Leave out rows that a later segment supersedes. Within a segment that was done when it was written.
+
+    A later version of an event covers the earlier one's time, so both are found by every query that finds the earlier.
+    """
+    if len(found) < 2:
+        return list(found)
+    tracks = np.concatenate([f.column("track") for f in found])
+    starts = np.concatenate([f.column(start) for f in found]) if start else np.zeros(len(tracks), np.int64)
+    ends = np.concatenate([f.column(end) for f in found])
+    keep = np.zeros(len(tracks), bool)
+    keep[newest_versions(tracks, starts, ends)] = True
+    parts = np.split(keep, np.cumsum([len(f) for f in found])[:-1])
+    return [s for s in (f.where(part) for f, part in zip(found, parts, strict=True)) if len(s)]
+
+
+def _by_place_and_score(found: Sequence[Selection], wanted: RowFilter) -> list[Selection]:
+    kept = list(found)
+    if wanted.min_score is not None:
+        kept = [f.where(f.column("score") >= np.float32(wanted.min_score)) for f in kept]
+    if wanted.box is not None:
+        x0, y0, x1, y1 = wanted.box
+        boxes = [f.column("box") for f in kept]
+        kept = [
+            f.where((b[:, 0] < x1) & (b[:, 2] > x0) & (b[:, 1] < y1) & (b[:, 3] > y0))
+            for f, b in zip(kept, boxes, strict=True)
+        ]
+    return kept
+
+
+def _with_text(found: Selection, text: str | None) -> Selection:
+    if not text or not len(found):
+        return found
+    matches = pc.match_substring(text_dictionary(found.source), text, ignore_case=True)
+    return found.where(np.isin(found.column("text"), np.flatnonzero(matches.to_numpy(zero_copy_only=False))))

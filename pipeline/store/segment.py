@@ -1,0 +1,110 @@
+"""A segment: the rows of consecutive commits of one stream in one immutable file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.records import ResumePoint
+from pipeline.store.columns import TABLES, Columns, SegmentRows
+from pipeline.store.zarr_zip import ZarrZip, encode
+
+SCHEMA = "region-captions/1"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentAttributes:
+    """Root attributes of a segment. Commits [lo, hi), wall ns, and where the stream goes on after it."""
+
+    stream: str
+    lo: int
+    hi: int
+    epoch: int
+    level: int
+    t_min: int
+    t_max: int
+    created_ns: int
+    resume: ResumePoint
+    model: str = ""
+
+    def document(self, rows: SegmentRows) -> dict[str, Any]:
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("lo", "hi", "resume")}
+        tracks = [t for t in (rows.obs.track, rows.cap.track, rows.trk.track) if len(t)]
+        return {
+            "schema": SCHEMA,
+            **own,
+            "seq": [self.lo, self.hi],
+            "rows": {table.group: len(rows.table(table.group)) for table in TABLES},
+            "track_min": min((int(t.min()) for t in tracks), default=0),
+            "track_max": max((int(t.max()) for t in tracks), default=0),
+            "trk_t_min": int(rows.trk.t_first.min()) if len(rows.trk) else 0,
+            "trk_t_max": int(rows.trk.t_last.max()) if len(rows.trk) else 0,
+            "resume": asdict(self.resume),
+        }
+
+
+def resume_of(attrs: Mapping[str, Any]) -> ResumePoint:
+    """The resume point in the root attributes of a segment or day archive."""
+    return ResumePoint(**attrs["resume"])
+
+
+def encode_segment(rows: SegmentRows, attributes: SegmentAttributes) -> bytes:
+    """The bytes of a segment file."""
+    return encode([rows.table(table.group) for table in TABLES], attributes.document(rows))
+
+
+class SegmentReader:
+    """Columns of one segment file, read when asked for. Raises FileNotFoundError, ValueError when damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = ZarrZip(path)
+        self.attrs = self._file.attrs
+        if self.attrs.get("schema") != SCHEMA:
+            self._file.close()
+            raise ValueError(
+                f"segment {path} has schema {self.attrs.get('schema')!r}, this program reads {SCHEMA!r}: "
+                "read it with the version that wrote it"
+            )
+        self._whole: dict[str, np.ndarray] = {}
+
+    def close(self) -> None:
+        self._file.close()
+
+    def count(self, table: type[Columns]) -> int:
+        return int(self.attrs["rows"][table.group])
+
+    def candidates(self, table: type[Columns], start: int | None, end: int | None) -> np.ndarray | None:
+        """Rows that may lie in wall ns [start, end]; None for all of them. A segment is small: all."""
+        return None
+
+    def column(self, table: type[Columns], name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """A column of a table, whole (then kept for the next time) or at ascending `rows`."""
+        path = f"{table.group}/{name}"
+        if path in self._whole:
+            return self._whole[path] if rows is None else self._whole[path][rows]
+        if not self._file.has(table.group):
+            return np.empty((0, *getattr(table(), name).shape[1:]), table.specs()[name].dtype)
+        if rows is not None:
+            return self._file.take(path, rows)
+        self._whole[path] = self._file.read(path)
+        return self._whole[path]
+
+    def byte_range(self, table: type[Columns], name: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a byte-string column."""
+        return self._file.slice(f"{table.group}/{name}", start, stop).tobytes()
+
+    def rows(self) -> SegmentRows:
+        """Everything in the segment, every byte checked."""
+        tables = {
+            table.group: table(**{name: self._read(table, name) for name in table.specs()})
+            for table in TABLES
+            if self._file.has(table.group)
+        }
+        return SegmentRows(**tables)  # type: ignore[arg-type]
+
+    def _read(self, table: type[Columns], name: str) -> np.ndarray:
+        return self._file.read(f"{table.group}/{name}")

@@ -1,0 +1,61 @@
+"""What a stored stream is: where it came from, its clock, its picture size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from pipeline.frame import ClockSource
+
+_STREAM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SECRET = re.compile(r"user|pass|pwd|token|key|secret|auth|sig|cred", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """Attributes of a stream. `start_wall_ns`: wall clock (ns UTC) at PTS 0. `width`, `height`: frame in pixels.
+
+    `uri`: the source; user, password and secret parameters are removed. `model`: name of the model that captioned.
+    """
+
+    uri: str
+    clock: ClockSource
+    start_wall_ns: int
+    width: int
+    height: int
+    fps: float = 0.0
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", without_credentials(self.uri))
+
+    def attributes(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_attributes(cls, attrs: Mapping[str, Any]) -> StreamInfo:
+        known = {f.name: attrs[f.name] for f in fields(cls) if f.name in attrs}
+        return cls(**{**known, "clock": ClockSource(known["clock"])})
+
+
+def without_credentials(uri: str) -> str:
+    """`uri` without user and password, and without query parameters whose names sound secret."""
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    query = urlencode([(k, v) for k, v in pairs if not _SECRET.search(k)]) if pairs else parts.query
+    return urlunsplit((parts.scheme, host, parts.path, query, ""))
+
+
+def check_stream_id(stream: str) -> str:
+    """`stream` if it can name a directory everywhere. Raises ValueError."""
+    if not _STREAM_ID.fullmatch(stream):
+        raise ValueError(
+            f"stream name {stream!r}: use up to 100 letters, digits, '.', '_' or '-', starting with a letter or digit"
+        )
+    return stream

@@ -1,0 +1,176 @@
+"""The one writer of a stream: claims it, commits batches durably, and knows where to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from pipeline.records import Batch, ResumePoint
+from pipeline.store.columns import SegmentRows
+from pipeline.store.compaction import Compaction, Compactor
+from pipeline.store.durable_files import fsync_directory, refusal, write_durably
+from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
+from pipeline.store.segment_name import SegmentName
+from pipeline.store.stored_segment import open_segment
+from pipeline.store.stream_directory import (
+    FOLDERS,
+    EpochClaim,
+    list_epochs,
+    list_visible,
+    newest_epoch,
+    remove_temporaries,
+)
+
+
+class StreamWriter:
+    """Appends to one stream. Use as a context manager; made by `CaptionStore.writer`.
+
+    Raises ValueError when another process writes this stream (its pid is named) or the directory refuses.
+    """
+
+    def __init__(self, directory: Path, *, model: str = "", compaction: Compaction | None = None) -> None:
+        self.stream = directory.name
+        self._directory = directory
+        self._model = model
+        self._mutex = threading.Lock()
+        self._closed = False
+        self._uncertain = False
+        settings = compaction or Compaction()
+        try:
+            for folder in (*FOLDERS, "epoch"):
+                (directory / folder).mkdir(parents=True, exist_ok=True)
+            fsync_directory(directory)
+            self._lock = self._hold_lock()
+            try:
+                remove_temporaries(directory)
+                self._epoch, self._seq, self._resume = self._claim()
+            except BaseException:
+                self._lock.release()
+                raise
+        except OSError as error:
+            raise refusal(error, directory, "write to") from error
+        self._compactor = Compactor(directory, self._epoch, settings)
+
+    @property
+    def resume(self) -> ResumePoint:
+        """How far the stream is stored. Go on from here, never from memory: a commit may have become durable
+        although the process died before it heard of it."""
+        return self._resume
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def commit(self, batch: Batch) -> None:
+        """Store a batch. When this returns, its rows are on disk and visible to readers, all of them.
+
+        A batch without rows still moves the resume point; a default resume point leaves it where it was. Raises
+        ValueError when the batch cannot be stored or the disk refuses; then nothing of it is visible and the same
+        batch can be committed again.
+        """
+        rows = SegmentRows.of(batch)
+        with self._mutex:
+            if self._closed or self._uncertain:
+                state = "closed" if self._closed else "unsure of its last commit"
+                raise ValueError(f"the writer of stream {self.stream} is {state}: open a new one")
+            resume = batch.resume if batch.resume != ResumePoint() else self._resume
+            span = rows.time_range
+            if span is None and not len(rows.trk) and resume == self._resume:
+                return
+            t_min, t_max = span or (max(resume.wall_ns, 0),) * 2
+            name = SegmentName.hot(self._seq, self._seq + 1, self._epoch, t_min, t_max, 0)
+            attributes = SegmentAttributes(
+                stream=self.stream,
+                lo=name.lo,
+                hi=name.hi,
+                epoch=name.epoch,
+                level=0,
+                t_min=t_min,
+                t_max=t_max,
+                created_ns=time.time_ns(),
+                resume=resume,
+                model=self._model,
+            )
+            self._put(name, encode_segment(rows, attributes))
+            self._seq += 1
+            self._resume = resume
+        self._compactor.committed(name.lo)
+
+    def archive_closed_days(self, now_ns: int) -> list[Path]:
+        """Turn every UTC day before that of `now_ns` into a day archive. Returns the archives made.
+
+        Commits go on meanwhile. Raises ValueError for a damaged segment or when the disk refuses.
+        """
+        try:
+            return [self._directory / name.path for name in self._compactor.archive(now_ns)]
+        except OSError as error:
+            raise refusal(error, self._directory / "day", "write") from error
+
+    def close(self) -> None:
+        """Stop merging and give the stream free. Committed rows need no closing."""
+        with self._mutex:
+            if self._closed:
+                return
+            self._closed = True
+        self._compactor.close()
+        self._lock.release()
+
+    def __enter__(self) -> StreamWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _put(self, name: SegmentName, data: bytes) -> None:
+        path = self._directory / name.path
+        try:
+            write_durably(path, data)
+        except OSError as error:
+            try:  # the rename may have come before the failure: a batch that was refused must not be seen
+                path.unlink(missing_ok=True)
+            except OSError:
+                self._uncertain = True
+            raise refusal(error, path, "write") from error
+        with contextlib.suppress(FileNotFoundError):
+            if newest_epoch(self._directory) > self._epoch:
+                self._uncertain = True
+                raise ValueError(
+                    f"stream {self.stream} was taken over by another writer: stop this process, the other one goes on"
+                )
+
+    def _hold_lock(self) -> FileLock:
+        lock = FileLock(self._directory / "writer.lock", timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            claims = list_epochs(self._directory)
+            holder = f"process {claims[-1].pid} on {claims[-1].host}" if claims else "another process"
+            raise ValueError(
+                f"stream {self.stream} in {self._directory.parent.parent} is being written by {holder}: "
+                "wait for it, stop it, or write under another stream name"
+            ) from None
+        return lock
+
+    def _claim(self) -> tuple[int, int, ResumePoint]:
+        """Create the next epoch, then see what is stored: whoever commits with an older epoch now is fenced off."""
+        epoch = newest_epoch(self._directory) + 1
+        path = self._directory / "epoch" / f"{epoch:04d}.json"
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        shown = list_visible(self._directory)
+        claim = EpochClaim(epoch, shown.next_seq, socket.gethostname(), os.getpid())
+        write_durably(path, claim.document())
+        resume = ResumePoint()
+        if shown.segments:
+            last = open_segment(self._directory, shown.segments[-1])
+            resume = resume_of(last.attrs)
+            last.close()
+        return epoch, shown.next_seq, resume

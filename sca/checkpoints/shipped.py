@@ -1,0 +1,112 @@
+"""Our own checkpoint directory: config.json, model.safetensors in fp16, tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sca.caption_score import CaptionCalibration
+from sca.checkpoints.strict_loading import build_without_weights, check, fill, tied_aliases
+from sca.checkpoints.tensor_files import read_json, read_tensors, sha256
+from sca.config import ScaConfig
+from sca.modeling import Sca
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+_REMEDY = "Restore the directory from its origin, or train the model again"
+_ENTRIES = {"format_version", "model", "calibration", "sha256"}
+
+
+@dataclass(frozen=True)
+class ShippedCheckpoint:
+    """What a directory of our format holds."""
+
+    model: Sca
+    tokenizer: Tokenizer
+    calibration: CaptionCalibration
+
+
+def save_shipped(
+    model: Sca,
+    tokenizer: Tokenizer | PreTrainedTokenizerBase,
+    directory: Path | str,
+    calibration: CaptionCalibration | None = None,
+) -> None:
+    """Write `model` to `directory`, which is made if need be.
+
+    Parameters are stored in fp16, buffers (positional matrix, batch-norm statistics) as they are. ValueError if a
+    parameter does not fit fp16 or the tokenizer has no fast back end.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    parameters = dict(model.named_parameters())
+    state: dict[str, Tensor] = {}
+    for name, value in _stored(model).items():
+        value = value.detach().cpu()
+        if name in parameters:
+            value = value.to(torch.float16)
+            if not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"{name} does not fit fp16 (a value is not finite or exceeds 65504): check the training run"
+                )
+        state[name] = value.contiguous()
+    save_file(state, directory / WEIGHTS)
+    backend = tokenizer if isinstance(tokenizer, Tokenizer) else getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ValueError("the tokenizer has no tokenizers back end: use a fast tokenizer")
+    backend.save(str(directory / TOKENIZER))
+    entries = {
+        "format_version": FORMAT_VERSION,
+        "model": model.config.to_dict(),
+        "calibration": (calibration or CaptionCalibration()).to_dict(),
+        "sha256": {name: sha256(directory / name) for name in (WEIGHTS, TOKENIZER)},
+    }
+    (directory / CONFIG).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def is_shipped(directory: Path) -> bool:
+    """Whether the directory has our format, by its config.json."""
+    config = directory / CONFIG
+    return config.is_file() and "format_version" in read_json(config)
+
+
+def load_shipped(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> ShippedCheckpoint:
+    """Read what `save_shipped` wrote.
+
+    ValueError if the format is another one, a checksum fails, or any tensor is missing, unexpected or misshapen.
+    """
+    directory = Path(directory)
+    entries = read_json(directory / CONFIG)
+    if entries.get("format_version") != FORMAT_VERSION or set(entries) != _ENTRIES:
+        raise ValueError(
+            f"{directory / CONFIG} is not of checkpoint format {FORMAT_VERSION} "
+            f"(format_version {entries.get('format_version')!r}): use the release that wrote it, or restore the file"
+        )
+    for name in (WEIGHTS, TOKENIZER):
+        path = directory / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing. {_REMEDY}")
+        if sha256(path) != entries["sha256"].get(name):
+            raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}. {_REMEDY}")
+    model = build_without_weights(ScaConfig.from_dict(entries["model"]))
+    state = read_tensors(directory / WEIGHTS)
+    check(str(directory / WEIGHTS), _stored(model), state, remedy=_REMEDY)
+    fill(model, state, dtype=dtype)
+    return ShippedCheckpoint(
+        model=model,
+        tokenizer=Tokenizer.from_file(str(directory / TOKENIZER)),
+        calibration=CaptionCalibration.from_dict(entries["calibration"]),
+    )
+
+
+def _stored(model: Sca) -> dict[str, Tensor]:
+    """What a file holds: the state dict with each tied parameter once."""
+    aliases = tied_aliases(model)
+    return {name: value for name, value in model.state_dict().items() if name not in aliases}

@@ -1,0 +1,108 @@
+"""Putting tensors into a model so that nothing is missing, left over or of the wrong shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sca.config import ScaConfig
+from sca.modeling import Sca
+from sca.modeling.image_encoder import resize_position_grid
+
+_SHOWN = 8
+
+
+@contextmanager
+def _parameters_without_storage() -> Iterator[None]:
+    """Modules built inside get parameters on the meta device: no memory, no initialisation. Buffers are real."""
+    original = nn.Module.register_parameter
+
+    def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        original(module, name, param)
+
+    nn.Module.register_parameter = register  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = original  # type: ignore[method-assign]
+
+
+def build_without_weights(config: ScaConfig) -> Sca:
+    """A model whose parameters are still on the meta device, to be filled by `fill`."""
+    with _parameters_without_storage():
+        return Sca(config).eval()
+
+
+def tied_aliases(model: nn.Module) -> dict[str, str]:
+    """Names of parameters that are another one by another name: {alias: name}."""
+    names: dict[int, str] = {}
+    aliases: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in names:
+            aliases[name] = names[id(parameter)]
+        else:
+            names[id(parameter)] = name
+    return aliases
+
+
+def check(origin: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, remedy: str) -> None:
+    """ValueError listing every missing, unexpected and wrongly shaped tensor (the first few of each)."""
+    missing = sorted(wanted.keys() - given.keys())
+    extra = sorted(given.keys() - wanted.keys())
+    shapes = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & given.keys())
+        if given[name].shape != wanted[name].shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for kind, names in (("missing", missing), ("unexpected", extra), ("wrong shape", shapes))
+        if names
+    ]
+    if problems:
+        raise ValueError(f"{origin} does not fit the model; {'; '.join(problems)}. {remedy}")
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32) -> None:
+    """Put tensors that `check` has passed into the model, floating ones as `dtype`.
+
+    Tensors replace the model's own, so a model built without weights needs no second copy of them. Aliases of tied
+    parameters follow.
+    """
+    aliases = tied_aliases(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, tensor in state.items():
+        if name in aliases:
+            continue
+        value = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        module_name, _, leaf = name.rpartition(".")
+        module = model.get_submodule(module_name)
+        if name in parameters:
+            setattr(module, leaf, nn.Parameter(value, requires_grad=parameters[name].requires_grad))
+        else:
+            module.register_buffer(leaf, value)
+    for alias, name in aliases.items():
+        module_name, _, leaf = alias.rpartition(".")
+        setattr(model.get_submodule(module_name), leaf, model.get_parameter(name))
+
+
+def resize_position_tables(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Bring a ViT's absolute and relative positions to the grid of the model, in place (our names).
+
+    Absolute positions are interpolated bicubically, relative ones linearly, as SAM does for other input sides.
+    """
+    for name, target in wanted.items():
+        value = state.get(name)
+        if value is None or value.shape == target.shape or not name.startswith("image_encoder."):
+            continue
+        if name.endswith("pos_embed") and value.ndim == 4 and value.shape[-1] == target.shape[-1]:
+            state[name] = resize_position_grid(value.float(), *target.shape[1:3])
+        elif name.endswith(("rel_pos_h", "rel_pos_w")) and value.shape[-1] == target.shape[-1]:
+            table = value.float().T.unsqueeze(0)
+            state[name] = F.interpolate(table, size=target.shape[0], mode="linear").squeeze(0).T.contiguous()

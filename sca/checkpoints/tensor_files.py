@@ -1,0 +1,89 @@
+"""Reading tensors from disk, without ever running code that a file carries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+# In the order of preference: safetensors needs no unpickler at all.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. ValueError if the file is absent or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist: name a directory that holds a checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}): fetch the checkpoint again") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a JSON object: fetch the checkpoint again")
+    return value
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors, .bin or .pth file, on the CPU and in their stored dtype.
+
+    Pickled files are read with `weights_only`, memory-mapped where their format allows it. ValueError names the file
+    if it is absent, damaged, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: name a file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as weights ({_first_line(error)}): fetch it again from its origin"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a flat dictionary of tensors: export the model's state_dict")
+    return dict(state)
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint directory in Hugging Face layout, in one file or in shards."""
+    for name in WEIGHT_FILES:
+        path = directory / name
+        if not path.is_file():
+            continue
+        if not name.endswith(".index.json"):
+            return read_tensors(path)
+        shards = sorted(set(read_json(path)["weight_map"].values()))
+        state: dict[str, Tensor] = {}
+        for shard in shards:
+            state.update(read_tensors(directory / shard))
+        return state
+    raise ValueError(f"{directory} holds no weights: expected one of {', '.join(WEIGHT_FILES)}")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether torch's present file format, which can be memory-mapped, was used."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__

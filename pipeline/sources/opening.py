@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pipeline.options import Options
 from pipeline.sources.file import VideoFile
 from pipeline.sources.identity import stream_name
 from pipeline.sources.images import IMAGE_SUFFIXES, ImageSequence, image_paths
@@ -34,10 +35,8 @@ _VIDEO_SUFFIXES = frozenset(
 )
 
 
-class SourceOptions(BaseModel):
+class SourceOptions(Options):
     """How sources are opened. Durations in seconds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_interval_s: float = Field(
         default=1.0, gt=0, description="time between two pictures of an image directory"

@@ -20,7 +20,7 @@ class AssociationOptions(Options):
     min_similarity: float = Field(default=0.4, ge=-1, le=1)
     min_overlap: float = Field(default=0.1, ge=0, le=1, description="least IoU with the predicted box")
     max_distance: float = Field(
-        default=0.8, ge=0, description="or: centres this many box sizes apart at most"
+        default=1.5, ge=0, description="or: centres this many box sizes apart at most"
     )
     max_growth: float = Field(default=4.0, ge=1, description="largest ratio of areas, either way")
     reentry_similarity: float = Field(default=0.8, ge=-1, le=1)

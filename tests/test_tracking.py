@@ -153,7 +153,7 @@ def test_prediction_follows_uneven_time() -> None:
 def test_only_tracks_inside_the_picture_are_expected() -> None:
     scene = Scene()
     for step in range(4):
-        scene.step((0, box(400 + 60 * step, 100)))
+        scene.step((0, box(330 + 60 * step, 100)))
     assert scene.tracker.expect(FrameTime(scene.at_ns, scene.at_ns), SIZE).keys
     later = scene.at_ns + NS
     assert scene.tracker.expect(FrameTime(later, later), SIZE).keys == ()

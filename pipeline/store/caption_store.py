@@ -165,7 +165,7 @@ class CaptionStore:
         limit: int | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Caption events that overlap [start, end], ordered by start.
+        """Caption events that overlap [start, end], ordered by start, then track.
 
         `text`: part of the caption, in any case. `box`: xyxy pixels, events whose box overlaps it. `columns`: which
         to return, from the default ones (stream, track, t_start, t_end: UTC; start_s, end_s: seconds of stream time;
@@ -177,9 +177,9 @@ class CaptionStore:
         known = (*arrow_tables.CAPTION_COLUMNS, *arrow_tables.OPTIONAL_CAPTION_COLUMNS)
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"no column {unknown[0]!r} in captions: choose from {', '.join(known)}")
-        ordered = names if "t_start" in names else (*names, "t_start")
+        needed = tuple(dict.fromkeys((*names, "t_start", "track")))
         tables = [
-            arrow_tables.caption_table(name, find_captions(self._sources(name, wanted), wanted), ordered)
+            arrow_tables.caption_table(name, find_captions(self._sources(name, wanted), wanted), needed)
             for name in self._chosen(stream)
         ]
         return _by_time(tables, "t_start", limit).select(names)
@@ -354,15 +354,17 @@ def _holds_tracks(source: StoredSegment, wanted: RowFilter) -> bool:
 
 
 def _by_time(tables: list[pa.Table], column: str, limit: int | None) -> pa.Table:
-    """All rows ordered by a time column, equal times in the order found; at most the first `limit`."""
+    """All rows ordered by a time column, then track; at most the first `limit`."""
     if limit is not None and limit < 0:
         raise ValueError(f"limit {limit}: must be 0 or more")
     if not tables:
         raise ValueError("the store holds no streams yet: run `sca run` first")
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     times = table[column].cast(pa.int64()).to_numpy()
-    if len(times) > 1 and (np.diff(times) < 0).any():
-        table = table.take(pa.array(np.argsort(times, kind="stable")))
+    tracks = table["track"].to_numpy() if "track" in table.column_names else np.zeros(len(times))
+    order = np.lexsort((tracks, times))
+    if (np.diff(order) != 1).any():
+        table = table.take(pa.array(order))
     return table if limit is None else table.slice(0, limit)
 
 

@@ -1,0 +1,203 @@
+"""`sca query`: captions of a store by time, track, text and score."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.caption_rows import CaptionRow, caption_rows, coalesce
+from pipeline.clock_time import (
+    TIME_HELP,
+    Recording,
+    clock_text,
+    local_zone,
+    offset_text,
+    parse_window,
+    to_datetime,
+)
+from pipeline.commands.quiet_pipe import quiet_pipe
+from pipeline.store import CaptionStore
+
+PIPED_WIDTH = 140
+
+
+class OutputFormat(StrEnum):
+    """How `sca query` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamWindow:
+    """What is asked of one stream: wall ns, None for an open end, and the time that the stream was recorded."""
+
+    stream: str
+    start: int | None
+    end: int | None
+    recording: Recording
+
+
+def query(
+    store: Annotated[
+        Path, typer.Argument(help="The .zarr directory that `sca run` wrote.", show_default=False)
+    ],
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help=TIME_HELP)] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="End of the window, as --from.")
+    ] = None,
+    stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
+    track: Annotated[int | None, typer.Option(help="Only this track.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only captions that contain this, in any case.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Only captions at least this sure, 0 to 1.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most this many, earliest first.")] = None,
+    utc: Annotated[
+        bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
+    ] = False,
+    output: Annotated[
+        OutputFormat, typer.Option("--format", help="json: one object a line.")
+    ] = OutputFormat.TABLE,
+) -> None:
+    """Show what was seen, by time.
+
+    Examples: sca query yard.zarr --from 14:00 --to 14:05 --text dog; sca query street.zarr --from 90s --format json
+    """
+    zone = UTC if utc else local_zone()
+    with CaptionStore.open(store) as opened:
+        windows = stream_windows(opened, stream, start, end, zone)
+        tables = [
+            opened.captions(
+                w.start, w.end, stream=w.stream, track=track, text=text, min_score=min_score,
+                limit=None if output is OutputFormat.TABLE else limit,
+            )
+            for w in windows
+        ]  # fmt: skip
+        rows = (
+            sorted(caption_rows(pa.concat_tables(tables)), key=lambda row: (row.start_ns, row.track))
+            if tables
+            else []
+        )
+        with quiet_pipe():
+            if output is OutputFormat.TABLE:
+                found = coalesce(rows)
+                shown = found if limit is None else found[:limit]
+                _print_table(shown, len(found), opened, windows, zone)
+            else:
+                kept = rows if limit is None else rows[:limit]
+                _print_json(kept) if output is OutputFormat.JSON else _print_csv(kept)
+
+
+def stream_windows(
+    store: CaptionStore, stream: str | None, start: str | None, end: str | None, zone: tzinfo
+) -> list[StreamWindow]:
+    """The window in each stream: offsets count from each one's own start. Streams without rows are left out.
+
+    Raises ValueError for an unknown stream, an unreadable time, a start after the end.
+    """
+    windows = []
+    for name in [stream] if stream is not None else store.streams():
+        span = store.span(name)
+        if span is not None:
+            recording = Recording(span.start, span.end, zone)
+            windows.append(StreamWindow(name, *parse_window(start, end, recording), recording))
+    return windows
+
+
+def _print_json(rows: Iterable[CaptionRow]) -> None:
+    for row in rows:
+        sys.stdout.write(json.dumps(row.document(), ensure_ascii=False) + "\n")
+
+
+def _print_csv(rows: Iterable[CaptionRow]) -> None:
+    names = (
+        "stream",
+        "track",
+        "t_start",
+        "t_end",
+        "start_s",
+        "end_s",
+        "text",
+        "score",
+        "x0",
+        "y0",
+        "x1",
+        "y1",
+    )
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        document = row.document()
+        writer.writerow([*(document[name] for name in names[:8]), *(round(edge, 2) for edge in row.box)])
+
+
+def _print_table(
+    rows: list[CaptionRow], found: int, store: CaptionStore, windows: list[StreamWindow], zone: tzinfo
+) -> None:
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    with console.capture() as capture:
+        if rows:
+            console.print(_caption_table(rows, len(windows) > 1, zone))
+            tracks = len({(row.stream, row.track) for row in rows})
+            more = f", {found - len(rows)} more beyond --limit" if found > len(rows) else ""
+            console.print(f"{_count(len(rows), 'caption')} of {_count(tracks, 'track')}{more}")
+        else:
+            console.print("No captions match." if windows else "The store holds nothing yet.")
+        for line in _coverage_lines(store, windows, bool(rows), zone):
+            console.print(line, markup=False)
+    sys.stdout.write(capture.get())
+
+
+def _caption_table(rows: list[CaptionRow], several_streams: bool, zone: tzinfo) -> Table:
+    days = {to_datetime(row.start_ns, zone).date() for row in rows}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("clock", "from", "to"):
+        table.add_column(name, no_wrap=True)
+    if several_streams:
+        table.add_column("stream", overflow="fold")
+    table.add_column("track", justify="right")
+    table.add_column("caption", overflow="fold", style="bold cyan")
+    table.add_column("score", justify="right")
+    table.add_column("box (x0 y0 x1 y1)", no_wrap=True)
+    for row in rows:
+        day = f"{to_datetime(row.start_ns, zone).date()} " if len(days) > 1 else ""
+        cells = [day + clock_text(row.start_ns, zone), offset_text(row.start_s), offset_text(row.end_s)]
+        cells += [row.stream] if several_streams else []
+        cells += [str(row.track), row.text, f"{row.score:.2f}", " ".join(f"{edge:.0f}" for edge in row.box)]
+        table.add_row(*(cell.replace("[", "\\[") for cell in cells))
+    return table
+
+
+def _coverage_lines(store: CaptionStore, windows: list[StreamWindow], found: bool, zone: tzinfo) -> list[str]:
+    """Per stream: how much of the window was watched where that is not all of it, and when nothing was found."""
+    lines = []
+    for window in windows:
+        gaps = store.gaps(window.start, window.end, stream=window.stream)
+        share = store.coverage(window.start, window.end, stream=window.stream)
+        if len(gaps) and share < 1:
+            reasons = ", ".join(sorted(set(gaps["reason"].to_pylist())))
+            lines.append(
+                f"{window.stream}: {share:.1%} of the window was watched ({_count(len(gaps), 'gap')}: {reasons})"
+            )
+        if not found:
+            first, last = (to_datetime(t, zone) for t in (window.recording.start_ns, window.recording.end_ns))
+            lines.append(
+                f"{window.stream} was recorded from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S %Z}"
+            )
+    return lines
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,0 +1,36 @@
+"""The compilers that a stage can be handed to, behind one interface, by name."""
+
+from __future__ import annotations
+
+from engines.backends.eager import EagerBackend
+from engines.backends.inductor import InductorBackend
+from engines.backends.interface import Backend
+from engines.backends.onnxruntime import OnnxRuntimeBackend
+from engines.backends.openvino import OpenVinoBackend
+from engines.backends.tensorrt import TensorRtBackend
+from engines.backends.torch_tensorrt import TorchTensorRtBackend
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        TensorRtBackend(),
+        TorchTensorRtBackend(),
+        InductorBackend(),
+        OpenVinoBackend(),
+        OnnxRuntimeBackend(),
+        EagerBackend(),
+    )
+}
+
+
+def backend_named(name: str) -> Backend:
+    """The back end of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in BACKENDS:
+        raise ValueError(
+            f"Engine back end {name!r} is unknown. Remedy: use one of auto, {', '.join(BACKENDS)}."
+        )
+    return BACKENDS[name]

@@ -1,0 +1,258 @@
+"""Gets the engine of a stage: from the cache if a checked one is there, else built, checked and stored."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from engines.backends import backend_named
+from engines.backends.interface import Backend, Engine, EngineBuildError, Report
+from engines.cache import EngineCache, describe_files
+from engines.devices import Device
+from engines.digests import digest_code, digest_weights, signature
+from engines.manifest import EngineKey, EngineRejected, Manifest, Verification
+from engines.parity import GATE_VERSION, ParityReport, compare, reference_outputs
+from engines.precision import Precision
+from engines.selection import AUTO, attempts
+from sca.export_stages import Stage
+
+LOGGER = logging.getLogger("engines")
+
+ProbeInputs = Callable[[], Sequence[Sequence[Tensor]]]
+"""Gives the inputs that an engine is checked on; called only where a check has to be made."""
+
+
+class BuildPolicy(StrEnum):
+    """What to do where no usable engine is stored."""
+
+    IF_NEEDED = "if-needed"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True)
+class ReadyEngine:
+    """An engine that may serve, with where it comes from and why nothing better was taken."""
+
+    engine: Engine
+    stage: str
+    backend: str
+    precision: Precision
+    manifest: Manifest | None
+    refused: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """One line for log and store."""
+        why = f" ({'; '.join(self.refused)})" if self.refused else ""
+        return f"{self.stage}: {self.backend} {self.precision}{why}"
+
+
+class Workshop:
+    """Builds, checks, caches and loads engines for one device.
+
+    report: takes one line of progress at a time, the first before any work is done.
+    """
+
+    def __init__(self, cache: EngineCache, device: Device, report: Report | None = None) -> None:
+        self.cache = cache
+        self.device = device
+        self._report = report or LOGGER.info
+
+    def key(self, stage: Stage, backend: Backend, precision: Precision) -> EngineKey:
+        """The key of this stage's engine on this device. Reads all weights once."""
+        return EngineKey(
+            stage=stage.name,
+            weights=digest_weights(stage.module),
+            code=digest_code(stage.module),
+            signature=signature(stage),
+            backend=backend.name,
+            backend_version=backend.version(self.device),
+            torch_version=torch.__version__,
+            precision=precision,
+            device=backend.target(self.device),
+            gate=GATE_VERSION,
+        )
+
+    def obtain(
+        self,
+        stage: Stage,
+        probes: ProbeInputs,
+        *,
+        backend: str = AUTO,
+        precision: str = "auto",
+        policy: BuildPolicy = BuildPolicy.IF_NEEDED,
+    ) -> ReadyEngine:
+        """The best engine that may serve here. Falls back, with a reason in the log, down to eager float32.
+
+        Args:
+            probes: real inputs of the stage for the parity gate.
+            backend, precision: `auto`, or what to try first.
+            policy: whether engines may be, must be or must not be built.
+        """
+        if backend != AUTO:
+            backend_named(backend)
+        refused: list[str] = []
+        absent: set[str] = set()
+        for attempt in attempts(backend, precision, self.device):
+            if attempt.backend in absent:
+                continue
+            compiler = backend_named(attempt.backend)
+            if attempt.reason and attempt.backend == backend:
+                LOGGER.info(
+                    "%s: %s in %s: %s", stage.name, attempt.backend, attempt.precision, attempt.reason
+                )
+            if attempt.backend == "eager" and attempt.precision is Precision.FLOAT32:
+                engine = compiler.load(stage, attempt.precision, self.device, self.cache.root)
+                return ReadyEngine(engine, stage.name, "eager", attempt.precision, None, tuple(refused))
+            reason = compiler.unavailable(self.device)
+            if reason is not None:
+                absent.add(attempt.backend)
+            else:
+                try:
+                    engine, manifest = self._ready(stage, compiler, attempt.precision, probes, policy)
+                    return ReadyEngine(
+                        engine, stage.name, compiler.name, attempt.precision, manifest, tuple(refused)
+                    )
+                except (EngineRejected, EngineBuildError) as error:
+                    reason = str(error)
+            refused.append(f"{attempt.backend} {attempt.precision}: {reason}")
+            LOGGER.log(
+                logging.INFO if backend == AUTO and attempt.backend in absent else logging.WARNING,
+                "%s: %s %s not used: %s",
+                stage.name,
+                attempt.backend,
+                attempt.precision,
+                reason,
+            )
+        raise AssertionError("eager float32 is always the last attempt")
+
+    def build(self, stage: Stage, backend: str, precision: Precision, *, policy: BuildPolicy) -> Manifest:
+        """Makes sure that the engine is stored, without running it; the parity check waits for a machine that can.
+
+        Raises:
+            EngineBuildError: it cannot be built here.
+            EngineRejected: it is not stored, and `policy` forbids building.
+        """
+        compiler = backend_named(backend)
+        key = self.key(stage, compiler, precision)
+        found = None if policy is BuildPolicy.ALWAYS else self._stored(key)
+        if found is not None:
+            return found
+        if policy is BuildPolicy.NEVER:
+            raise EngineRejected(self._absence(key))
+        with self.cache.lock(key):
+            # Another process may have built it while this one waited for the lock.
+            found = None if policy is BuildPolicy.ALWAYS else self._stored(key)
+            return found or self._build(stage, compiler, precision, key)
+
+    def verify(self, stage: Stage, manifest: Manifest, inputs: Sequence[Sequence[Tensor]]) -> ParityReport:
+        """Loads a stored engine, compares it with eager float32 and writes the numbers into its side-car.
+
+        Raises:
+            EngineBuildError: it cannot be loaded on this machine.
+        """
+        compiler = backend_named(manifest.key.backend)
+        engine = compiler.load(
+            stage, Precision(manifest.key.precision), self.device, self.cache.folder(manifest.key)
+        )
+        return self._check(stage, engine, manifest, inputs)[0]
+
+    def _ready(
+        self, stage: Stage, compiler: Backend, precision: Precision, probes: ProbeInputs, policy: BuildPolicy
+    ) -> tuple[Engine, Manifest | None]:
+        if compiler.name == "eager":
+            engine = compiler.load(stage, precision, self.device, self.cache.root)
+            inputs = [tuple(value.to(self.device.torch_device) for value in probe) for probe in probes()]
+            _refuse_if_failed(compare(stage.outputs, reference_outputs(stage, inputs), _run(engine, inputs)))
+            return engine, None
+        manifest = self.build(stage, compiler.name, precision, policy=policy)
+        made = manifest.verified_on(self.device.fingerprint)
+        if made is not None:
+            _refuse_if_failed(made.report)
+        engine = compiler.load(stage, precision, self.device, self.cache.folder(manifest.key))
+        if made is None:
+            report, manifest = self._check(stage, engine, manifest, probes())
+            _refuse_if_failed(report)
+        return engine, manifest
+
+    def _check(
+        self, stage: Stage, engine: Engine, manifest: Manifest, inputs: Sequence[Sequence[Tensor]]
+    ) -> tuple[ParityReport, Manifest]:
+        self._report(
+            f"{stage.name}: comparing {manifest.key.backend} {manifest.key.precision} with eager float32"
+        )
+        on_device = [tuple(value.to(self.device.torch_device) for value in probe) for probe in inputs]
+        report = compare(stage.outputs, reference_outputs(stage, on_device), _run(engine, on_device))
+        verification = Verification(self.device.fingerprint, _timestamp(), report)
+        with self.cache.lock(manifest.key):
+            manifest = manifest.with_verification(verification)
+            self.cache.update(manifest)
+        self._report(f"{stage.name}: {'passed' if report.passed else 'REFUSED'}: {report}")
+        return report, manifest
+
+    def _stored(self, key: EngineKey) -> Manifest | None:
+        try:
+            return self.cache.find(key)
+        except EngineRejected as reason:
+            LOGGER.warning("%s: stored engine is not used: %s", key.stage, reason)
+            return None
+
+    def _absence(self, key: EngineKey) -> str:
+        relatives = self.cache.relatives(key)
+        if relatives:
+            return (
+                f"the stored engine is stale ({key.differences(relatives[-1])}), and building is switched off"
+            )
+        return "no engine is stored, and building is switched off"
+
+    def _build(self, stage: Stage, compiler: Backend, precision: Precision, key: EngineKey) -> Manifest:
+        def report(line: str) -> None:
+            self._report(f"{stage.name}: {line}")
+
+        relatives = self.cache.relatives(key)
+        if relatives:
+            LOGGER.info("%s: stored engine is stale: %s", stage.name, key.differences(relatives[-1]))
+        report(f"building with {compiler.name} in {precision}")
+        reason = compiler.cannot_build(self.device)
+        if reason is not None:
+            raise EngineBuildError(reason)
+        folder = self.cache.working_folder()
+        started = time.monotonic()
+        try:
+            notes = compiler.build(stage, precision, self.device, folder, report)
+            seconds = time.monotonic() - started
+            manifest = Manifest(
+                key=key,
+                artefacts=describe_files(folder),
+                built_at=_timestamp(),
+                built_on=self.device.fingerprint,
+                built_for=compiler.target(self.device),
+                build_seconds=round(seconds, 3),
+                notes=notes,
+            )
+            self.cache.publish(folder, manifest)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        report(f"built in {seconds:.1f} s")
+        return manifest
+
+
+def _run(engine: Engine, inputs: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
+    return [engine(*tensors) for tensors in inputs]
+
+
+def _refuse_if_failed(report: ParityReport) -> None:
+    if not report.passed:
+        raise EngineRejected(f"it differs from eager float32: {', '.join(report.failures())}")
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,120 @@
+"""What a model is trained to say and to outline: one list of region targets per picture."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sca.data.annotations import AnnotatedImage, Box, Detection
+from sca.data.phrases import believable, clean_phrase, head_noun, with_article
+
+
+@dataclass(frozen=True)
+class RegionTarget:
+    """A box with the phrases that people (or a weak teacher) gave it, and its mask where one is known.
+
+    `box` in pixels of the stored picture; `phrases` cleaned, the most used first; `counts` COCO compressed RLE;
+    `weight`: relative chance to be drawn; `weak`: not an annotator's own box and phrase.
+    """
+
+    box: Box
+    phrases: tuple[str, ...]
+    counts: str | None
+    weight: float
+    weak: bool
+
+
+@dataclass(frozen=True)
+class TrainingImage:
+    """A picture and all its targets (at least one)."""
+
+    image: AnnotatedImage
+    targets: tuple[RegionTarget, ...]
+
+
+def training_images(
+    images: Sequence[AnnotatedImage],
+    detections: Mapping[str, Sequence[Detection]],
+    pseudo_masks: Mapping[tuple[str, int], str],
+) -> list[TrainingImage]:
+    """Targets of every image that has any; see `_targets_of`."""
+    result = []
+    for image in images:
+        targets = _targets_of(image, detections.get(image.id, ()), pseudo_masks)
+        if targets:
+            result.append(TrainingImage(image, tuple(targets)))
+    return result
+
+
+def with_masks(images: Sequence[TrainingImage]) -> list[TrainingImage]:
+    """The images and targets whose mask is known."""
+    kept = []
+    for entry in images:
+        targets = tuple(target for target in entry.targets if target.counts is not None)
+        if targets:
+            kept.append(TrainingImage(entry.image, targets))
+    return kept
+
+
+def repeat_factors(images: Sequence[TrainingImage], threshold: float, cap: float) -> list[float]:
+    """How often each image is shown per epoch: rare head nouns more often (repeat-factor sampling of LVIS).
+
+    A noun on a share f < `threshold` of the images asks for sqrt(threshold / f), at most `cap`; an image is shown as
+    often as its neediest noun asks, among nouns seen on at least three images.
+    """
+    nouns = [{head_noun(t.phrases[0]) for t in entry.targets} for entry in images]
+    frequency = Counter(noun for found in nouns for noun in found)
+    need = {
+        noun: min(cap, max(1.0, (threshold * len(images) / count) ** 0.5))
+        for noun, count in frequency.items()
+        if count >= 3
+    }
+    return [max((need.get(noun, 1.0) for noun in found), default=1.0) for found in nouns]
+
+
+def _targets_of(
+    image: AnnotatedImage, detections: Sequence[Detection], pseudo_masks: Mapping[tuple[str, int], str]
+) -> list[RegionTarget]:
+    """Single boxes, unions of group boxes, scene phrases on the whole picture, and believable detections."""
+    targets: list[RegionTarget] = []
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, region in enumerate(image.regions):
+        if region.boxes_of_phrase > 1:
+            groups[region.chain].append(index)
+        elif phrases := _clean_all(region.phrases):
+            counts = region.counts or pseudo_masks.get((image.id, index))
+            targets.append(RegionTarget(region.box, phrases, counts, 1.0, region.category is not None))
+    for members in groups.values():
+        boxes = [image.regions[i].box for i in members]
+        phrases = _clean_all(image.regions[members[0]].phrases)
+        if len(boxes) == image.regions[members[0]].boxes_of_phrase and phrases:
+            targets.append(RegionTarget(_union(boxes), phrases, None, 0.6, False))
+    annotated = [region.box for region in image.regions]
+    for found in detections:
+        free = all(_iou(found.box, box) < 0.55 for box in annotated)
+        if free and believable(found.category, found.score, image.captions):
+            weight = 0.15 if found.category == "person" else 0.5
+            targets.append(RegionTarget(found.box, (with_article(found.category),), None, weight, True))
+    if image.scene_phrases and (phrases := _clean_all(image.scene_phrases)):
+        whole = (0.0, 0.0, float(image.width), float(image.height))
+        targets.append(RegionTarget(whole, phrases, None, 0.3, True))
+    return targets
+
+
+def _clean_all(phrases: Sequence[str]) -> tuple[str, ...]:
+    return tuple(cleaned for phrase in phrases if (cleaned := clean_phrase(phrase)))
+
+
+def _union(boxes: Sequence[Box]) -> Box:
+    x0, y0, x1, y1 = zip(*boxes, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
+
+
+def _iou(a: Box, b: Box) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    overlap = width * height
+    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)

@@ -1,0 +1,151 @@
+"""The two kinds of training step: captions of regions, and their masks."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from sca.data.batches import Batch
+from sca.data.tokenizer import token_batch
+from sca.modeling.image_encoder import ImageFeatures
+from sca.modeling.sca import IGNORED_LABEL, Sca
+from sca.modeling.timm_encoder import TimmEncoder
+from sca.training.config import LossConfig, StageConfig
+from sca.training.losses import error_click, sam_mask_losses
+
+class StepLosses(NamedTuple):
+    """total: what is minimised; the others are for the log (NaN where the step did not train it)."""
+
+    total: Tensor
+    caption: float = math.nan
+    accuracy: float = math.nan
+    mask: float = math.nan
+    iou_error: float = math.nan
+    best_iou: float = math.nan
+    refined_iou: float = math.nan
+
+
+def normalise(pixels: Tensor, model: Sca) -> Tensor:
+    """uint8 (B, S, S, 3) to normalised float (B, 3, S, S), channels last in memory."""
+    mean, std = pixels.new_tensor(model.config.pixel_mean, dtype=torch.float32), model.config.pixel_std
+    scaled = (pixels.float() / 255.0 - mean) / pixels.new_tensor(std, dtype=torch.float32)
+    return scaled.permute(0, 3, 1, 2)
+
+
+def encode(model: Sca, pixels: Tensor, *, frozen_backbone: bool) -> ImageFeatures:
+    """Image features of normalised pixels; a frozen backbone keeps no graph."""
+    encoder = model.image_encoder
+    assert isinstance(encoder, TimmEncoder)
+    with torch.set_grad_enabled(not frozen_backbone and torch.is_grad_enabled()):
+        maps = encoder.backbone_maps(pixels)
+    return ImageFeatures(*encoder.neck(*maps))
+
+
+def caption_losses(
+    model: Sca,
+    tokenizer: Tokenizer,
+    batch: Batch,
+    *,
+    stage: StageConfig,
+    weights: LossConfig,
+    max_tokens: int,
+    clicks: bool,
+) -> StepLosses:
+    """Teacher-forced loss of a batch's phrases, prompted by boxes or by one click each.
+
+    As in the paper, captions do not train the mask decoder; they reach the encoder through the region tokens.
+    """
+    image = encode(model, normalise(batch.pixels, model), frozen_backbone=stage.backbone == "frozen")
+    with torch.no_grad():
+        tokens, features = _fuse(model, image, batch, clicks)
+    caption_tokens = model.mix(image, tokens, features, batch.prompt_boxes)
+    ids, mask = token_batch(tokenizer, batch.phrases, max_tokens)
+    caption = model.caption_loss(
+        model.language_prefix(caption_tokens), ids, mask, label_smoothing=weights.label_smoothing
+    )
+    with torch.no_grad():
+        real = caption.labels[:, 1:] != IGNORED_LABEL
+        right = caption.logits[:, :-1].argmax(-1) == caption.labels[:, 1:]
+    return StepLosses(
+        weights.caption * caption.loss,
+        caption=caption.loss.item(),
+        accuracy=right[real].float().mean().item(),
+    )
+
+
+def mask_losses(
+    model: Sca,
+    batch: Batch,
+    *,
+    stage: StageConfig,
+    weights: LossConfig,
+    clicks: bool,
+    generator: torch.Generator,
+) -> StepLosses:
+    """SAM's losses on the regions of a batch that have a mask, for the first prompt and after a correcting click."""
+    image = encode(model, normalise(batch.pixels, model), frozen_backbone=stage.backbone == "frozen")
+    tokens, features = _fuse(model, image, batch, clicks)
+    rows, target = batch.mask_rows, batch.masks
+    logits = model.mask_decoder.predict_mask_logits(tokens[rows], features[rows], slice(0, None))
+    iou = model.mask_decoder.iou_prediction_head(tokens[rows, 0])
+    first = sam_mask_losses(logits, iou, target, focal=weights.focal, dice=weights.dice, ambiguous=clicks)
+    few = torch.randperm(len(rows), generator=generator)[: stage.refined_masks]
+    again = _refine(model, image, batch, few, logits.detach(), iou.detach(), clicks, generator)
+    refined = sam_mask_losses(
+        *again, target[few], focal=weights.focal, dice=weights.dice, ambiguous=False
+    )
+    share = len(few) / max(len(rows), 1)
+    total = first.mask + weights.iou * first.iou + share * (refined.mask + weights.iou * refined.iou)
+    return StepLosses(
+        total,
+        mask=first.mask.item(),
+        iou_error=first.iou.item(),
+        best_iou=first.best_iou.item(),
+        refined_iou=refined.best_iou.item(),
+    )
+
+
+def _fuse(model: Sca, image: ImageFeatures, batch: Batch, clicks: bool) -> tuple[Tensor, Tensor]:
+    """The mask decoder's tokens and image features for all of the batch's prompts."""
+    points = batch.points.unsqueeze(1)
+    foreground = torch.ones(points.shape[:2], dtype=torch.int64)
+    sparse, dense = model.prompt_encoder(
+        (points, foreground) if clicks else None, None if clicks else batch.prompt_boxes
+    )
+    return model.mask_decoder.fuse(image.embedding, model.image_pe(), sparse, dense)
+
+
+def _refine(
+    model: Sca,
+    image: ImageFeatures,
+    batch: Batch,
+    few: Tensor,
+    logits: Tensor,
+    iou: Tensor,
+    clicks: bool,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Mask logits and IoU of some mask rows after a correcting click, with the previous mask as a prompt."""
+    rows, logits, iou = batch.mask_rows[few], logits[few], iou[few]
+    best = iou[:, 1:].argmax(1) + 1 if clicks else torch.zeros(len(rows), dtype=torch.int64)
+    previous = logits[torch.arange(len(rows)), best]
+    cells, labels = error_click(previous, batch.masks[few], generator)
+    points = ((cells + 0.5) * (model.config.image_size / logits.shape[-1])).unsqueeze(1)
+    point_labels = labels.unsqueeze(1)
+    boxes = None
+    if clicks:
+        points = torch.cat([batch.points[rows].unsqueeze(1), points], dim=1)
+        point_labels = torch.cat([torch.ones_like(point_labels), point_labels], dim=1)
+    else:
+        boxes = batch.prompt_boxes[rows]
+    regions = len(batch.phrases) // len(batch.pixels)
+    sparse, dense = model.prompt_encoder((points, point_labels), boxes, previous.unsqueeze(1))
+    tokens, features = model.mask_decoder.fuse(
+        image.embedding[rows // regions], model.image_pe(), sparse, dense
+    )
+    masks = model.mask_decoder.predict_mask_logits(tokens, features, slice(0, None))
+    return masks, model.mask_decoder.iou_prediction_head(tokens[:, 0])

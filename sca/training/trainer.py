@@ -1,0 +1,326 @@
+"""The training loop: stages in order, checkpoints that survive being cut at any moment, exact resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from sca.config import with_image_size
+from sca.data.annotations import read_annotations, read_detections
+from sca.data.batches import Batch, BatchMaker, ahead
+from sca.data.image_cache import ImageCache
+from sca.data.pseudo_masks import grow_pseudo_masks, read_pseudo_masks
+from sca.data.targets import TrainingImage, training_images, with_masks
+from sca.data.tokenizer import train_tokenizer
+from sca.modeling.sca import Sca
+from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
+from sca.training.average import WeightAverage
+from sca.training.config import StageConfig, TrainingConfig
+from sca.training.step import StepLosses, caption_losses, mask_losses
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: the stage's index and how many of its steps are done."""
+
+    stage: int = 0
+    step: int = 0
+
+
+class Trainer:
+    """Trains one model on prepared data; `run` continues from `folder`/checkpoint.pt if it exists."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: list[TrainingImage],
+        pictures: ImageCache,
+        folder: Path,
+        initial: Path | None = None,
+    ) -> None:
+        self.config, self.data, self.pictures = config, data, pictures
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.progress = Progress()
+        phrases = (phrase for entry in data for target in entry.targets for phrase in target.phrases)
+        saved = self._read_checkpoint(self.folder / CHECKPOINT)
+        start = saved if saved is not None or initial is None else self._read_checkpoint(initial)
+        if saved is None and initial is not None and start is None:
+            raise ValueError(f"{initial} does not exist: name the checkpoint.pt of an earlier run")
+        if start is not None:
+            self.tokenizer = Tokenizer.from_str(start["tokenizer"])
+        else:
+            self.tokenizer = train_tokenizer(phrases, config.language.vocab_size)
+        torch.manual_seed(config.seed)
+        self.model_config = config.model_config_for(self.tokenizer.get_vocab_size())
+        self.model = Sca(self.model_config)
+        if config.imagenet_weights and start is None:
+            assert isinstance(self.model.image_encoder, TimmEncoder)
+            load_efficientnet_lite(self.model.image_encoder)
+        if saved is not None:
+            self.progress = Progress(**saved["progress"])
+        elif start is not None:
+            self.model.load_state_dict(start["average"])
+        self._enter_stage(saved)
+
+    @property
+    def stage(self) -> StageConfig:
+        return self.config.stages[self.progress.stage]
+
+    def run(self, until_step: int | None = None) -> None:
+        """Train to the end of the last stage, or to `until_step` of the current one."""
+        while True:
+            self._run_stage(until_step)
+            if until_step is not None or self.progress.stage + 1 == len(self.config.stages):
+                self.save()
+                return
+            self.model.load_state_dict(self.average.state)
+            self.progress = Progress(self.progress.stage + 1, 0)
+            self._enter_stage(None)
+            self.save()
+
+    def train_step(self, batch: Batch) -> StepLosses:
+        """One optimisation step on one batch."""
+        stage, step = self.stage, self.progress.step
+        rate = schedule(step, stage)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * rate
+        rng = np.random.default_rng((self.config.seed, self.progress.stage, step, 1))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        if self._trains_masks(step):
+            losses = mask_losses(
+                self.model,
+                batch,
+                stage=stage,
+                weights=self.config.loss,
+                clicks=bool(rng.random() < stage.mask_clicks),
+                generator=generator,
+            )
+        else:
+            losses = caption_losses(
+                self.model,
+                self.tokenizer,
+                batch,
+                stage=stage,
+                weights=self.config.loss,
+                max_tokens=self.config.language.max_tokens,
+                clicks=bool(rng.random() < stage.caption_clicks),
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
+        self.optimizer.step()
+        self.average.update(self.model)
+        self.progress.step += 1
+        return losses
+
+    def save(self) -> None:
+        """Write the checkpoint atomically."""
+        target = self.folder / CHECKPOINT
+        partial = target.with_suffix(".partial")
+        torch.save(
+            {
+                "progress": vars(self.progress),
+                "model": self.model.state_dict(),
+                "average": self.average.state,
+                "average_updates": self.average.updates,
+                "optimizer": self.optimizer.state_dict(),
+                "rng": torch.get_rng_state(),
+                "tokenizer": self.tokenizer.to_str(),
+                "model_config": self.model.config.to_dict(),
+                "config": self.config.model_dump(mode="json"),
+            },
+            partial,
+        )
+        os.replace(partial, target)
+
+    def _read_checkpoint(self, path: Path) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return saved
+
+    def _enter_stage(self, saved: dict[str, Any] | None) -> None:
+        stage = self.stage
+        if self.model.config.image_size != stage.size:
+            state = self.model.state_dict()
+            self.model = Sca(with_image_size(self.model_config, stage.size))
+            self.model.load_state_dict(state)
+        encoder = self.model.image_encoder
+        assert isinstance(encoder, TimmEncoder)
+        encoder.to(memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(self.model, stage)
+        self.average = WeightAverage(self.model, stage.ema)
+        if saved is not None:
+            self.model.load_state_dict(saved["model"])
+            self.average.load(saved["average"], saved["average_updates"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            torch.set_rng_state(saved["rng"])
+        self.model.train()
+        encoder.backbone.eval()  # ImageNet's batch-norm statistics stay: batches here are too small for their own
+        self.captions = self._maker(self.data, stage.regions)
+        self.masks = self._maker(with_masks(self.data), stage.mask_regions)
+
+    def _trains_masks(self, step: int) -> bool:
+        return step % self.stage.mask_every == self.stage.mask_every - 1
+
+    def _maker(self, data: list[TrainingImage], regions: int) -> BatchMaker:
+        stage = self.stage
+        return BatchMaker(
+            data,
+            self.pictures,
+            seed=self.config.seed + 1000 * self.progress.stage,
+            size=stage.size,
+            images=stage.images,
+            regions=regions,
+            zoom=stage.zoom,
+        )
+
+    def make_batch(self, step: int) -> Batch:
+        """The batch of one step of the current stage; the kinds of step count their batches apart."""
+        earlier_masks = step // self.stage.mask_every
+        if self._trains_masks(step):
+            return self.masks.make(earlier_masks)
+        return self.captions.make(step - earlier_masks)
+
+    def _run_stage(self, until_step: int | None) -> None:
+        stage = self.stage
+        last = stage.steps if until_step is None else min(until_step, stage.steps)
+        log.info(
+            "stage %s: steps %d to %d, %.0f caption steps an epoch",
+            stage.name, self.progress.step, last, self.captions.steps_per_epoch,
+        )  # fmt: skip
+        meter = _Meter()
+        saved_at = time.monotonic()
+        with _stop_on_signal() as stopped:
+            for batch in ahead(self.make_batch, self.progress.step, last):
+                meter.add(self.train_step(batch))
+                if self.progress.step % self.config.log_every == 0:
+                    self._log(meter)
+                if stopped() or time.monotonic() - saved_at > self.config.checkpoint_every_s:
+                    self.save()
+                    saved_at = time.monotonic()
+                if stopped():
+                    raise KeyboardInterrupt
+
+    def _log(self, meter: _Meter) -> None:
+        row = {"stage": self.stage.name, "step": self.progress.step, "time": time.strftime("%H:%M:%S")}
+        row |= meter.take(self.stage.images)
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        log.info("%s", row)
+
+
+class _Meter:
+    """Means of the losses since the last line of the log, and images per second."""
+
+    def __init__(self) -> None:
+        self.rows: list[StepLosses] = []
+        self.start = time.monotonic()
+
+    def add(self, losses: StepLosses) -> None:
+        self.rows.append(losses._replace(total=losses.total.detach()))
+
+    def take(self, images: int) -> dict[str, float]:
+        columns = {name: [float(getattr(row, name)) for row in self.rows] for name in StepLosses._fields}
+        means = {
+            name: round(float(np.nanmean(values)), 4)
+            for name, values in columns.items()
+            if not np.isnan(values).all()
+        }
+        means["images_per_s"] = round(images * len(self.rows) / (time.monotonic() - self.start), 2)
+        self.rows, self.start = [], time.monotonic()
+        return means
+
+
+def schedule(step: int, stage: StageConfig) -> float:
+    """Learning-rate factor: linear warm-up, then cosine to `final_rate`."""
+    if step < stage.warmup_steps:
+        return (step + 1) / stage.warmup_steps
+    share = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
+    return stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def build_optimizer(model: Sca, stage: StageConfig) -> torch.optim.Optimizer:
+    """AdamW over what the stage trains; matrices decay, vectors (biases, norms, single tokens) do not."""
+    encoder = model.image_encoder
+    assert isinstance(encoder, TimmEncoder)
+    frozen = "" if stage.backbone == "full" else "image_encoder.backbone."
+    late = ("blocks_2", "blocks_3", "blocks_4", "blocks_5", "blocks_6", "blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")  # fmt: skip
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        in_backbone = name.startswith("image_encoder.backbone.")
+        trained = not in_backbone or not frozen
+        if in_backbone and stage.backbone == "late":
+            trained = name.removeprefix("image_encoder.backbone.").startswith(late)
+        parameter.requires_grad_(trained)
+        if trained:
+            groups.setdefault((in_backbone, parameter.ndim > 1), []).append(parameter)
+    settings = []
+    for (in_backbone, decays), parameters in groups.items():
+        rate = stage.backbone_learning_rate if in_backbone else stage.learning_rate
+        settings.append(
+            {
+                "params": parameters,
+                "lr": rate,
+                "base_lr": rate,
+                "weight_decay": stage.weight_decay if decays else 0.0,
+            }
+        )
+    return torch.optim.AdamW(settings, betas=(0.9, 0.98), foreach=True)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Any]:
+    """A function that says whether SIGTERM or SIGINT arrived; the loop then saves before it ends."""
+    arrived: list[int] = []
+    previous = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            previous[number] = signal.signal(number, lambda received, _: arrived.append(received))
+        except ValueError:  # not in the main thread
+            break
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def prepare_data(data_dir: Path, cache_dir: Path) -> tuple[list[TrainingImage], ImageCache]:
+    """Training images with their targets, and their decoded pictures; slow parts are kept in `cache_dir`."""
+    cv2.setNumThreads(1)
+    images = read_annotations(data_dir, "train")
+    pictures = ImageCache(images, cache_dir)
+    masks = Path(cache_dir) / "pseudo_masks.jsonl.gz"
+    added = grow_pseudo_masks((image for image in images if image.source == "flickr8k_entities"), masks)
+    log.info("%d new pseudo-masks", added)
+    return training_images(images, read_detections(data_dir), read_pseudo_masks(masks)), pictures
+
+
+def train(config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | None = None) -> None:
+    """Run or resume the whole recipe: data from `data_dir`, checkpoints and caches in `folder`.
+
+    `initial`: averaged weights and tokenizer of an earlier run's checkpoint to start from.
+    """
+    data, pictures = prepare_data(Path(data_dir), Path(folder) / "cache")
+    Trainer(config, data, pictures, folder, initial).run()

@@ -1,0 +1,59 @@
+"""Segment and Caption Anything: the model, and nothing that knows of video.
+
+import sca
+model = sca.load("demo")
+model.describe(image, boxes=[[10, 20, 200, 220]])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sca.automatic import AutomaticMaskGenerator, AutomaticSettings, RegionRecord
+    from sca.caption_score import CaptionCalibration
+    from sca.checkpoints import load_shipped, save_shipped
+    from sca.config import ScaConfig
+    from sca.predictor import Caption, ImageEncoding, Predictor, Segmentation
+    from sca.registry import load, model_names
+
+_HOMES = {
+    "AutomaticMaskGenerator": "sca.automatic",
+    "AutomaticSettings": "sca.automatic",
+    "Caption": "sca.predictor",
+    "CaptionCalibration": "sca.caption_score",
+    "ImageEncoding": "sca.predictor",
+    "Predictor": "sca.predictor",
+    "RegionRecord": "sca.automatic",
+    "ScaConfig": "sca.config",
+    "Segmentation": "sca.predictor",
+    "load": "sca.registry",
+    "load_shipped": "sca.checkpoints",
+    "model_names": "sca.registry",
+    "save_shipped": "sca.checkpoints",
+}
+
+__all__ = [
+    "AutomaticMaskGenerator",
+    "AutomaticSettings",
+    "Caption",
+    "CaptionCalibration",
+    "ImageEncoding",
+    "Predictor",
+    "RegionRecord",
+    "ScaConfig",
+    "Segmentation",
+    "load",
+    "load_shipped",
+    "model_names",
+    "save_shipped",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # transformers takes seconds to import, and a query of a store never needs it.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

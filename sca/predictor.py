@@ -1,0 +1,316 @@
+"""Encode an image once, prompt it many times: masks, scores, region features, captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sca.caption_score import CaptionCalibration
+from sca.config import ScaConfig
+from sca.decoding import MAX_NEW_TOKENS, decode, end_of_text_ids
+from sca.modeling import ImageFeatures, Sca
+from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input
+
+Coordinates = np.ndarray | Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
+
+# Full-resolution mask logits made at a time, in values: about 0.25 GiB of float32.
+_MASK_VALUES = 1 << 26
+
+
+class TextDecoder(Protocol):
+    """What a predictor needs of a tokenizer; both `tokenizers` and transformers have it."""
+
+    def decode(self, ids: list[int], /, *, skip_special_tokens: bool = ...) -> str | list[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEncoding:
+    """One encoded image. `features`: of a batch of one; `original_size`, `input_size`: (height, width) of the image and
+    of its place, top left, in the model's input square.
+    """
+
+    features: ImageFeatures
+    original_size: Size
+    input_size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """What P prompts gave on one image.
+
+    `low_res_logits`: (P, K, 4g, 4g) over the whole input square; `iou`: (P, K) predicted IoU. `tokens` (P, T, C) and
+    `image_features` (P, C, g, g) feed `Predictor.region_features`. `boxes`: (P, 4) box prompts xyxy in pixels of the
+    original image, None if there were none.
+    """
+
+    low_res_logits: Tensor
+    iou: Tensor
+    tokens: Tensor
+    image_features: Tensor
+    boxes: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.iou)
+
+    def select(self, indices: Tensor | np.ndarray | Sequence[int]) -> Segmentation:
+        """The prompts at `indices` (ints or a boolean mask), as a copy: the rest can be freed."""
+        index = torch.as_tensor(np.asarray(indices) if isinstance(indices, Sequence) else indices)
+        if index.dtype != torch.bool:
+            index = index.to(torch.int64)
+        index = index.to(self.iou.device)
+        return Segmentation(
+            self.low_res_logits[index],
+            self.iou[index],
+            self.tokens[index],
+            self.image_features[index],
+            None if self.boxes is None else self.boxes[index],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A region's caption. `logprob`: mean natural log-probability per token; `score`: probability in 0..1 that it is
+    right, calibrated where the model ships a calibration. `token_ids`: with special tokens.
+    """
+
+    text: str
+    logprob: float
+    score: float
+    token_ids: tuple[int, ...] = ()
+
+
+class Predictor:
+    """A model ready to use. Prompts and results are in pixels of the original image; nothing is remembered between calls.
+
+    Safe to share between threads for reading. `calibration` turns log-probabilities into `Caption.score`.
+    """
+
+    def __init__(
+        self,
+        model: Sca,
+        tokenizer: TextDecoder,
+        *,
+        device: torch.device | str = "cpu",
+        calibration: CaptionCalibration | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
+        self.tokenizer = tokenizer
+        self.calibration = calibration or CaptionCalibration()
+
+    @property
+    def config(self) -> ScaConfig:
+        """The shape of the model."""
+        return self.model.config
+
+    @torch.inference_mode()
+    def encode_batch(self, images: Sequence[np.ndarray]) -> list[ImageEncoding]:
+        """Encode RGB images, uint8 (H, W, 3) of any sizes, in one batch."""
+        if not images:
+            return []
+        pixels, sizes = to_model_input(images, self.config, self.device)
+        embedding, region_map = self.model.encode_image(pixels)
+        return [
+            ImageEncoding(
+                ImageFeatures(embedding[i : i + 1], None if region_map is None else region_map[i : i + 1]),
+                (image.shape[0], image.shape[1]),
+                sizes[i],
+            )
+            for i, image in enumerate(images)
+        ]
+
+    def encode(self, rgb: np.ndarray) -> ImageEncoding:
+        """Encode one RGB image, uint8 (H, W, 3)."""
+        return self.encode_batch([rgb])[0]
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        encoding: ImageEncoding,
+        *,
+        points: Coordinates | None = None,
+        labels: np.ndarray | Tensor | Sequence[Sequence[int]] | None = None,
+        boxes: Coordinates | None = None,
+        mask_input: Tensor | None = None,
+        multimask: bool = True,
+    ) -> Segmentation:
+        """Masks and scores for P prompts.
+
+        points (P, n, 2) xy and boxes (P, 4) xyxy in original pixels; labels (P, n): 1 foreground (default),
+        0 background, -1 padding; mask_input (1 or P, 1, 4g, 4g) logits. K = 3 masks per prompt, or 1 without
+        `multimask`. ValueError for missing or misshapen prompts.
+        """
+        if points is None and boxes is None:
+            raise ValueError("no prompt: give points, boxes or both")
+        point_prompts = None if points is None else self._coordinates("points", points, (-1, -1, 2))
+        box_prompts = None if boxes is None else self._coordinates("boxes", boxes, (-1, 4))
+        label_prompts = None
+        if labels is not None:
+            if point_prompts is None:
+                raise ValueError("labels without points: give the points that they belong to")
+            label_prompts = torch.as_tensor(labels, device=self.device)
+            if label_prompts.shape != point_prompts.shape[:2]:
+                raise ValueError(
+                    f"labels have shape {tuple(label_prompts.shape)}, points {tuple(point_prompts.shape)}: "
+                    "give one label per point"
+                )
+        if point_prompts is not None and box_prompts is not None and len(point_prompts) != len(box_prompts):
+            raise ValueError(
+                f"{len(point_prompts)} point prompts but {len(box_prompts)} boxes: give one group per box"
+            )
+        source, target = encoding.original_size, encoding.input_size
+        count = len(box_prompts) if box_prompts is not None else len(point_prompts)  # type: ignore[arg-type]
+        if count == 0:
+            return self._nothing(multimask, box_prompts)
+        decoding = self.model.decode_masks(
+            encoding.features,
+            boxes=None if box_prompts is None else scale_boxes(box_prompts, source, target),
+            points=None if point_prompts is None else scale_points(point_prompts, source, target),
+            labels=label_prompts,
+            masks=None if mask_input is None else mask_input.to(self.device),
+            multimask=multimask,
+        )
+        return Segmentation(
+            decoding.mask_logits, decoding.iou, decoding.tokens, decoding.image_features, box_prompts
+        )
+
+    @torch.inference_mode()
+    def mask_logits(
+        self, encoding: ImageEncoding, low_res_logits: Tensor, size: Size | None = None
+    ) -> Tensor:
+        """Logits (P, K, 4g, 4g) to (P, K, H, W) of the original image, or of `size` (spec section 3)."""
+        side = self.config.image_size
+        height, width = encoding.input_size
+        full = F.interpolate(low_res_logits, (side, side), mode="bilinear", align_corners=False)
+        return F.interpolate(
+            full[..., :height, :width],
+            size or encoding.original_size,
+            mode="bilinear",
+            align_corners=False,
+        )
+
+    @torch.inference_mode()
+    def masks(
+        self,
+        encoding: ImageEncoding,
+        segmentation: Segmentation,
+        which: Literal["best"] | int = "best",
+        *,
+        size: Size | None = None,
+    ) -> Tensor:
+        """One binary mask per prompt: bool (P, H, W) of the original image, or of `size`.
+
+        which: "best" by predicted IoU, or the index of one of the K masks.
+        """
+        count = len(segmentation)
+        height, width = size or encoding.original_size
+        chosen = segmentation.iou.argmax(dim=1) if which == "best" else torch.full((count,), which)
+        logits = segmentation.low_res_logits[torch.arange(count), chosen.to(self.device)].unsqueeze(1)
+        out = torch.empty((count, height, width), dtype=torch.bool, device=self.device)
+        step = max(_MASK_VALUES // max(height * width, self.config.image_size**2), 1)
+        for start in range(0, count, step):
+            block = slice(start, start + step)
+            out[block] = self.mask_logits(encoding, logits[block], size)[:, 0] > 0
+        return out
+
+    @torch.inference_mode()
+    def region_features(
+        self,
+        encoding: ImageEncoding,
+        segmentation: Segmentation,
+        boxes: Coordinates | None = None,
+    ) -> Tensor:
+        """Caption tokens (P, Nc, C): what the language model is told about each region.
+
+        boxes (P, 4) xyxy in original pixels: where a model with region tokens pools its features; by default the box
+        prompts, else the boxes of the best masks. Other models do not look at them.
+        """
+        if len(segmentation) == 0:
+            return torch.zeros(
+                (0, self.config.mixer.num_caption_tokens, self.config.width), device=self.device
+            )
+        where = None
+        if self.model.region_pooler is not None:
+            given = segmentation.boxes if boxes is None else self._coordinates("boxes", boxes, (-1, 4))
+            if given is None:
+                where = self._mask_boxes(segmentation)
+            elif len(given) != len(segmentation):
+                raise ValueError(
+                    f"{len(given)} boxes for {len(segmentation)} regions: give one box per region"
+                )
+            else:
+                where = scale_boxes(given, encoding.original_size, encoding.input_size)
+        return self.model.mix(encoding.features, segmentation.tokens, segmentation.image_features, where)
+
+    @torch.inference_mode()
+    def caption(
+        self, features: Tensor, *, beams: int = 1, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> list[Caption]:
+        """Caption P regions from their caption tokens (P, Nc, C), in one batch."""
+        if len(features) == 0:
+            return []
+        prefix = self.model.language_prefix(features.to(self.device))
+        language_model = self.model.language_model
+        decoded = decode(language_model, prefix, beams=beams, max_new_tokens=max_new_tokens)
+        ends = set(end_of_text_ids(language_model))
+        captions = []
+        for ids, logprob in zip(decoded.sequences(), decoded.logprobs.tolist(), strict=True):
+            text = self.tokenizer.decode([i for i in ids if i not in ends], skip_special_tokens=True)
+            score = self.calibration.probability(logprob, len(ids))
+            captions.append(Caption(str(text).strip(), logprob, score, tuple(ids)))
+        return captions
+
+    def describe(self, rgb: np.ndarray, boxes: Coordinates, *, beams: int = 1) -> list[Caption]:
+        """Caption the regions of an image, uint8 (H, W, 3), that boxes (P, 4) xyxy in its pixels point at."""
+        encoding = self.encode(rgb)
+        return self.caption(self.region_features(encoding, self.segment(encoding, boxes=boxes)), beams=beams)
+
+    def _coordinates(self, name: str, values: Coordinates, shape: tuple[int, ...]) -> Tensor:
+        """Prompts as float64, as the released processor has them; ValueError if misshapen or not finite."""
+        if not isinstance(values, Tensor):
+            values = torch.from_numpy(np.array(values, dtype=np.float64))
+        coordinates = values.to(self.device, torch.float64)
+        if coordinates.shape[:1] == (0,):
+            return coordinates.new_zeros((0, *(max(extent, 1) for extent in shape[1:])))
+        wanted = "(P, 4)" if shape[-1] == 4 else "(P, n, 2)"
+        matches = coordinates.ndim == len(shape) and coordinates.shape[-1] == shape[-1]
+        if not matches or not bool(coordinates.isfinite().all()):
+            raise ValueError(
+                f"{name} must be finite numbers of shape {wanted}, got shape {tuple(coordinates.shape)}: "
+                "give pixels of the original image"
+            )
+        return coordinates
+
+    def _nothing(self, multimask: bool, boxes: Tensor | None) -> Segmentation:
+        config = self.config
+        count = config.mask_decoder.num_multimask_outputs if multimask else 1
+        grid, width = config.grid_size, config.width
+        return Segmentation(
+            torch.zeros((0, count, 4 * grid, 4 * grid), device=self.device),
+            torch.zeros((0, count), device=self.device),
+            torch.zeros((0, 0, width), device=self.device),
+            torch.zeros((0, width, grid, grid), device=self.device),
+            boxes,
+        )
+
+    def _mask_boxes(self, segmentation: Segmentation) -> Tensor:
+        """Boxes (P, 4) xyxy in the input square around each best mask; around its peak where the mask is empty."""
+        best = segmentation.iou.argmax(dim=1)
+        logits = segmentation.low_res_logits[torch.arange(len(best), device=best.device), best]
+        peak = logits.flatten(1).amax(1)[:, None, None]
+        inside = (logits > 0) | (logits == peak)
+        columns, rows = inside.any(dim=1), inside.any(dim=2)
+        side = logits.shape[-1]
+        edges = [
+            columns.float().argmax(1),
+            rows.float().argmax(1),
+            side - columns.flip(1).float().argmax(1),
+            side - rows.flip(1).float().argmax(1),
+        ]
+        return torch.stack(edges, dim=1).to(torch.float32) * (self.config.image_size / side)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from fractions import Fraction
 
-import pandas as pd
 from dateutil import tz
 from dateutil.parser import isoparse
 
@@ -82,6 +81,8 @@ def parse_offset(text: str) -> int | None:
     if match := _SECONDS.fullmatch(text):
         length = _exact_ns(match[2])
     elif match := _UNITS.fullmatch(text):
+        import pandas as pd  # takes half a second to import; other forms do without
+
         length = pd.Timedelta(match[2].replace("d", "D")).value
     else:
         return None

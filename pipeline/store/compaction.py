@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.store.columns import SegmentRows
-from pipeline.store.day_archive import build_day, closed_days
 from pipeline.store.durable_files import write_durably
 from pipeline.store.segment import SegmentAttributes, SegmentReader, encode_segment, resume_of
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName, superseded, visible
@@ -134,6 +133,8 @@ class Compactor:
 
     def archive(self, now_ns: int) -> list[SegmentName]:
         """Build the archives of closed days, then bury what they replaced once its grace is over."""
+        from pipeline.store.day_archive import build_day, closed_days  # zarr takes a second to import
+
         with self.mutex:
             days = closed_days(list_visible(self._directory).segments, now_ns)
             made = [build_day(self._directory, date, inputs, self._epoch) for date, inputs in days]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.store.columns import SegmentRows
-from pipeline.store.day_archive import DayArchiveReader
 from pipeline.store.row_query import RowSource
 from pipeline.store.segment import SegmentReader
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
@@ -25,4 +24,10 @@ class StoredSegment(RowSource, Protocol):
 def open_segment(directory: Path, name: SegmentName) -> StoredSegment:
     """Open `name` in a stream's directory. Raises FileNotFoundError; ValueError when damaged or of another schema."""
     path = directory / name.path
-    return DayArchiveReader(path) if name.level == DAY_LEVEL else SegmentReader(path)
+    if name.level != DAY_LEVEL:
+        return SegmentReader(path)
+    from pipeline.store.day_archive import (
+        DayArchiveReader,
+    )  # zarr takes a second to import, segments do without
+
+    return DayArchiveReader(path)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.frame import ClockSource
 
@@ -19,6 +19,7 @@ class StreamInfo:
     """Attributes of a stream. `start_wall_ns`: wall clock (ns UTC) at PTS 0. `width`, `height`: frame in pixels.
 
     `uri`: the source; user, password and secret parameters are removed. `model`: name of the model that captioned.
+    `fingerprint`: tells the content of two sources apart, so that a run is never resumed on another video.
     """
 
     uri: str
@@ -28,6 +29,7 @@ class StreamInfo:
     height: int
     fps: float = 0.0
     model: str = ""
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", without_credentials(self.uri))
@@ -47,8 +49,7 @@ def without_credentials(uri: str) -> str:
         return uri
     parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    query = urlencode([(k, v) for k, v in pairs if not _SECRET.search(k)]) if pairs else parts.query
+    query = "&".join(p for p in parts.query.split("&") if not _SECRET.search(p.partition("=")[0]))
     return urlunsplit((parts.scheme, host, parts.path, query, ""))
 
 

@@ -103,6 +103,16 @@ class StreamWriter:
             self._resume = resume
         self._compactor.committed(name.lo)
 
+    def compact(self) -> None:
+        """Do now what the background thread would do: merge what is due, delete what was replaced long enough ago.
+
+        Raises ValueError for a damaged segment or when the disk refuses.
+        """
+        try:
+            self._compactor.run_once()
+        except OSError as error:
+            raise refusal(error, self._directory, "write to") from error
+
     def archive_closed_days(self, now_ns: int) -> list[Path]:
         """Turn every UTC day before that of `now_ns` into a day archive. Returns the archives made.
 

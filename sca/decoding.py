@@ -18,7 +18,7 @@ RELEASED_BEAMS = 3
 
 @dataclass(frozen=True, slots=True)
 class DecodedCaptions:
-    """P token sequences. `token_ids`: (P, T) int64, EOS kept, padded after it; `lengths`: (P,) int64 tokens including
+    """P token sequences. `token_ids`: (P, T) int64, EOS kept, and repeated after the end; `lengths`: (P,) int64 tokens including
     EOS; `logprobs`: (P,) float32, mean natural log-probability of those tokens.
     """
 
@@ -90,10 +90,9 @@ class _CachedModel:
 
 
 def _special_ids(model: PreTrainedModel, device: torch.device) -> tuple[Tensor, int]:
+    """The ids that end a caption (n,), and the one that fills the places after the end: the first of them."""
     ends = end_of_text_ids(model)
-    pad = model.config.pad_token_id
-    fallback = ends[0] if ends else 0
-    return torch.tensor(ends, dtype=torch.int64, device=device), fallback if pad is None else int(pad)
+    return torch.tensor(ends, dtype=torch.int64, device=device), ends[0] if ends else 0
 
 
 def _greedy(model: PreTrainedModel, prefix: Tensor, max_new_tokens: int) -> DecodedCaptions:

@@ -17,6 +17,7 @@ from sca.data.targets import RegionTarget, TrainingImage, repeat_factors
 from sca.data.views import View, degrade, plain_view, random_view
 
 _MIN_SIDE = 4.0  # input pixels: smaller regions teach nothing
+_PADDING = 127.5  # what inference pads with: zero after normalisation by mean and deviation .5
 _MIN_KEPT = 0.6  # share of a box that must stay inside the view
 
 
@@ -83,7 +84,7 @@ class BatchMaker:
             entry = self.data[index]
             view, candidates = self._view(rng, entry)
             picture = degrade(rng, self.pictures[entry.image.id])
-            pixels[row] = view.warp(picture)
+            pixels[row] = view.warp(picture, fill=_PADDING)
             for slot, (target, box) in enumerate(self._draw(rng, candidates)):
                 at = row * self.regions + slot
                 boxes[at] = box

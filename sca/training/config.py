@@ -44,7 +44,8 @@ class StageConfig(_Strict):
     a multiple of 32. images, regions: batch of B pictures with M regions each. mask_every: every n-th step trains
     masks, with mask_regions in place of M; the others train captions. refined_masks: how many masks of such a step
     get a correcting click. caption_clicks, mask_clicks: share of steps whose prompts are clicks, the others being
-    boxes. zoom: range of the random view's scale. ema: decay of the averaged weights.
+    boxes. zoom: range of the random view's scale. key_pool: caption steps attend to the image averaged over
+    n x n cells, which is nearly the same and much cheaper. ema: decay of the averaged weights.
     """
 
     name: str
@@ -64,13 +65,15 @@ class StageConfig(_Strict):
     caption_clicks: float = 0.25
     mask_clicks: float = 0.5
     zoom: tuple[float, float] = (0.75, 1.6)
+    key_pool: int = Field(default=1, gt=0)
     ema: float = 0.998
 
 
 class TrainingConfig(_Strict):
-    """Everything that decides what `sca train` produces from a data folder."""
+    """Everything that decides what `sca train` produces from a data folder. `processes` share every batch."""
 
     seed: int = 0
+    processes: int = Field(default=1, gt=0)
     model: dict[str, Any] = Field(default_factory=dict)
     language: LanguageConfig = LanguageConfig()
     loss: LossConfig = LossConfig()

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -60,9 +61,11 @@ def caption_losses(
     As in the paper, captions do not train the mask decoder; they reach the encoder through the region tokens.
     """
     image = encode(model, normalise(batch.pixels, model), frozen_backbone=stage.backbone == "frozen")
+    pe = _pool(model.image_pe(), stage.key_pool)
     with torch.no_grad():
-        tokens, features = _fuse(model, image, batch, clicks)
-    caption_tokens = model.mix(image, tokens, features, batch.prompt_boxes)
+        tokens, features = _fuse(model, _pool(image.embedding, stage.key_pool), pe, batch, clicks)
+    regions = model.region_tokens(image, batch.prompt_boxes)
+    caption_tokens = model.mixer(tokens, features, pe, regions)
     ids, mask = token_batch(tokenizer, batch.phrases, max_tokens)
     caption = model.caption_loss(
         model.language_prefix(caption_tokens), ids, mask, label_smoothing=weights.label_smoothing
@@ -88,7 +91,7 @@ def mask_losses(
 ) -> StepLosses:
     """SAM's losses on the regions of a batch that have a mask, for the first prompt and after a correcting click."""
     image = encode(model, normalise(batch.pixels, model), frozen_backbone=stage.backbone == "frozen")
-    tokens, features = _fuse(model, image, batch, clicks)
+    tokens, features = _fuse(model, image.embedding, model.image_pe(), batch, clicks)
     rows, target = batch.mask_rows, batch.masks
     logits = model.mask_decoder.predict_mask_logits(tokens[rows], features[rows], slice(0, None))
     iou = model.mask_decoder.iou_prediction_head(tokens[rows, 0])
@@ -109,14 +112,22 @@ def mask_losses(
     )
 
 
-def _fuse(model: Sca, image: ImageFeatures, batch: Batch, clicks: bool) -> tuple[Tensor, Tensor]:
+def _pool(grid: Tensor, factor: int) -> Tensor:
+    """Averages over factor x factor cells of (B, C, g, g)."""
+    return grid if factor == 1 else F.avg_pool2d(grid, factor)
+
+
+def _fuse(
+    model: Sca, embedding: Tensor, image_pe: Tensor, batch: Batch, clicks: bool
+) -> tuple[Tensor, Tensor]:
     """The mask decoder's tokens and image features for all of the batch's prompts."""
     points = batch.points.unsqueeze(1)
     foreground = torch.ones(points.shape[:2], dtype=torch.int64)
     sparse, dense = model.prompt_encoder(
         (points, foreground) if clicks else None, None if clicks else batch.prompt_boxes
     )
-    return model.mask_decoder.fuse(image.embedding, model.image_pe(), sparse, dense)
+    side = embedding.shape[-1]
+    return model.mask_decoder.fuse(embedding, image_pe, sparse, dense[..., :side, :side])
 
 
 def _refine(

@@ -32,6 +32,7 @@ from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
 from sca.training.average import WeightAverage
 from sca.training.config import StageConfig, TrainingConfig
 from sca.training.step import StepLosses, caption_losses, mask_losses
+from sca.training.workers import Team, run_team
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,9 @@ class Trainer:
         pictures: ImageCache,
         folder: Path,
         initial: Path | None = None,
+        team: Team | None = None,
     ) -> None:
+        self.team = team or Team()
         self.config, self.data, self.pictures = config, data, pictures
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,10 +96,16 @@ class Trainer:
             if until_step is not None or self.progress.stage + 1 == len(self.config.stages):
                 self.save()
                 return
-            self.model.load_state_dict(self.average.state)
+            # Through the file, because only rank 0 keeps the average.
             self.progress = Progress(self.progress.stage + 1, 0)
+            self.save()
+            self.team.any(False)
+            saved = self._read_checkpoint(self.folder / CHECKPOINT)
+            assert saved is not None
+            self.model.load_state_dict(saved["average"])
             self._enter_stage(None)
             self.save()
+            self.team.any(False)
 
     def train_step(self, batch: Batch) -> StepLosses:
         """One optimisation step on one batch."""
@@ -105,14 +114,17 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate
         rng = np.random.default_rng((self.config.seed, self.progress.stage, step, 1))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        clicks = float(rng.random())
+        # Seeded anew at every step: a resumed run repeats exactly what an uncut one would have done.
+        torch.manual_seed(int(rng.integers(2**31)) + self.team.rank)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)) + self.team.rank)
         if self._trains_masks(step):
             losses = mask_losses(
                 self.model,
                 batch,
                 stage=stage,
                 weights=self.config.loss,
-                clicks=bool(rng.random() < stage.mask_clicks),
+                clicks=clicks < stage.mask_clicks,
                 generator=generator,
             )
         else:
@@ -123,18 +135,23 @@ class Trainer:
                 stage=stage,
                 weights=self.config.loss,
                 max_tokens=self.config.language.max_tokens,
-                clicks=bool(rng.random() < stage.caption_clicks),
+                clicks=clicks < stage.caption_clicks,
             )
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
-        nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
+        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        self.team.average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
-        self.average.update(self.model)
+        if self.team.rank == 0:
+            self.average.update(self.model)
         self.progress.step += 1
         return losses
 
     def save(self) -> None:
-        """Write the checkpoint atomically."""
+        """Write the checkpoint atomically (rank 0 of the team)."""
+        if self.team.rank > 0:
+            return
         target = self.folder / CHECKPOINT
         partial = target.with_suffix(".partial")
         torch.save(
@@ -144,7 +161,6 @@ class Trainer:
                 "average": self.average.state,
                 "average_updates": self.average.updates,
                 "optimizer": self.optimizer.state_dict(),
-                "rng": torch.get_rng_state(),
                 "tokenizer": self.tokenizer.to_str(),
                 "model_config": self.model.config.to_dict(),
                 "config": self.config.model_dump(mode="json"),
@@ -174,7 +190,6 @@ class Trainer:
             self.model.load_state_dict(saved["model"])
             self.average.load(saved["average"], saved["average_updates"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            torch.set_rng_state(saved["rng"])
         self.model.train()
         encoder.backbone.eval()  # ImageNet's batch-norm statistics stay: batches here are too small for their own
         self.captions = self._maker(self.data, stage.regions)
@@ -190,24 +205,24 @@ class Trainer:
             self.pictures,
             seed=self.config.seed + 1000 * self.progress.stage,
             size=stage.size,
-            images=stage.images,
+            images=stage.images // self.team.size,
             regions=regions,
             zoom=stage.zoom,
         )
 
     def make_batch(self, step: int) -> Batch:
-        """The batch of one step of the current stage; the kinds of step count their batches apart."""
+        """This process's share of one step's batch; the kinds of step count their batches apart."""
         earlier_masks = step // self.stage.mask_every
         if self._trains_masks(step):
-            return self.masks.make(earlier_masks)
-        return self.captions.make(step - earlier_masks)
+            return self.masks.make(earlier_masks * self.team.size + self.team.rank)
+        return self.captions.make((step - earlier_masks) * self.team.size + self.team.rank)
 
     def _run_stage(self, until_step: int | None) -> None:
         stage = self.stage
         last = stage.steps if until_step is None else min(until_step, stage.steps)
         log.info(
             "stage %s: steps %d to %d, %.0f caption steps an epoch",
-            stage.name, self.progress.step, last, self.captions.steps_per_epoch,
+            stage.name, self.progress.step, last, self.captions.steps_per_epoch / self.team.size,
         )  # fmt: skip
         meter = _Meter()
         saved_at = time.monotonic()
@@ -216,13 +231,16 @@ class Trainer:
                 meter.add(self.train_step(batch))
                 if self.progress.step % self.config.log_every == 0:
                     self._log(meter)
-                if stopped() or time.monotonic() - saved_at > self.config.checkpoint_every_s:
+                stop = self.team.any(stopped())
+                if stop or time.monotonic() - saved_at > self.config.checkpoint_every_s:
                     self.save()
                     saved_at = time.monotonic()
-                if stopped():
+                if stop:
                     raise KeyboardInterrupt
 
     def _log(self, meter: _Meter) -> None:
+        if self.team.rank > 0:
+            return
         row = {"stage": self.stage.name, "step": self.progress.step, "time": time.strftime("%H:%M:%S")}
         row |= meter.take(self.stage.images)
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as stream:
@@ -322,5 +340,13 @@ def train(config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | 
 
     `initial`: averaged weights and tokenizer of an earlier run's checkpoint to start from.
     """
-    data, pictures = prepare_data(Path(data_dir), Path(folder) / "cache")
-    Trainer(config, data, pictures, folder, initial).run()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare_data(Path(data_dir), folder / "cache")  # once, before the processes share it
+    run_team(_train, config.processes, folder / "meeting", config, Path(data_dir), folder, initial)
+
+
+def _train(team: Team, config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    data, pictures = prepare_data(data_dir, folder / "cache")
+    Trainer(config, data, pictures, folder, initial, team).run()

@@ -1,0 +1,173 @@
+"""The whole evaluation of a model on the data folder, as one table."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+import sca
+from sca.automatic import AutomaticMaskGenerator
+from sca.data.annotations import AnnotatedImage, read_annotations
+from sca.evaluation.calibration import calibration_error
+from sca.evaluation.clips import ClipResult, evaluate_clip, read_clips
+from sca.evaluation.proposals import recall_of_boxes
+from sca.evaluation.region_captions import (
+    CaptionRow,
+    RegionCaption,
+    caption_regions,
+    frequent_mistakes,
+    score_captions,
+    upright,
+)
+from sca.evaluation.speed import Speed, measure_speed
+from sca.predictor import Predictor
+
+_HIDDEN_BELOW = 0.35  # captions with a lower score are not shown by the pipeline
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Everything that `sca evaluate` measures; `text()` prints it."""
+
+    model: str
+    captions: tuple[CaptionRow, ...]
+    calibration_error: float
+    mistakes: tuple[tuple[str, str, int], ...]
+    clips: tuple[ClipResult, ...]
+    recall: float
+    regions_per_image: float
+    recall_images: int
+    speed: Speed
+    load_s: float
+    peak_memory_mb: float
+
+    @property
+    def box_iou(self) -> float:
+        return float(np.mean([clip.box_iou for clip in self.clips]))
+
+    @property
+    def click_iou(self) -> float:
+        return float(np.mean([clip.click_iou for clip in self.clips]))
+
+    def text(self) -> str:
+        """The tables in Markdown."""
+        lines = [
+            f"Model {self.model}, {date.today().isoformat()}, {_machine()}",
+            "",
+            "| regions (single box, true boxes, greedy) | n | CIDEr | exact | head | content |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {row.name} | {row.count} | {row.cider:.3f} | {row.exact:.3f} | {row.head:.3f} | {row.content:.3f} |"
+            for row in self.captions
+        ]
+        lines += [
+            "",
+            f"Calibration error of the caption score: {self.calibration_error:.3f}",
+            "",
+            "| clip | object | IoU from box | IoU from click | commonest caption | score | frames that name it |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {c.clip} | {c.category} | {c.box_iou:.3f} | {c.click_iou:.3f} | {c.caption} | {c.score:.2f} | "
+            f"{c.named_share:.0%} |"
+            for c in self.clips
+        ]
+        named = sum(clip.named for clip in self.clips)
+        hidden = sum(not clip.named and clip.score < _HIDDEN_BELOW for clip in self.clips)
+        lines += [
+            f"| mean | | {self.box_iou:.3f} | {self.click_iou:.3f} | | | |",
+            "",
+            f"Named: {named} of {len(self.clips)}; wrong but hidden (score below {_HIDDEN_BELOW}): {hidden}",
+            f"Proposals: recall at 64 regions, IoU 0.5: {self.recall:.3f} "
+            f"({self.recall_images} images, {self.regions_per_image:.1f} regions each)",
+            f"Speed on {self.speed.threads} threads: image {self.speed.encode_ms:.0f} ms, mask of a region "
+            f"{self.speed.region_ms:.1f} ms, caption {self.speed.caption_ms:.1f} ms (batches of 16)",
+            f"Loading {self.load_s:.1f} s; peak memory of the process {self.peak_memory_mb:.0f} MB",
+            "",
+            "Commonest wrong heads (said, wanted): "
+            + ", ".join(f"{said} for {wanted} ({count})" for said, wanted, count in self.mistakes),
+        ]
+        return "\n".join(lines)
+
+
+def evaluate_model(
+    data_dir: Path,
+    model: str = "demo",
+    *,
+    images: int | None = None,
+    recall_images: int = 60,
+    progress: Callable[[str], None] = lambda _: None,
+) -> EvaluationReport:
+    """Measure `model` (a name or path) on the validation split and the clips of `data_dir`.
+
+    images: only so many validation images for captions; recall_images: for proposals, which are slow.
+    """
+    annotated = _validation(data_dir)
+    start = time.perf_counter()
+    predictor = sca.load(model)
+    load_s = time.perf_counter() - start
+    progress("captions of annotated boxes")
+    captions = list(caption_regions(predictor, annotated[:images]))
+    progress("clips")
+    clips = [evaluate_clip(predictor, *clip) for clip in read_clips(data_dir)]
+    progress("proposals")
+    recall, regions = recall_of_boxes(AutomaticMaskGenerator(predictor), annotated[:recall_images])
+    progress("speed")
+    speed = measure_speed(predictor, upright(annotated[0])[0])
+    return _report(model, captions, clips, (recall, regions, recall_images), speed, load_s)
+
+
+def _validation(data_dir: Path) -> list[AnnotatedImage]:
+    return [i for i in read_annotations(Path(data_dir), "val") if i.source == "flickr8k_entities"]
+
+
+def _report(
+    model: str,
+    captions: Sequence[RegionCaption],
+    clips: Sequence[ClipResult],
+    proposals: tuple[float, float, int],
+    speed: Speed,
+    load_s: float,
+) -> EvaluationReport:
+    recall, regions, count = proposals
+    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return EvaluationReport(
+        model=model,
+        captions=tuple(score_captions(captions)),
+        calibration_error=calibration_error(captions),
+        mistakes=tuple(frequent_mistakes(captions)),
+        clips=tuple(clips),
+        recall=recall,
+        regions_per_image=regions,
+        recall_images=count,
+        speed=speed,
+        load_s=load_s,
+        peak_memory_mb=peak,
+    )
+
+
+def caption_predictor(predictor: Predictor, data_dir: Path, images: int | None = None) -> list[RegionCaption]:
+    """Captions of the validation regions, for calibration and for looking at."""
+    return list(caption_regions(predictor, _validation(data_dir)[:images]))
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{model}, Python {platform.python_version()}"

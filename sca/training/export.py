@@ -1,0 +1,42 @@
+"""From a training checkpoint to a model directory that `sca.load` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from sca.config import ScaConfig, with_image_size
+from sca.modeling.sca import Sca
+from sca.predictor import Predictor
+
+
+def load_checkpoint(path: Path, image_size: int | None = None) -> tuple[Sca, Tokenizer]:
+    """The averaged model and the tokenizer of a training checkpoint, in eval mode.
+
+    image_size: input side in pixels if it is to differ from the last stage's (the weights do not depend on it).
+    ValueError if the file does not exist.
+    """
+    if not Path(path).exists():
+        raise ValueError(f"{path} does not exist: name the checkpoint.pt in the output folder of sca train")
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    config = ScaConfig.from_dict(saved["model_config"])
+    if image_size is not None:
+        config = with_image_size(config, image_size)
+    model = Sca(config)
+    model.load_state_dict(saved["average"])
+    return model.eval(), Tokenizer.from_str(saved["tokenizer"])
+
+
+def checkpoint_predictor(path: Path, image_size: int | None = None) -> Predictor:
+    """A predictor on a training checkpoint, uncalibrated."""
+    model, tokenizer = load_checkpoint(path, image_size)
+    return Predictor(model, tokenizer)
+
+
+def export_checkpoint(path: Path, data_dir: Path, directory: Path, image_size: int | None = None) -> None:
+    """Write a training checkpoint as a model directory, with its caption score fitted on the validation split."""
+    model, tokenizer = load_checkpoint(path, image_size)
+    captions = caption_predictor(Predictor(model, tokenizer), data_dir)
+    save_shipped(model, tokenizer, directory, fit_calibration(captions), automatic=AUTOMATIC)

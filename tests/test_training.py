@@ -1,0 +1,231 @@
+"""The training recipe on a tiny synthetic data folder."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sca.data.annotations import decode_mask, encode_mask, read_annotations
+from sca.data.batches import BatchMaker
+from sca.data.image_cache import ImageCache
+from sca.data.pseudo_masks import box_mask
+from sca.data.targets import training_images
+from sca.data.tokenizer import token_batch, train_tokenizer
+from sca.data.views import plain_view, random_view
+from sca.preprocessing import resized_size
+from sca.training.config import TrainingConfig, parse_training_config, read_training_config
+from sca.training.losses import mask_iou, sam_mask_losses
+from sca.training.trainer import Trainer, prepare_data
+
+_COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+_TINY = {
+    "imagenet_weights": False,
+    "model": {
+        "encoder": {"kind": "timm", "backbone": "tf_efficientnet_lite0", "out_channels": 32,
+                    "region_stride": 8, "region_channels": 16},
+        "mask_decoder": {"depth": 1, "mlp_dim": 32, "num_heads": 4, "iou_head_hidden_dim": 32},
+        "mixer": {"depth": 1, "mlp_dim": 32, "num_heads": 4, "num_caption_tokens": 2, "region_grid": 2},
+        "num_task_tokens": 1,
+        "pixel_mean": [0.5, 0.5, 0.5],
+        "pixel_std": [0.5, 0.5, 0.5],
+    },
+    "language": {"width": 32, "layers": 1, "heads": 2, "vocab_size": 300, "dropout": 0.0},
+    "stages": [
+        {"name": "heads", "steps": 40, "size": 64, "images": 2, "regions": 2, "learning_rate": 3e-3,
+         "warmup_steps": 1, "mask_every": 3, "mask_regions": 2, "refined_masks": 2, "ema": 0.9},
+        {"name": "whole", "steps": 2, "size": 96, "images": 2, "regions": 2, "backbone": "late",
+         "warmup_steps": 1, "mask_every": 2, "mask_regions": 2, "refined_masks": 2},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four squashed pictures, each with a square and a disc of known colour."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    rows = []
+    for index, split in enumerate(["train"] * 4 + ["val"]):
+        picture = np.full((64, 64, 3), 128, np.uint8)
+        regions = []
+        for shape, left in (("square", 6), ("disc", 36)):
+            name = list(_COLOURS)[int(rng.integers(3))]
+            mask = np.zeros((64, 64), np.uint8)
+            if shape == "square":
+                mask[20:44, left : left + 22] = 1
+            else:
+                cv2.circle(mask, (left + 11, 32), 11, 1, -1)
+            picture[mask > 0] = _COLOURS[name]
+            columns, lines = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+            box = [columns[0], lines[0], columns[-1] + 1, lines[-1] + 1]
+            regions.append(
+                {"b": [float(v) for v in box], "p": [f"a {name} {shape}"], "t": ["other"], "n": 1,
+                 "c": shape, "rle": encode_mask(mask)}
+            )  # fmt: skip
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        rows.append(
+            {"id": str(index), "file": f"{index}.png", "src": "flickr8k_entities", "split": split, "w": 64,
+             "h": 64, "ow": 80, "oh": 64, "captions": ["A square and a disc ."], "scene": [], "regions": regions}
+        )  # fmt: skip
+    with gzip.open(folder / "annotations.jsonl.gz", "wt") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+    with gzip.open(folder / "pseudo_coco80.jsonl.gz", "wt") as stream:
+        stream.write(json.dumps({"id": "0", "d": [["car", 0.9, [1.0, 1.0, 9.0, 9.0]]]}) + "\n")
+    return folder
+
+
+def _trainer(data_dir: Path, folder: Path) -> Trainer:
+    config = parse_training_config(_TINY, "tiny")
+    data, pictures = prepare_data(data_dir, data_dir / "cache")
+    return Trainer(config, data, pictures, folder)
+
+
+def test_training_learns_captions_and_masks(data_dir: Path, tmp_path: Path) -> None:
+    trainer = _trainer(data_dir, tmp_path)
+    captions, masks = [], []
+    for step in range(36):
+        losses = trainer.train_step(trainer.make_batch(step))
+        (masks if np.isnan(losses.caption) else captions).append(losses.total.item())
+    assert np.mean(captions[-5:]) < 0.6 * np.mean(captions[:3])
+    assert np.mean(masks[-3:]) < 0.8 * masks[0]
+
+
+def test_a_run_that_was_cut_ends_like_one_that_was_not(data_dir: Path, tmp_path: Path) -> None:
+    whole = _trainer(data_dir, tmp_path / "whole")
+    whole.run(until_step=6)
+    cut = _trainer(data_dir, tmp_path / "cut")
+    cut.run(until_step=3)
+    resumed = _trainer(data_dir, tmp_path / "cut")
+    assert resumed.progress.step == 3
+    resumed.run(until_step=6)
+    ours, theirs = resumed.model.state_dict(), whole.model.state_dict()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
+    assert all(torch.allclose(resumed.average.state[n], whole.average.state[n], atol=1e-5) for n in theirs)
+
+
+def test_every_stage_runs_at_its_own_input_size(data_dir: Path, tmp_path: Path) -> None:
+    values = _TINY | {"stages": [_TINY["stages"][0] | {"steps": 2}, _TINY["stages"][1]]}  # type: ignore[index]
+    data, pictures = prepare_data(data_dir, data_dir / "cache")
+    trainer = Trainer(parse_training_config(values, "tiny"), data, pictures, tmp_path)
+    frozen = trainer.model.image_encoder.backbone.blocks[5][0].conv_pw.weight.clone()
+    trainer.run()
+    assert trainer.model.config.image_size == 96
+    encoder = trainer.model.image_encoder
+    assert not torch.equal(frozen, encoder.backbone.blocks[5][0].conv_pw.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "near"),
+    [
+        ({"langage": {}}, "language"),
+        ({"language": {"widht": 3}}, "width"),
+        ({"stages": [{"name": "a", "steps": 1, "learnign_rate": 1.0}]}, "learning_rate"),
+    ],
+)
+def test_a_misspelt_setting_is_answered_with_the_nearest_one(change: dict[str, object], near: str) -> None:
+    with pytest.raises(ValueError, match=f"recipe.yaml: unknown setting .*did you mean '{near}'"):
+        parse_training_config(_TINY | change, "recipe.yaml")
+
+
+def test_the_shipped_recipe_is_valid() -> None:
+    config = read_training_config(Path(__file__).parent.parent / "configs" / "train" / "demo.yaml")
+    assert isinstance(config, TrainingConfig)
+    assert config.model_config_for(3000).language_model.settings["vocab_size"] == 3000
+
+
+def test_a_missing_data_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"annotations.jsonl.gz does not exist"):
+        read_annotations(tmp_path)
+
+
+def test_batches_depend_on_seed_and_step_alone(data_dir: Path) -> None:
+    images = read_annotations(data_dir, "train")
+    data = training_images(images, {}, {})
+    pictures = ImageCache(images, data_dir / "cache")
+
+    def maker(seed: int) -> BatchMaker:
+        return BatchMaker(data, pictures, seed=seed, size=64, images=2, regions=3, zoom=(0.8, 1.5))
+
+    one, same, other = maker(1).make(7), maker(1).make(7), maker(2).make(7)
+    assert torch.equal(one.pixels, same.pixels)
+    assert one.phrases == same.phrases
+    assert not torch.equal(one.pixels, other.pixels)
+    assert len(one.phrases) == 6
+    assert torch.all(one.boxes[:, 2:] > one.boxes[:, :2])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), aspect=st.floats(0.4, 2.5))
+def test_views_move_boxes_with_their_pixels(seed: int, aspect: float) -> None:
+    rng = np.random.default_rng(seed)
+    picture = np.zeros((100, 100), np.float32)
+    picture[40:60, 30:55] = 1
+    view = random_view(rng, 100, 100, aspect, 128, (0.8, 1.4))
+    x0, y0, x1, y1 = view.boxes(np.array([[30.0, 40.0, 55.0, 60.0]]))[0]
+    moved = view.warp(picture)
+    inside = moved[max(int(y0) + 2, 0) : max(int(y1) - 1, 0), max(int(x0) + 2, 0) : max(int(x1) - 1, 0)]
+    assert inside.size == 0 or inside.min() > 0.5
+    rows, columns = np.nonzero(moved > 0.5)
+    if len(rows):
+        assert columns.min() >= x0 - 1
+        assert columns.max() <= x1 + 1
+        assert rows.min() >= y0 - 1
+        assert rows.max() <= y1 + 1
+
+
+@pytest.mark.parametrize("aspect", [0.75, 1.0, 1.6])
+def test_the_plain_view_is_what_inference_shows_the_model(aspect: float) -> None:
+    view = plain_view(224, 224, aspect, 256)
+    height, width = resized_size((round(1000 / aspect), 1000) if aspect >= 1 else (1000, round(1000 * aspect)), 256)
+    box = view.boxes(np.array([[0.0, 0.0, 224.0, 224.0]]))[0]
+    assert box == pytest.approx([0, 0, width, height], abs=1)
+
+
+def test_mask_losses_fall_as_the_mask_gets_better() -> None:
+    target = torch.zeros(1, 16, 16)
+    target[:, 4:12, 4:12] = 1
+    good = (target * 2 - 1).unsqueeze(1).expand(-1, 4, -1, -1) * 6
+    bad = good.roll(6, dims=-1)
+    iou = torch.ones(1, 4)
+    best = sam_mask_losses(good, iou, target, focal=20, dice=1, ambiguous=False)
+    worst = sam_mask_losses(bad, iou, target, focal=20, dice=1, ambiguous=False)
+    assert best.mask < worst.mask
+    assert best.iou < 1e-6 < worst.iou
+    assert mask_iou(good[:, 0], target).item() == 1.0
+
+
+def test_grabcut_outlines_a_plain_object_and_refuses_an_empty_box() -> None:
+    rng = np.random.default_rng(0)
+    picture = np.full((120, 120, 3), (40, 120, 40), np.int16)
+    truth = np.zeros((120, 120), np.uint8)
+    cv2.circle(truth, (60, 60), 25, 1, -1)
+    picture[truth > 0] = (200, 60, 40)
+    picture = np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+    mask = box_mask(picture, (35, 35, 86, 86), 1.0)
+    assert mask is not None
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.85
+    empty = np.full((120, 120, 3), 90, np.uint8)
+    assert box_mask(empty, (35, 35, 86, 86), 1.0) is None
+
+
+@given(text=st.lists(st.sampled_from("a dog cat red running skateboarders".split()), min_size=1, max_size=6))
+def test_tokenizer_round_trips_phrases(text: list[str]) -> None:
+    tokenizer = train_tokenizer(["a dog", "a cat runs", "red dog running"] * 3, 300)
+    phrase = " ".join(text)
+    ids, mask = token_batch(tokenizer, [phrase], 80)
+    assert ids[0, -1] == 0
+    assert mask.all()
+    assert tokenizer.decode(ids[0].tolist(), skip_special_tokens=True).strip() == phrase
+
+
+def test_masks_survive_their_encoding() -> None:
+    mask = np.random.default_rng(0).integers(0, 2, (17, 23)).astype(np.uint8)
+    assert np.array_equal(decode_mask(encode_mask(mask), 17, 23), mask)

@@ -42,7 +42,7 @@ def fixture(request: pytest.FixtureRequest) -> ParityFixture:
 
 @pytest.fixture(scope="module")
 def image(fixture: ParityFixture) -> ImageFeatures:
-    with torch.inference_mode():
+    with torch.no_grad():
         return fixture.model.encode_image(fixture.pixels)
 
 
@@ -73,7 +73,7 @@ class _CaseOutputs:
 
 @pytest.fixture(scope="module")
 def computed(fixture: ParityFixture, image: ImageFeatures) -> dict[str, _CaseOutputs]:
-    with torch.inference_mode():
+    with torch.no_grad():
         return {case: _CaseOutputs(fixture, image, case) for case in fixture.cases}
 
 
@@ -130,7 +130,7 @@ def test_image_encoder(fixture: ParityFixture, image: ImageFeatures) -> None:
         hooks.append(
             block.register_forward_hook(lambda _, __, out, i=i: keep(f"vision.layer{i}", out))  # type: ignore[misc]
         )
-    with torch.inference_mode():
+    with torch.no_grad():
         embedding = model.encode_image(fixture.pixels).embedding
     for hook in hooks:
         hook.remove()
@@ -138,7 +138,7 @@ def test_image_encoder(fixture: ParityFixture, image: ImageFeatures) -> None:
     for name, value in outputs.items():
         if fixture.has(name):
             assert fixture.difference(name, value, spatial_axes=(1, 2)) <= FEATURES, name
-    with torch.inference_mode():
+    with torch.no_grad():
         count = _compare(fixture, FEATURES, {"image_embeddings": embedding, "image_pe": model.image_pe()})
     assert count == 2
     torch.testing.assert_close(image.embedding, embedding)
@@ -171,7 +171,7 @@ def test_teacher_forcing(fixture: ParityFixture, image: ImageFeatures) -> None:
     for case in fixture.cases:
         losses = {}
         for key, smoothing in (("loss", 0.1), ("loss_no_smoothing", 0.0)):
-            with torch.inference_mode():
+            with torch.no_grad():
                 result = model.forward_training(
                     image,
                     inputs["input_ids"],
@@ -237,7 +237,7 @@ def test_decoded_ids(fixture: ParityFixture, computed: dict[str, _CaseOutputs], 
         if f"{case}.{key}" not in fixture.outputs:
             continue
         wanted = fixture.outputs[f"{case}.{key}"].flatten(0, -2)[:, 1:]
-        with torch.inference_mode():
+        with torch.no_grad():
             decoded = decode(fixture.model.language_model, ours.prefix, beams=beams)
         assert decoded.sequences() == [
             _until(ids, fixture.meta["eos_token_id"]) for ids in wanted.tolist()

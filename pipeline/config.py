@@ -32,7 +32,9 @@ class RuntimeOptions(Options):
         default=None, description="an existing Ray cluster; none: one on this machine"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    perception_threads: int = Field(default=2, ge=1)
+    perception_threads: int = Field(
+        default=0, ge=0, description="CPU threads of torch; 0: all processors but one, which decodes"
+    )
     captioning_threads: int = Field(default=1, ge=1)
     credits: int = Field(
         default=4, ge=1, description="keyframes of a stream between source and store at most"
@@ -40,6 +42,14 @@ class RuntimeOptions(Options):
     object_store_mb: int = Field(default=256, ge=80)
     start_deadline_s: float = Field(default=180.0, gt=0, description="for actors to start and load the model")
     stall_deadline_s: float = Field(default=120.0, gt=0, description="for a keyframe to get through")
+
+
+class DisplayOptions(Options):
+    """What is shown. Everything is stored, whatever is said here."""
+
+    min_score: float = Field(
+        default=0.3, ge=0, le=1, description="captions less sure than this are not shown"
+    )
 
 
 class RunConfig(Options):
@@ -54,6 +64,7 @@ class RunConfig(Options):
     events: CaptionEventOptions = CaptionEventOptions()
     recording: RecordingOptions = RecordingOptions()
     runtime: RuntimeOptions = RuntimeOptions()
+    display: DisplayOptions = DisplayOptions()
 
 
 def preset_names() -> list[str]:

@@ -102,13 +102,14 @@ class Recorder:
     def keyframe(
         self,
         regions: Regions,
-        captions: Sequence[RegionCaption],
+        captions: Sequence[RegionCaption | None],
         ended: Sequence[EndedTrack],
         next_track: int,
     ) -> None:
-        """Take one keyframe in, and commit when it is time."""
+        """Take one keyframe in, and commit when it is time. A caption of None had no words."""
         time, index = regions.time, regions.frame_index
-        captioned = {caption.track for caption in captions}
+        worded = [caption for caption in captions if caption is not None]
+        captioned = {caption.track for caption in worded}
         for row, track in enumerate(regions.track_ids.tolist()):
             if track < 0:
                 continue
@@ -121,7 +122,7 @@ class Recorder:
             self._tracks.add(track)
             if track not in captioned:
                 self._write(self._events.seen(track, index, time, box))
-        for caption in captions:
+        for caption in worded:
             self._write(self._events.captioned(caption))
         self._captions += len(captions)
         self._close(ended)

@@ -108,7 +108,7 @@ class LiveStream:
         self._stop.set()
         self._box.finish()
 
-    def __iter__(self) -> Iterator[DecodedFrame | Gap]:
+    def __iter__(self) -> Iterator[DecodedFrame | Gap | None]:
         if self._resume.pts_ns >= 0 and self._resume.wall_ns:
             yield Gap(self._resume.wall_ns, self._info.start_wall_ns, "outage", 0)
         self._thread = threading.Thread(
@@ -116,9 +116,7 @@ class LiveStream:
         )
         self._thread.start()
         while not self._box.finished:
-            event = self._box.take(_POLL_S)
-            if event is not None:
-                yield event
+            yield self._box.take(_POLL_S)
 
     def _open(self) -> av.container.InputContainer:
         options = {"rtsp_transport": self._transport} if self._uri.startswith("rtsp") else {}

@@ -56,7 +56,10 @@ class SourceCounts:
 
 
 class Source(Protocol):
-    """An open source: iterate it once for frames in order and for gaps, then close it."""
+    """An open source: iterate it once for frames in order and for gaps, then close it.
+
+    A live source yields None when nothing came for a moment, so that its reader can look around.
+    """
 
     @property
     def info(self) -> SourceInfo: ...
@@ -67,6 +70,6 @@ class Source(Protocol):
     def resume_after(self, point: ResumePoint) -> None:
         """Continue behind `point` instead of from the beginning. Call before iterating."""
 
-    def __iter__(self) -> Iterator[DecodedFrame | Gap]: ...
+    def __iter__(self) -> Iterator[DecodedFrame | Gap | None]: ...
 
     def close(self) -> None: ...

@@ -62,14 +62,12 @@ class Webcam:
         self._stop.set()
         self._box.finish()
 
-    def __iter__(self) -> Iterator[DecodedFrame | Gap]:
+    def __iter__(self) -> Iterator[DecodedFrame | Gap | None]:
         if self._resume.pts_ns >= 0 and self._resume.wall_ns:
             yield Gap(self._resume.wall_ns, self._info.start_wall_ns, "outage", 0)
         threading.Thread(target=self._read_forever, name=f"webcam-{self._info.stream}", daemon=True).start()
         while not self._box.finished:
-            event = self._box.take(_POLL_S)
-            if event is not None:
-                yield event
+            yield self._box.take(_POLL_S)
 
     def _read_forever(self) -> None:
         index = self._resume.frame + 1

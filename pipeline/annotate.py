@@ -1,0 +1,137 @@
+"""A video with the stored regions and captions drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+
+from pipeline.drawing import Label, draw_labels
+from pipeline.sources import DecodedFrame, Source
+from pipeline.store import CaptionStore
+
+_TIME_BASE = Fraction(1, 90_000)
+
+
+@dataclass(frozen=True, slots=True)
+class TrackPath:
+    """Where a track was: `pts_ns` (n,) increasing, `boxes` (n, 4) xyxy pixels; and its captions.
+
+    `starts_ns`, `ends_ns`, `texts`, `scores`: its caption events on the stream's clock, by start.
+    """
+
+    track: int
+    pts_ns: np.ndarray
+    boxes: np.ndarray
+    starts_ns: np.ndarray
+    ends_ns: np.ndarray
+    texts: tuple[str, ...]
+    scores: np.ndarray
+
+    def box_at(self, pts_ns: int, max_gap_ns: int) -> np.ndarray | None:
+        """The box at `pts_ns`, (4,), between its two nearest observations; None where the track was not seen."""
+        after = int(np.searchsorted(self.pts_ns, pts_ns))
+        if after < len(self.pts_ns) and self.pts_ns[after] == pts_ns:
+            return np.asarray(self.boxes[after])
+        if after == 0 or after == len(self.pts_ns):
+            return None
+        before_ns, after_ns = int(self.pts_ns[after - 1]), int(self.pts_ns[after])
+        if after_ns - before_ns > max_gap_ns:
+            return None
+        share = (pts_ns - before_ns) / (after_ns - before_ns)
+        return np.asarray(self.boxes[after - 1] * (1 - share) + self.boxes[after] * share)
+
+    def caption_at(self, pts_ns: int) -> tuple[str, float]:
+        """The text of the event that runs at `pts_ns` (else of the last one before) and its score."""
+        index = int(np.searchsorted(self.starts_ns, pts_ns, side="right")) - 1
+        return (self.texts[index], float(self.scores[index])) if index >= 0 else ("", 0.0)
+
+
+def track_paths(store: CaptionStore, stream: str) -> list[TrackPath]:
+    """All tracks of a stream with their observations and captions."""
+    seen = store.observations(stream=stream).to_pandas()
+    told = store.captions(stream=stream).to_pandas()
+    paths = []
+    events = dict(tuple(told.groupby("track")))
+    for track, rows in seen.groupby("track"):
+        rows = rows.drop_duplicates("t_s").sort_values("t_s")
+        own = events.get(track, told.iloc[:0]).sort_values("start_s")
+        paths.append(
+            TrackPath(
+                track=int(track),
+                pts_ns=_ns(rows["t_s"]),
+                boxes=rows[["x0", "y0", "x1", "y1"]].to_numpy(np.float64),
+                starts_ns=_ns(own["start_s"]),
+                ends_ns=_ns(own["end_s"]),
+                texts=tuple(own["text"].astype(str)),
+                scores=own["score"].to_numpy(np.float64),
+            )
+        )
+    return paths
+
+
+def labels_at(paths: list[TrackPath], pts_ns: int, max_gap_ns: int, min_score: float) -> list[Label]:
+    """What to draw at `pts_ns`, the surest captions first; captions below `min_score` are left out."""
+    labels = []
+    for path in paths:
+        box = path.box_at(pts_ns, max_gap_ns)
+        text, score = path.caption_at(pts_ns)
+        if box is not None and text and score >= min_score:
+            labels.append(Label(path.track, tuple(float(v) for v in box), text, score))
+    return sorted(labels, key=lambda label: -label.score)
+
+
+def write_annotated(
+    source: Source,
+    paths: list[TrackPath],
+    output: Path,
+    *,
+    max_gap_s: float,
+    min_score: float,
+    on_frame: Callable[[int], None] = lambda pts_ns: None,
+) -> int:
+    """Draw `paths` into the frames of `source` and write H.264 with the same time stamps. Returns the frame count.
+
+    Boxes are interpolated by PTS between keyframes that lie at most `max_gap_s` apart. Raises `ValueError` when
+    `output` cannot be written.
+    """
+    width, height = source.info.width // 2 * 2, source.info.height // 2 * 2
+    written = 0
+    last_ticks = -1
+    try:
+        with av.open(str(output), "w", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream(
+                "libx264", rate=Fraction(source.info.nominal_fps or 25).limit_denominator(1001)
+            )
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.time_base = stream.codec_context.time_base = _TIME_BASE
+            stream.codec_context.options = {"preset": "veryfast", "crf": "23"}
+            for event in source:
+                if not isinstance(event, DecodedFrame):
+                    continue
+                labels = labels_at(paths, event.time.pts_ns, round(max_gap_s * 1e9), min_score)
+                # A copy: the source may keep its own pixels.
+                picture = np.ascontiguousarray(event.to_frame().rgb[:height, :width]).copy()
+                draw_labels(picture, labels)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                ticks = max(last_ticks + 1, event.time.pts_ns * 90_000 // 1_000_000_000)
+                frame.pts, frame.time_base = ticks, _TIME_BASE
+                last_ticks = ticks
+                container.mux(stream.encode(frame))
+                written += 1
+                on_frame(event.time.pts_ns)
+            container.mux(stream.encode(None))
+    except OSError as error:
+        raise ValueError(
+            f"{output}: cannot be written ({error.strerror or error}); choose another place"
+        ) from None
+    return written
+
+
+def _ns(seconds: pd.Series) -> np.ndarray:
+    return np.round(seconds.to_numpy(np.float64) * 1e9).astype(np.int64)

@@ -1,0 +1,106 @@
+"""`sca doctor`: what this machine can do, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `remedy` is empty when all is well; `fatal` when `sca run` cannot work."""
+
+    what: str
+    found: str
+    remedy: str = ""
+    fatal: bool = False
+
+
+def doctor() -> None:
+    """Check this machine: libraries, model, processor, memory, GPU. Exit code 1 when something is in the way."""
+    findings = [*_machine(), *_libraries(), *_video(), *_gpu(), *_model()]
+    table = Table("", "what", "found", "remedy", box=None, pad_edge=False)
+    for finding in findings:
+        mark = "[red]✗[/]" if finding.fatal else "[yellow]![/]" if finding.remedy else "[green]✓[/]"
+        table.add_row(mark, finding.what, finding.found, finding.remedy)
+    Console().print(table)
+    if any(finding.fatal for finding in findings):
+        raise typer.Exit(1)
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding(
+        "processors",
+        str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+    )
+    memory = _memory_gib()
+    if memory is not None:
+        low = memory < 4
+        yield Finding("memory", f"{memory:.1f} GiB", "4 GiB are needed" if low else "")
+    shared = shutil.disk_usage("/dev/shm").free / 2**30 if Path("/dev/shm").exists() else 1.0
+    remedy = "" if shared > 0.3 else "start the container with --shm-size=1g, or run with --runtime inline"
+    yield Finding("shared memory", f"{shared:.1f} GiB", remedy)
+
+
+def _libraries() -> Iterator[Finding]:
+    for name in ("torch", "transformers", "ray", "av", "opencv-python", "zarr"):
+        try:
+            yield Finding(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            if name == "opencv-python" and importlib.util.find_spec("cv2") is not None:
+                yield Finding(name, "another build of OpenCV")
+                continue
+            yield Finding(name, "missing", f"pip install {name}", fatal=True)
+
+
+def _video() -> Iterator[Finding]:
+    import av
+
+    for codec, mode, what, remedy in (
+        ("h264", "r", "H.264 decoding", "install the av wheel from PyPI"),
+        ("libx264", "w", "H.264 encoding", "--annotate will not work; install the av wheel from PyPI"),
+    ):
+        try:
+            av.Codec(codec, mode)  # type: ignore[arg-type]
+            yield Finding(what, codec)
+        except ValueError:
+            yield Finding(what, "missing", remedy, fatal=mode == "r")
+
+
+def _gpu() -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            capability = ".".join(map(str, torch.cuda.get_device_capability(index)))
+            yield Finding(f"GPU {index}", f"{torch.cuda.get_device_name(index)}, capability {capability}")
+    else:
+        yield Finding("GPU", "none: everything runs on the processor")
+
+
+def _model() -> Iterator[Finding]:
+    import sca
+
+    try:
+        predictor = sca.load("demo")
+        yield Finding("demo model", f"whole, input side {predictor.config.image_size}")
+    except ValueError as error:
+        yield Finding("demo model", "damaged or missing", str(error), fatal=True)
+
+
+def _memory_gib() -> float | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (ValueError, OSError, AttributeError):
+        return None

@@ -1,0 +1,156 @@
+"""`sca run`: from a video to a store of captions."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from pipeline.run_plan import RunPlan
+    from pipeline.runtime.progress import OnProgress, StopRequest, StreamProgress
+
+
+def run(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Video files, globs, directories of images, rtsp:// or http:// addresses, 0 for a webcam.",
+        ),
+    ],
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Where to write. Default: the input's name with .zarr, in this directory."),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="Settings to start from: a name in configs/, or a YAML file.")
+    ] = "default",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: keyframes.interval_s=1"),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A name from `sca models list`, or a checkpoint directory.")
+    ] = None,
+    annotate: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.mp4", help="Also write the video with boxes and captions drawn in."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="ISO", help="Wall clock of the first frame. Default: the file's own date."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the stream in the store. Default: from the input.")
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="ray (default) or inline: everything in one process.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="An existing Ray cluster to run on.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")] = False,
+) -> None:
+    """Caption every region of a video and store when each was seen.
+
+    Run the same command again to go on where a run was stopped; Ctrl-C stops after what is in flight.
+
+    Examples:
+
+    sca run street.mp4 --annotate street_captions.mp4
+
+    sca run rtsp://camera/stream --store yard.zarr --preset live
+
+    sca run 'clips/*.mp4' --store clips.zarr --set keyframes.interval_s=1
+    """
+    from pipeline.clock import iso_ns
+    from pipeline.config import load_config
+    from pipeline.run_plan import plan_run
+
+    changes: dict[str, Any] = {"runtime.kind": runtime, "runtime.address": address, "model": model}
+    config = load_config(preset, settings or [], changes={k: v for k, v in changes.items() if v is not None})
+    if annotate is not None:
+        check_annotation(inputs, annotate)
+    start_ns = None if start is None else iso_ns(start)
+    plan = plan_run(inputs, config, store=store, start_ns=start_ns, name=name)
+    console = Console(quiet=quiet)
+    for stream in plan.streams:
+        if stream.complete:
+            console.print(f"{stream.stream}: complete in {plan.store}, nothing to do", soft_wrap=True)
+        elif stream.resume.pts_ns >= 0:
+            console.print(f"{stream.stream}: going on at {stream.resume.pts_ns / 1e9:.1f} s", soft_wrap=True)
+    stopped = _execute(plan, console)
+    if stopped:
+        console.print(
+            f"Stopped. Everything so far is in {plan.store}; run the same command to go on.", soft_wrap=True
+        )
+        raise typer.Exit(130)
+    if annotate is not None:
+        from pipeline.commands.annotation_step import annotate_run
+
+        annotate_run(plan, annotate, console)
+    if not quiet:
+        from pipeline.commands.run_report import show_result
+
+        show_result(plan, console)
+
+
+def check_annotation(inputs: list[str], output: Path) -> None:
+    """Raise `ValueError` when an annotated video of `inputs` cannot be written to `output`."""
+    if len(inputs) > 1 or "://" in inputs[0] or inputs[0].isdigit():
+        raise ValueError(f"--annotate {output}: it needs exactly one input, and a file")
+    if output.suffix.lower() not in {".mp4", ".mkv", ".mov"}:
+        raise ValueError(f"--annotate {output}: the name must end in .mp4, .mkv or .mov")
+    if not output.parent.is_dir():
+        raise ValueError(f"--annotate {output}: there is no directory {output.parent}; make it first")
+    if output.exists() and Path(inputs[0]).exists() and output.samefile(inputs[0]):
+        raise ValueError(f"--annotate {output}: that is the input itself; choose another name")
+
+
+def _execute(plan: RunPlan, console: Console) -> bool:
+    """Run what is left of the plan. Returns whether it was stopped before the end."""
+    from dataclasses import replace
+
+    from pipeline.commands.run_report import RunDisplay
+    from pipeline.runtime.progress import StopRequest
+
+    todo = tuple(stream for stream in plan.streams if not stream.complete)
+    if not todo:
+        return False
+    stop = StopRequest()
+    with stop_on_interrupt(stop), RunDisplay(console, time.monotonic) as display:
+        progress = _run(replace(plan, streams=todo), display.update, stop)
+    return stop.is_set and not all(stream.finished for stream in progress)
+
+
+def _run(plan: RunPlan, on_progress: OnProgress, stop: StopRequest) -> list[StreamProgress]:
+    if plan.config.runtime.kind == "inline":
+        from pipeline.runtime.inline import run_inline
+
+        return run_inline(plan, on_progress, stop)
+    from pipeline.runtime.ray_runtime import run_on_ray
+
+    return run_on_ray(plan, on_progress, stop)
+
+
+@contextmanager
+def stop_on_interrupt(stop: StopRequest) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks the run to stop; a second one breaks it off."""
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if stop.is_set:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

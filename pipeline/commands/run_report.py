@@ -1,0 +1,138 @@
+"""What `sca run` shows: a progress bar while it runs, the strongest captions at the end."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.caption_rows import CaptionRow, caption_rows, coalesce
+from pipeline.clock_time import clock_text, local_zone, offset_text
+from pipeline.run_plan import RunPlan
+from pipeline.runtime.progress import StreamProgress
+from pipeline.store import CaptionStore
+
+STRONGEST = 12
+_MIN_SPEED_S = 0.5
+
+
+def speed_text(watched_ns: int, elapsed_s: float) -> str:
+    """Stream time over wall time as `1.7x`; empty before it means anything."""
+    return f"{watched_ns / 1e9 / elapsed_s:.1f}x" if elapsed_s >= _MIN_SPEED_S and watched_ns > 0 else ""
+
+
+class RunDisplay:
+    """One bar a stream: frames, regions, captions, captions avoided, and speed as a multiple of real time.
+
+    `clock`: seconds, steady. Speed counts from the first result, since starting up says nothing about it.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[counts]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=console.quiet,
+            transient=False,
+        )
+        self._starting = self._bar.add_task("loading the model", total=None, counts="")
+
+    def __enter__(self) -> RunDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._starting in self._bar.task_ids:
+            self._bar.remove_task(self._starting)
+        self._bar.stop()
+
+    def update(self, now: StreamProgress) -> None:
+        if self._starting in self._bar.task_ids:
+            self._bar.remove_task(self._starting)
+        task = self._tasks.get(now.stream)
+        if task is None:
+            total = now.duration_ns / 1e9 if now.duration_ns else None
+            task = self._tasks[now.stream] = self._bar.add_task(now.stream, total=total, counts="")
+            self._begun[now.stream] = (self._clock(), now.position_ns)
+        begun, position = self._begun[now.stream]
+        done = now.duration_ns if now.finished and now.duration_ns else now.position_ns
+        self._bar.update(
+            task,
+            completed=done / 1e9,
+            counts=counts_text(now, speed_text(now.position_ns - position, self._clock() - begun)),
+        )
+
+
+def counts_text(now: StreamProgress, speed: str) -> str:
+    """The numbers beside the bar."""
+    parts = [
+        f"{now.frames} frames",
+        f"{now.regions} regions",
+        f"{now.captions} captions",
+        f"{now.captions_avoided} avoided",
+    ]
+    if now.corrupt:
+        parts.append(f"{now.corrupt} damaged")
+    if now.dropped:
+        parts.append(f"{now.dropped} dropped")
+    return ", ".join(parts) + (f", {speed}" if speed else "")
+
+
+def strongest(rows: list[CaptionRow], count: int) -> list[CaptionRow]:
+    """The surest caption of each text and stream, at most `count`, in order of time."""
+    best: dict[tuple[str, str], CaptionRow] = {}
+    for row in rows:
+        key = (row.stream, row.text)
+        if key not in best or row.score > best[key].score:
+            best[key] = row
+    top = sorted(best.values(), key=lambda row: -row.score)[:count]
+    return sorted(top, key=lambda row: row.start_ns)
+
+
+def show_result(plan: RunPlan, console: Console) -> None:
+    """Print the strongest captions of the run's streams, and the query to try next."""
+    names = {stream.stream for stream in plan.streams}
+    with CaptionStore.open(plan.store) as store:
+        rows = [row for row in coalesce(caption_rows(store.captions())) if row.stream in names]
+    store_text = shlex.quote(str(plan.store))
+    if not rows:
+        console.print(
+            f"No captions: no region was seen long enough. All regions are in {plan.store}.", soft_wrap=True
+        )
+        return
+    chosen = strongest(rows, STRONGEST)
+    zone = local_zone()
+    several = len(names) > 1
+    columns = (["stream"] if several else []) + ["at", "clock", "lasts", "track", "caption", "score"]
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in chosen:
+        cells = [
+            offset_text(row.start_s),
+            clock_text(row.start_ns, zone),
+            f"{row.end_s - row.start_s:.1f} s",
+            str(row.track),
+            row.text,
+            f"{row.score:.2f}",
+        ]
+        table.add_row(*([row.stream] if several else []), *cells)
+    console.print(table)
+    shown = plan.config.display.min_score
+    hidden = sum(row.score < shown for row in rows)
+    console.print(f"{len(rows)} caption events in {plan.store}, {hidden} of them unsure.", soft_wrap=True)
+    sample = max(chosen, key=lambda row: row.score)
+    first, last = max(0, int(sample.start_s)), int(sample.end_s) + 1
+    console.print(
+        f"Try: sca query {store_text} --from {first}s --to {last}s --min-score {shown:g}", soft_wrap=True
+    )

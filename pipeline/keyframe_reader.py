@@ -1,0 +1,58 @@
+"""Reads a source up to its next keyframe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.frame import Frame
+from pipeline.keyframes import KeyframeGate, KeyframeOptions
+from pipeline.records import Gap, ResumePoint
+from pipeline.sources import DecodedFrame, Source, SourceCounts
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStep:
+    """What was read since the last step.
+
+    `has_frame`: a keyframe comes with it. `reached`: the last frame read. `ended`: nothing comes after this.
+    """
+
+    has_frame: bool
+    gaps: tuple[Gap, ...]
+    counts: SourceCounts
+    reached: ResumePoint
+    ended: bool = False
+
+
+class KeyframeReader:
+    """Source and keyframe gate together: what runs beside the decoder, so that only keyframes travel."""
+
+    def __init__(self, source: Source, options: KeyframeOptions, resume: ResumePoint | None = None) -> None:
+        self._source = source
+        self._gate = KeyframeGate(options)
+        self._reached = resume or ResumePoint()
+        if resume is not None and resume.pts_ns >= 0:
+            source.resume_after(resume)
+        self._events: Iterator[DecodedFrame | Gap | None] = iter(source)
+
+    def step(self) -> tuple[SourceStep, Frame | None]:
+        """Read on to the next keyframe, to the end, or until a live source has nothing to give."""
+        gaps: list[Gap] = []
+        for event in self._events:
+            if event is None:
+                return self._step(gaps), None
+            if isinstance(event, Gap):
+                gaps.append(event)
+                continue
+            time = event.time
+            self._reached = ResumePoint(time.pts_ns, event.index, time.epoch, time.wall_ns)
+            if self._gate.consider(event) is not None:
+                return self._step(gaps, has_frame=True), event.to_frame()
+        return self._step(gaps, ended=True), None
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _step(self, gaps: list[Gap], *, has_frame: bool = False, ended: bool = False) -> SourceStep:
+        return SourceStep(has_frame, tuple(gaps), self._source.counts, self._reached, ended)

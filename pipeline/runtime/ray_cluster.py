@@ -1,0 +1,50 @@
+"""A quiet Ray on this machine, or a connection to an existing cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.config import RuntimeOptions
+
+_MIB = 1 << 20
+
+
+@contextmanager
+def ray_session(options: RuntimeOptions) -> Iterator[bool]:
+    """Ray, connected for the length of the block; yields whether it has GPUs.
+
+    Raises `ValueError` when the cluster at `options.address` does not answer.
+    """
+    # Must be in the environment before Ray is imported, and reaches the workers through it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            if options.address:
+                ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                ray.init(
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=options.object_store_mb * _MIB,
+                    num_cpus=max(2, os.cpu_count() or 2),
+                )
+        except ConnectionError:
+            raise ValueError(
+                f"no Ray cluster answers at {options.address}; start one with 'ray start --head', or leave the "
+                "address out to use this machine"
+            ) from None
+    try:
+        yield ray.cluster_resources().get("GPU", 0) > 0
+    finally:
+        if ours:
+            ray.shutdown()

@@ -1,0 +1,224 @@
+"""The predictor: encode once, prompt many times, in pixels of the original image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sca.caption_score import CaptionCalibration
+from sca.config import ScaConfig
+from sca.predictor import Predictor
+from sca.preprocessing import resized_size, to_model_input
+from tests.tiny_models import LLAMA, region_token_config, tiny_config, tiny_model, word_tokenizer
+
+BOXES = [[5.0, 4.0, 60.0, 40.0], [20.5, 10.0, 90.0, 55.0], [0.0, 0.0, 30.0, 30.0]]
+ARCHITECTURES = pytest.mark.parametrize(
+    "config", [tiny_config(), tiny_config(LLAMA), region_token_config()], ids=["gpt2", "llama", "regions"]
+)
+
+
+def _predictor(config: ScaConfig | None = None, **options: object) -> Predictor:
+    return Predictor(tiny_model(config), word_tokenizer(), **options)  # type: ignore[arg-type]
+
+
+def _image(height: int = 60, width: int = 100, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@ARCHITECTURES
+def test_prompting_together_equals_prompting_one_by_one(config: ScaConfig) -> None:
+    predictor = _predictor(config)
+    encoding = predictor.encode(_image())
+    together = predictor.segment(encoding, boxes=BOXES)
+    features = predictor.region_features(encoding, together)
+    captions = predictor.caption(features)
+    for i, box in enumerate(BOXES):
+        alone = predictor.segment(encoding, boxes=[box])
+        torch.testing.assert_close(
+            together.low_res_logits[i : i + 1], alone.low_res_logits, rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            features[i : i + 1], predictor.region_features(encoding, alone), rtol=1e-4, atol=1e-4
+        )
+        caption = predictor.caption(predictor.region_features(encoding, alone))[0]
+        assert caption.token_ids == captions[i].token_ids
+
+
+@ARCHITECTURES
+def test_encoding_in_a_batch_equals_encoding_alone(config: ScaConfig) -> None:
+    predictor = _predictor(config)
+    images = [_image(60, 100), _image(128, 40, 1), _image(7, 9, 2)]
+    for image, encoding in zip(images, predictor.encode_batch(images), strict=True):
+        alone = predictor.encode(image)
+        assert (encoding.original_size, encoding.input_size) == (alone.original_size, alone.input_size)
+        torch.testing.assert_close(
+            encoding.features.embedding, alone.features.embedding, rtol=1e-4, atol=1e-4
+        )
+
+
+@ARCHITECTURES
+def test_selecting_keeps_what_captions_need(config: ScaConfig) -> None:
+    predictor = _predictor(config)
+    encoding = predictor.encode(_image())
+    everything = predictor.segment(encoding, boxes=BOXES)
+    chosen = everything.select([2, 0])
+    features = predictor.region_features(encoding, everything)
+    torch.testing.assert_close(
+        predictor.region_features(encoding, chosen), features[[2, 0]], rtol=1e-4, atol=1e-4
+    )
+    assert len(everything.select(torch.tensor([False, True, False]))) == 1
+    assert len(everything.select([])) == 0
+    # A copy, so that the unselected prompts' memory can be freed.
+    assert (
+        chosen.image_features.untyped_storage().nbytes()
+        < everything.image_features.untyped_storage().nbytes()
+    )
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("beams", [1, 3])
+def test_describe_is_the_steps_in_one(config: ScaConfig, beams: int) -> None:
+    predictor = _predictor(config)
+    image = _image()
+    encoding = predictor.encode(image)
+    features = predictor.region_features(encoding, predictor.segment(encoding, boxes=BOXES))
+    captions = predictor.describe(image, BOXES, beams=beams)
+    assert captions == predictor.caption(features, beams=beams)
+    assert len({round(caption.logprob, 4) for caption in captions}) == len(BOXES)
+    for caption in captions:
+        assert 0 <= caption.score <= 1
+        assert caption.logprob <= 0
+        assert "<eos>" not in caption.text
+
+
+@ARCHITECTURES
+def test_no_prompts_give_no_regions(config: ScaConfig) -> None:
+    predictor = _predictor(config)
+    encoding = predictor.encode(_image())
+    for prompts in ({"boxes": []}, {"boxes": np.zeros((0, 4))}, {"points": np.zeros((0, 1, 2))}):
+        nothing = predictor.segment(encoding, **prompts)  # type: ignore[arg-type]
+        assert len(nothing) == 0
+        assert predictor.masks(encoding, nothing).shape == (0, 60, 100)
+        assert predictor.caption(predictor.region_features(encoding, nothing)) == []
+    assert predictor.encode_batch([]) == []
+
+
+def test_masks_follow_the_image_size() -> None:
+    predictor = _predictor()
+    encoding = predictor.encode(_image(33, 71))
+    segmentation = predictor.segment(encoding, boxes=BOXES[:1], multimask=True)
+    best = int(segmentation.iou.argmax())
+    masks = predictor.masks(encoding, segmentation)
+    assert masks.shape == (1, 33, 71)
+    assert masks.dtype == torch.bool
+    logits = predictor.mask_logits(encoding, segmentation.low_res_logits)
+    assert torch.equal(masks[0], logits[0, best] > 0)
+    for index in range(3):
+        assert torch.equal(predictor.masks(encoding, segmentation, index)[0], logits[0, index] > 0)
+    assert predictor.masks(encoding, segmentation, size=(16, 35)).shape == (1, 16, 35)
+
+
+def test_region_tokens_look_at_the_region() -> None:
+    """With region tokens the box matters although the prompt is the same; the default box is the prompt's."""
+    predictor = _predictor(region_token_config())
+    encoding = predictor.encode(_image())
+    segmentation = predictor.segment(encoding, boxes=BOXES[:1])
+    default = predictor.region_features(encoding, segmentation)
+    same = predictor.region_features(encoding, segmentation, boxes=BOXES[:1])
+    other = predictor.region_features(encoding, segmentation, boxes=[[50.0, 30.0, 99.0, 59.0]])
+    torch.testing.assert_close(default, same)
+    assert float((default - other).abs().max()) > 1e-3
+    from_point = predictor.segment(encoding, points=[[[30.0, 20.0]], [[70.0, 50.0]]])
+    assert predictor.region_features(encoding, from_point).isfinite().all()
+    with pytest.raises(ValueError, match="one box per region"):
+        predictor.region_features(encoding, from_point, boxes=BOXES[:1])
+
+
+def test_mask_prompts_change_the_result() -> None:
+    predictor = _predictor()
+    encoding = predictor.encode(_image())
+    first = predictor.segment(encoding, boxes=BOXES, multimask=False)
+    again = predictor.segment(encoding, boxes=BOXES, mask_input=first.low_res_logits, multimask=False)
+    assert again.low_res_logits.shape == first.low_res_logits.shape
+    assert float((again.low_res_logits - first.low_res_logits).abs().max()) > 1e-3
+    alone = predictor.segment(
+        encoding, boxes=BOXES[1:2], mask_input=first.low_res_logits[1:2], multimask=False
+    )
+    torch.testing.assert_close(again.low_res_logits[1:2], alone.low_res_logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({}, "no prompt"),
+        ({"labels": [[1]]}, "no prompt"),
+        ({"boxes": [[1.0, 2.0, 3.0]]}, r"boxes must be finite numbers of shape \(P, 4\)"),
+        ({"boxes": [[1.0, 2.0, 3.0, float("nan")]]}, "boxes must be finite"),
+        ({"points": [[1.0, 2.0]]}, r"points must be finite numbers of shape \(P, n, 2\)"),
+        ({"boxes": BOXES, "labels": [[1]]}, "labels without points"),
+        ({"points": [[[1.0, 2.0]]], "labels": [[1, 1]]}, "one label per point"),
+        ({"points": [[[1.0, 2.0]]], "boxes": BOXES}, "one group per box"),
+    ],
+)
+def test_bad_prompts(prompts: dict[str, object], message: str) -> None:
+    predictor = _predictor()
+    encoding = predictor.encode(_image())
+    with pytest.raises(ValueError, match=message):
+        predictor.segment(encoding, **prompts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), dtype=np.uint8),
+        np.zeros((4, 4, 4), dtype=np.uint8),
+        np.zeros((4, 4, 3), dtype=np.float32),
+        np.zeros((0, 4, 3), dtype=np.uint8),
+        [[1]],
+    ],
+)
+def test_bad_images(image: object) -> None:
+    with pytest.raises(ValueError, match="image"):
+        _predictor().encode(image)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_the_longer_side_fills_the_input(height: int, width: int) -> None:
+    new_height, new_width = resized_size((height, width), 1024)
+    assert max(new_height, new_width) == 1024
+    assert min(new_height, new_width) >= 1
+    assert abs(new_height / new_width * width / height - 1) <= 0.5 / min(new_height, new_width) + 1e-9 or (
+        min(new_height, new_width) == 1
+    )
+
+
+@pytest.mark.parametrize("resize", ["pil-bilinear", "area"])
+def test_padding_is_the_mean_colour(resize: str) -> None:
+    """A uniform image stays uniform whatever the resize, and padding is zero after normalisation."""
+    config = tiny_config(resize=resize)
+    image = np.full((50, 100, 3), 77, dtype=np.uint8)
+    pixels, sizes = to_model_input([image, image[:, :20]], config)
+    assert sizes == [(64, 128), (128, 51)]
+    expected = (77 / 255 - torch.tensor(config.pixel_mean)) / torch.tensor(config.pixel_std)
+    torch.testing.assert_close(pixels[0, :, :64], expected[:, None, None].expand(3, 64, 128))
+    assert not pixels[0, :, 64:].any()
+    assert not pixels[1, :, :, 51:].any()
+
+
+@given(st.floats(-20, 0), st.integers(1, 19))
+def test_calibrated_scores_are_probabilities_that_grow_with_confidence(logprob: float, tokens: int) -> None:
+    for calibration in (CaptionCalibration(), CaptionCalibration(2.0, 3.0, -0.1)):
+        score = calibration.probability(logprob, tokens)
+        assert 0 <= score <= 1
+        assert calibration.probability(logprob / 2, tokens) >= score
+
+
+def test_the_predictor_uses_its_calibration() -> None:
+    image = _image()
+    plain = _predictor().describe(image, BOXES)
+    calibrated = _predictor(calibration=CaptionCalibration(5.0, 0.5, 0.0)).describe(image, BOXES)
+    assert [caption.token_ids for caption in plain] == [caption.token_ids for caption in calibrated]
+    assert all(one.score != other.score for one, other in zip(plain, calibrated, strict=True))

@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec, SegmentRows
 from pipeline.store.durable_files import TEMPORARY, fsync_directory
-from pipeline.store.segment import SCHEMA, SegmentAttributes, SegmentReader, resume_of
+from pipeline.store.segment import SCHEMA, SegmentAttributes, SegmentReader, resume_of, worth_keeping
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
 from pipeline.store.zarr_metadata import attributes, chunk_rows, dimension_names
 
@@ -220,8 +220,8 @@ class DayArchiveReader:
             return np.empty((0, *getattr(table(), name).shape[1:]), table.specs()[name].dtype)
         if rows is None:
             return self._kept(path)
-        if path in self._whole:
-            return self._whole[path][rows]
+        if path in self._whole or worth_keeping(table.specs()[name], len(rows), self.count(table)):
+            return self._kept(path)[rows]
         array = self._array(path)
         size = array.chunks[0]
         if not len(rows):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.records import ResumePoint
-from pipeline.store.columns import TABLES, Columns, SegmentRows
+from pipeline.store.columns import TABLES, Columns, ColumnSpec, SegmentRows
 from pipeline.store.zarr_zip import ZarrZip, encode
 
 SCHEMA = "region-captions/1"
@@ -57,6 +57,11 @@ def encode_segment(rows: SegmentRows, attributes: SegmentAttributes) -> bytes:
     return encode([rows.table(table.group) for table in TABLES], attributes.document(rows))
 
 
+def worth_keeping(spec: ColumnSpec, wanted: int, rows: int) -> bool:
+    """Whether to read a narrow column whole, and keep it, when most of its rows are asked for."""
+    return spec.width is None and not spec.byte_string and 2 * wanted > rows
+
+
 class SegmentReader:
     """Columns of one segment file, read when asked for. Raises FileNotFoundError, ValueError when damaged."""
 
@@ -88,10 +93,10 @@ class SegmentReader:
             return self._whole[path] if rows is None else self._whole[path][rows]
         if not self._file.has(table.group):
             return np.empty((0, *getattr(table(), name).shape[1:]), table.specs()[name].dtype)
-        if rows is not None:
+        if rows is not None and not worth_keeping(table.specs()[name], len(rows), self.count(table)):
             return self._file.take(path, rows)
         self._whole[path] = self._file.read(path)
-        return self._whole[path]
+        return self._whole[path] if rows is None else self._whole[path][rows]
 
     def byte_range(self, table: type[Columns], name: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a byte-string column."""

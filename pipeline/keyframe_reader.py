@@ -26,12 +26,16 @@ class SourceStep:
 
 
 class KeyframeReader:
-    """Source and keyframe gate together: what runs beside the decoder, so that only keyframes travel."""
+    """Source and keyframe gate together: what runs beside the decoder, so that only keyframes travel.
+
+    The last frame of a stream that ends is a keyframe too, so that tracks reach to the end.
+    """
 
     def __init__(self, source: Source, options: KeyframeOptions, resume: ResumePoint | None = None) -> None:
         self._source = source
         self._gate = KeyframeGate(options)
         self._reached = resume or ResumePoint()
+        self._skipped: DecodedFrame | None = None
         if resume is not None and resume.pts_ns >= 0:
             source.resume_after(resume)
         self._events: Iterator[DecodedFrame | Gap | None] = iter(source)
@@ -48,7 +52,12 @@ class KeyframeReader:
             time = event.time
             self._reached = ResumePoint(time.pts_ns, event.index, time.epoch, time.wall_ns)
             if self._gate.consider(event) is not None:
+                self._skipped = None
                 return self._step(gaps, has_frame=True), event.to_frame()
+            self._skipped = event
+        last, self._skipped = self._skipped, None
+        if last is not None:
+            return self._step(gaps, has_frame=True), last.to_frame()
         return self._step(gaps, ended=True), None
 
     def close(self) -> None:

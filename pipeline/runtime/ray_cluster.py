@@ -7,9 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt
+
 from pipeline.config import RuntimeOptions
 
 _MIB = 1 << 20
+_START_ATTEMPTS = 3
 
 
 @contextmanager
@@ -27,24 +30,55 @@ def ray_session(options: RuntimeOptions) -> Iterator[bool]:
 
     ours = not ray.is_initialized()
     if ours:
-        try:
-            if options.address:
-                ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
-            else:
-                ray.init(
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=options.object_store_mb * _MIB,
-                    num_cpus=max(2, os.cpu_count() or 2),
-                )
-        except ConnectionError:
-            raise ValueError(
-                f"no Ray cluster answers at {options.address}; start one with 'ray start --head', or leave the "
-                "address out to use this machine"
-            ) from None
+        if options.address:
+            _connect(options.address)
+        else:
+            _start(options)
     try:
         yield ray.cluster_resources().get("GPU", 0) > 0
     finally:
         if ours:
             ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError:
+        raise ValueError(
+            f"no Ray cluster answers at {address}; start one with 'ray start --head', or leave the address out to "
+            "use this machine"
+        ) from None
+
+
+def _start(options: RuntimeOptions) -> None:
+    """Start Ray here. Ray gives itself 30 s for that, which a busy machine may exceed: try again."""
+    import ray
+
+    def start() -> None:
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=options.object_store_mb * _MIB,
+            num_cpus=max(2, os.cpu_count() or 2),
+        )
+
+    retry = Retrying(
+        stop=stop_after_attempt(_START_ATTEMPTS),
+        retry=retry_if_not_exception_type(ValueError),
+        after=lambda state: ray.shutdown(),
+        reraise=True,
+    )
+    try:
+        retry(start)
+    except ValueError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"Ray did not start on this machine ({reason}); run the command again when it is less busy, or with "
+            "--runtime inline"
+        ) from None

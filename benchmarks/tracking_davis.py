@@ -1,0 +1,202 @@
+"""How well tracks follow the annotated object of DAVIS sequences.
+
+    python benchmarks/tracking_davis.py TRACKS.jsonl.gz [--preset default] [--set key=value ...] [--model demo]
+
+TRACKS.jsonl.gz: one JSON object a video: `id`, `file` (relative to it), `tracks[0].frames` with frame number `f`, box
+`b` (xyxy) and COCO run lengths `rle`, and the picture size `w`, `h`. One object is annotated a sequence, and we track
+everything, so tracks elsewhere are not counted as wrong: in each frame only the track that fits the object best counts.
+
+Columns: `cover` share of all frames in which one and the same track covers the object (box IoU >= 0.5, boxes
+interpolated between keyframes); `any` the same, whichever track; `mask` mean mask IoU of the best track in keyframes;
+`switch` changes of the covering track; `IDF1`, `AssA` by trackeval; `s/kf` seconds a keyframe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+from trackeval.metrics import HOTA, Identity
+
+from pipeline.annotate import TrackPath
+from pipeline.config import RunConfig, load_config
+from pipeline.keyframe_reader import KeyframeReader
+from pipeline.motion import box_iou
+from pipeline.perception import Perception
+from pipeline.runtime.stages import load_predictor
+from pipeline.sources import open_source
+from pipeline.stream_analysis import StreamAnalysis
+from sca.predictor import Predictor
+
+COVERED = 0.5
+
+
+@dataclass(frozen=True)
+class Score:
+    """Results of one sequence; see the module's text."""
+
+    name: str
+    cover: float
+    any_track: float
+    mask: float
+    switches: int
+    idf1: float
+    assa: float
+    tracks: int
+    seconds: float
+
+
+def follow(
+    video: Path, config: RunConfig, predictor: Predictor
+) -> tuple[list[TrackPath], dict[int, list[Any]], float]:
+    """Track a video: paths of all tracks, the regions of each keyframe by frame number, and seconds a keyframe."""
+    source = open_source(str(video), start_ns=0)
+    reader = KeyframeReader(source, config.keyframes)
+    analysis = StreamAnalysis("s", Perception(predictor, config.perception), config.tracking, config.captions)
+    seen: dict[int, list[tuple[int, np.ndarray]]] = {}
+    masks: dict[int, list[Any]] = {}
+    begun = time.perf_counter()
+    keyframes = 0
+    while True:
+        step, frame = reader.step()
+        if step.ended:
+            break
+        if frame is None:
+            continue
+        keyframes += 1
+        regions = analysis.keyframe(frame)[0].regions
+        for row, track in enumerate(regions.track_ids.tolist()):
+            if track >= 0:
+                seen.setdefault(track, []).append((frame.time.pts_ns, regions.boxes[row]))
+        masks[frame.index] = [
+            (int(track), {"size": list(mask.size), "counts": mask.counts})
+            for track, mask in zip(regions.track_ids, regions.masks, strict=True)
+            if track >= 0
+        ]
+    elapsed = (time.perf_counter() - begun) / max(keyframes, 1)
+    source.close()
+    nothing = np.zeros(0)
+    paths = [
+        TrackPath(
+            track,
+            np.array([at for at, _ in rows]),
+            np.array([box for _, box in rows], np.float64),
+            nothing,
+            nothing,
+            (),
+            nothing,
+        )
+        for track, rows in seen.items()
+    ]
+    return paths, masks, elapsed
+
+
+def score(video: dict[str, Any], root: Path, config: RunConfig, predictor: Predictor) -> Score:
+    """Track one sequence and compare it with its annotation."""
+    paths, masks, seconds = follow(root / video["file"], config, predictor)
+    truth = {row["f"]: row for row in video["tracks"][0]["frames"]}
+    max_gap_ns = round(config.keyframes.max_interval_s * 1.5e9)
+    best: list[int] = []
+    similarities: list[np.ndarray] = []
+    for number, row in sorted(truth.items()):
+        at = number * 1_000_000_000 // video["fps"]
+        boxes = [(path.track, box) for path in paths if (box := path.box_at(at, max_gap_ns)) is not None]
+        overlap = (
+            box_iou(np.array([row["b"]], float), np.array([box for _, box in boxes]))[0]
+            if boxes
+            else np.zeros(0)
+        )
+        hit = int(overlap.argmax()) if len(overlap) and overlap.max() >= COVERED else -1
+        best.append(boxes[hit][0] if hit >= 0 else -1)
+        similarities.append(overlap[hit : hit + 1] if hit >= 0 else np.zeros(0))
+    size = [video["h"], video["w"]]
+    mask_iou = []
+    for number, found in masks.items():
+        if number in truth:
+            reference = [{"size": size, "counts": truth[number]["rle"].encode()}]
+            ious = coco.iou([mask for _, mask in found], reference, [0]) if found else np.zeros((1, 1))
+            mask_iou.append(float(np.max(ious)))
+    hits = [track for track in best if track >= 0]
+    most = Counter(hits).most_common(1)
+    identity, association = identity_scores(best, similarities)
+    return Score(
+        video["id"].rpartition("/")[2],
+        most[0][1] / len(best) if most else 0.0,
+        len(hits) / len(best),
+        float(np.mean(mask_iou)) if mask_iou else 0.0,
+        sum(a != b for a, b in pairwise(hits)),
+        identity,
+        association,
+        len(paths),
+        seconds,
+    )
+
+
+def identity_scores(best: list[int], similarities: list[np.ndarray]) -> tuple[float, float]:
+    """IDF1 and mean AssA of one object against the track that covers it in each frame."""
+    numbers = {track: index for index, track in enumerate(sorted({track for track in best if track >= 0}))}
+    data = {
+        "num_timesteps": len(best),
+        "num_gt_ids": 1,
+        "num_tracker_ids": len(numbers),
+        "num_gt_dets": len(best),
+        "num_tracker_dets": sum(track >= 0 for track in best),
+        "gt_ids": [np.zeros(1, int) for _ in best],
+        "tracker_ids": [np.array([numbers[track]] if track >= 0 else [], int) for track in best],
+        "similarity_scores": [s.reshape(1, -1) for s in similarities],
+    }
+    identity = Identity({"PRINT_CONFIG": False}).eval_sequence(data)
+    return float(identity.get("IDF1", 0.0)), float(np.mean(HOTA().eval_sequence(data)["AssA"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tracks", type=Path)
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--only", help="one sequence")
+    args = parser.parse_args()
+    config = load_config(args.preset, args.settings, changes={"model": args.model})
+    predictor = load_predictor(config, config.runtime.perception_threads)
+    print(f"{'sequence':20} cover   any  mask switch  IDF1  AssA tracks  s/kf")
+    scores = []
+    with gzip.open(args.tracks, "rt") as lines:
+        for line in lines:
+            video = json.loads(line)
+            if args.only and args.only not in video["id"]:
+                continue
+            scores.append(score(video, args.tracks.parent, config, predictor))
+            print_row(scores[-1])
+    means = [
+        float(np.mean([getattr(s, f) for s in scores]))
+        for f in ("cover", "any_track", "mask", "idf1", "assa", "seconds")
+    ]
+    tracks = sum(s.tracks for s in scores)
+    switches = sum(s.switches for s in scores)
+    print_row(
+        Score("mean / sum", means[0], means[1], means[2], switches, means[3], means[4], tracks, means[5])
+    )
+
+
+def print_row(s: Score) -> None:
+    print(
+        f"{s.name:20} {s.cover:5.2f} {s.any_track:5.2f} {s.mask:5.2f} {s.switches:6d} {s.idf1:5.2f} {s.assa:5.2f} "
+        f"{s.tracks:6d} {s.seconds:5.2f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

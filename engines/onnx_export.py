@@ -75,8 +75,13 @@ def export_onnx(stage: Stage, path: Path) -> None:
 
 def _by_parameter(stage: Stage, shapes: tuple[dict[int, Any], ...]) -> tuple[Any, ...]:
     """torch.export wants the description in the shape of the signature: one more level for `*inputs`."""
-    kinds = [parameter.kind for parameter in inspect.signature(stage.module.forward).parameters.values()]
-    return (shapes,) if kinds == [inspect.Parameter.VAR_POSITIONAL] else shapes
+    named = [
+        parameter
+        for parameter in inspect.signature(stage.module.forward).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_POSITIONAL
+    ]
+    rest = shapes[len(named) :]
+    return (*shapes[: len(named)], rest) if rest else shapes
 
 
 @contextlib.contextmanager

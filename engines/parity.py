@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +19,26 @@ MIN_MASK_IOU = 0.99
 MAX_SCORE_ERROR = 0.02
 
 
+ReadTokens = Callable[[Sequence[Sequence[Tensor]]], Tensor]
+"""From a stage's outputs for all probes to the greedy tokens that the rest of the model makes of them, (R, T) int64."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What an engine is checked on: inputs of the stage from real frames, and how its outputs become captions."""
+
+    inputs: Sequence[Sequence[Tensor]]
+    read_tokens: ReadTokens | None = None
+
+
 @dataclass(frozen=True)
 class ParityReport:
     """How far an engine is from eager float32, at its worst over all inputs.
 
     `cosine` is the smallest cosine similarity of a feature output, `mask_iou` the mean IoU of the masks, `score_error`
     the largest difference of a score, `max_error` the largest absolute difference of any output, `same_tokens`
-    whether every greedy token is the same. Outputs of a kind that the stage has not are None.
+    whether every greedy token is the same: of the stage itself, or of the captions that the eager rest of the model makes
+    of its outputs. What does not apply to a stage is None.
     """
 
     inputs: int
@@ -84,18 +97,24 @@ def mask_iou(expected: Tensor, got: Tensor) -> float:
 
 
 def compare(
-    outputs: Sequence[StageOutput], expected: Sequence[Sequence[Tensor]], got: Sequence[Sequence[Tensor]]
+    outputs: Sequence[StageOutput],
+    expected: Sequence[Sequence[Tensor]],
+    got: Sequence[Sequence[Tensor]],
+    read_tokens: ReadTokens | None = None,
 ) -> ParityReport:
     """Compares what eager and an engine gave for the same inputs.
 
     Args:
         outputs: the outputs of the stage, which say how each is compared.
         expected, got: per input, the tensors of eager float32 and of the engine.
+        read_tokens: makes captions of them, which then have to be the same.
     """
     assert expected
     assert len(expected) == len(got)
     worst = 0.0
     cosines, ious, errors, tokens = [], [], [], []
+    if read_tokens is not None:
+        tokens.append(torch.equal(read_tokens(expected), read_tokens(got)))
     for ours, theirs in zip(expected, got, strict=True):
         for output, left, right in zip(outputs, ours, theirs, strict=True):
             left, right = left.detach().float().cpu(), right.detach().float().cpu()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
 import torch
-from torch import Tensor
 
 from engines.backends import backend_named
 from engines.backends.interface import Backend, Engine, EngineBuildError, Report
@@ -19,15 +18,15 @@ from engines.cache import EngineCache, describe_files
 from engines.devices import Device
 from engines.digests import digest_code, digest_weights, signature
 from engines.manifest import EngineKey, EngineRejected, Manifest, Verification
-from engines.parity import GATE_VERSION, ParityReport, compare, reference_outputs
+from engines.parity import GATE_VERSION, ParityReport, Probes, compare, reference_outputs
 from engines.precision import Precision
 from engines.selection import AUTO, attempts
 from sca.export_stages import Stage
 
 LOGGER = logging.getLogger("engines")
 
-ProbeInputs = Callable[[], Sequence[Sequence[Tensor]]]
-"""Gives the inputs that an engine is checked on; called only where a check has to be made."""
+MakeProbes = Callable[[], Probes]
+"""Gives what an engine is checked on; called only where a check has to be made."""
 
 
 class BuildPolicy(StrEnum):
@@ -84,7 +83,7 @@ class Workshop:
     def obtain(
         self,
         stage: Stage,
-        probes: ProbeInputs,
+        probes: MakeProbes,
         *,
         backend: str = AUTO,
         precision: str = "auto",
@@ -93,7 +92,7 @@ class Workshop:
         """The best engine that may serve here. Falls back, with a reason in the log, down to eager float32.
 
         Args:
-            probes: real inputs of the stage for the parity gate.
+            probes: makes the stage's inputs of real frames for the parity gate.
             backend, precision: `auto`, or what to try first.
             policy: whether engines may be, must be or must not be built.
         """
@@ -153,7 +152,7 @@ class Workshop:
             found = None if policy is BuildPolicy.ALWAYS else self._stored(key)
             return found or self._build(stage, compiler, precision, key)
 
-    def verify(self, stage: Stage, manifest: Manifest, inputs: Sequence[Sequence[Tensor]]) -> ParityReport:
+    def verify(self, stage: Stage, manifest: Manifest, probes: Probes) -> ParityReport:
         """Loads a stored engine, compares it with eager float32 and writes the numbers into its side-car.
 
         Raises:
@@ -163,15 +162,14 @@ class Workshop:
         engine = compiler.load(
             stage, Precision(manifest.key.precision), self.device, self.cache.folder(manifest.key)
         )
-        return self._check(stage, engine, manifest, inputs)[0]
+        return self._check(stage, engine, manifest, probes)[0]
 
     def _ready(
-        self, stage: Stage, compiler: Backend, precision: Precision, probes: ProbeInputs, policy: BuildPolicy
+        self, stage: Stage, compiler: Backend, precision: Precision, probes: MakeProbes, policy: BuildPolicy
     ) -> tuple[Engine, Manifest | None]:
         if compiler.name == "eager":
             engine = compiler.load(stage, precision, self.device, self.cache.root)
-            inputs = [tuple(value.to(self.device.torch_device) for value in probe) for probe in probes()]
-            _refuse_if_failed(compare(stage.outputs, reference_outputs(stage, inputs), _run(engine, inputs)))
+            _refuse_if_failed(self._compare(stage, engine, probes()))
             return engine, None
         manifest = self.build(stage, compiler.name, precision, policy=policy)
         made = manifest.verified_on(self.device.fingerprint)
@@ -183,14 +181,18 @@ class Workshop:
             _refuse_if_failed(report)
         return engine, manifest
 
+    def _compare(self, stage: Stage, engine: Engine, probes: Probes) -> ParityReport:
+        inputs = [tuple(value.to(self.device.torch_device) for value in probe) for probe in probes.inputs]
+        given = [engine(*tensors) for tensors in inputs]
+        return compare(stage.outputs, reference_outputs(stage, inputs), given, probes.read_tokens)
+
     def _check(
-        self, stage: Stage, engine: Engine, manifest: Manifest, inputs: Sequence[Sequence[Tensor]]
+        self, stage: Stage, engine: Engine, manifest: Manifest, probes: Probes
     ) -> tuple[ParityReport, Manifest]:
         self._report(
             f"{stage.name}: comparing {manifest.key.backend} {manifest.key.precision} with eager float32"
         )
-        on_device = [tuple(value.to(self.device.torch_device) for value in probe) for probe in inputs]
-        report = compare(stage.outputs, reference_outputs(stage, on_device), _run(engine, on_device))
+        report = self._compare(stage, engine, probes)
         verification = Verification(self.device.fingerprint, _timestamp(), report)
         with self.cache.lock(manifest.key):
             manifest = manifest.with_verification(verification)
@@ -243,10 +245,6 @@ class Workshop:
             shutil.rmtree(folder, ignore_errors=True)
         report(f"built in {seconds:.1f} s")
         return manifest
-
-
-def _run(engine: Engine, inputs: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
-    return [engine(*tensors) for tensors in inputs]
 
 
 def _refuse_if_failed(report: ParityReport) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from sca.caption_score import CaptionCalibration
 from sca.config import ScaConfig
-from sca.decoding import MAX_NEW_TOKENS, decode, end_of_text_ids
+from sca.decoding import MAX_NEW_TOKENS, end_of_text_ids
 from sca.modeling import ImageFeatures, Sca
 from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input
+from sca.stages import Stages, eager_stages
 
 Coordinates = np.ndarray | Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 
@@ -98,11 +99,19 @@ class Predictor:
         *,
         device: torch.device | str = "cpu",
         calibration: CaptionCalibration | None = None,
+        stages: Stages | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
         self.tokenizer = tokenizer
         self.calibration = calibration or CaptionCalibration()
+        self.stages = stages or eager_stages(self.model)
+
+    def with_stages(self, stages: Stages) -> Predictor:
+        """The same model, computed by these stages."""
+        return Predictor(
+            self.model, self.tokenizer, device=self.device, calibration=self.calibration, stages=stages
+        )
 
     @property
     def config(self) -> ScaConfig:
@@ -115,7 +124,7 @@ class Predictor:
         if not images:
             return []
         pixels, sizes = to_model_input(images, self.config, self.device)
-        embedding, region_map = self.model.encode_image(pixels)
+        embedding, region_map = self.stages.encode_image(pixels)
         return [
             ImageEncoding(
                 ImageFeatures(embedding[i : i + 1], None if region_map is None else region_map[i : i + 1]),
@@ -168,14 +177,12 @@ class Predictor:
         count = len(box_prompts) if box_prompts is not None else len(point_prompts)  # type: ignore[arg-type]
         if count == 0:
             return self._nothing(multimask, box_prompts)
-        decoding = self.model.decode_masks(
-            encoding.features,
-            boxes=None if box_prompts is None else scale_boxes(box_prompts, source, target),
-            points=None if point_prompts is None else scale_points(point_prompts, source, target),
-            labels=label_prompts,
-            masks=None if mask_input is None else mask_input.to(self.device),
-            multimask=multimask,
+        sparse, dense = self.model.prompt_encoder(
+            None if point_prompts is None else (scale_points(point_prompts, source, target), label_prompts),
+            None if box_prompts is None else scale_boxes(box_prompts, source, target),
+            None if mask_input is None else mask_input.to(self.device),
         )
+        decoding = self.stages.decode_masks(encoding.features.embedding, sparse, dense, multimask)
         return Segmentation(
             decoding.mask_logits, decoding.iou, decoding.tokens, decoding.image_features, box_prompts
         )
@@ -246,7 +253,7 @@ class Predictor:
                 )
             else:
                 where = scale_boxes(given, encoding.original_size, encoding.input_size)
-        return self.model.mix(encoding.features, segmentation.tokens, segmentation.image_features, where)
+        return self.stages.mix(encoding.features, segmentation.tokens, segmentation.image_features, where)
 
     @torch.inference_mode()
     def caption(
@@ -257,7 +264,7 @@ class Predictor:
             return []
         prefix = self.model.language_prefix(features.to(self.device))
         language_model = self.model.language_model
-        decoded = decode(language_model, prefix, beams=beams, max_new_tokens=max_new_tokens)
+        decoded = self.stages.decode_text(prefix, beams=beams, max_new_tokens=max_new_tokens)
         ends = set(end_of_text_ids(language_model))
         captions = []
         for ids, logprob in zip(decoded.sequences(), decoded.logprobs.tolist(), strict=True):

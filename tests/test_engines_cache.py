@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from engines.backends import backend_named
 from engines.cache import EngineCache
 from engines.devices import probe
 from engines.manifest import MANIFEST_NAME, EngineRejected
+from engines.parity import Probes
 from engines.precision import Precision
 from engines.workshop import BuildPolicy, Workshop
 from sca.export_stages import Stage
@@ -42,8 +42,8 @@ class Bench:
         return self.cache.folder(key)
 
 
-def probes(stage: Stage) -> Sequence[Sequence[torch.Tensor]]:
-    return [stage.example(prompts=5)]
+def probes(stage: Stage) -> Probes:
+    return Probes([stage.example(prompts=5)])
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def bench(built_root: Path, tmp_path: Path) -> Bench:
     return Bench(tmp_path / "engines")
 
 
-def no_probes() -> Sequence[Sequence[torch.Tensor]]:
+def no_probes() -> Probes:
     raise AssertionError("an engine that was checked on this machine is not checked again")
 
 
@@ -208,6 +208,7 @@ import sys
 from pathlib import Path
 from engines.cache import EngineCache
 from engines.devices import probe
+from engines.parity import Probes
 from engines.precision import Precision
 from engines.workshop import BuildPolicy, Workshop
 from tests.engine_fixtures import small_stage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from importlib import metadata
 from importlib.util import find_spec
@@ -15,16 +14,16 @@ from torch import Tensor
 
 from engines.backends.interface import Engine, EngineBuildError, Report
 from engines.devices import Device
-from engines.onnx_export import export_program, quiet_exporters
+from engines.onnx_export import export_shapes, quiet_exporters
 from engines.precision import Precision
 from sca.export_stages import DynamicAxis, Stage
 
-RECIPE = 1
+RECIPE = 2
 _HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}
 
 
 class OpenVinoBackend:
-    """torch.export program to OpenVINO IR, compiled with an explicit precision hint."""
+    """Traced module to OpenVINO IR, compiled with an explicit precision hint."""
 
     name = "openvino"
 
@@ -48,17 +47,27 @@ class OpenVinoBackend:
         self, stage: Stage, precision: Precision, device: Device, folder: Path, report: Report
     ) -> tuple[str, ...]:
         import openvino
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-        report("tracing")
-        program = export_program(stage)
-        report("converting to OpenVINO")
+        report("tracing and converting")
+        example, _ = export_shapes(stage, torch.device("cpu"))
+        frontend = FrontEndManager().load_by_framework("pytorch")
         try:
             with torch.no_grad(), quiet_exporters():
-                model = openvino.convert_model(program)
-        except Exception as error:  # the frontend raises its own classes, by version
+                # By tracing, because torch.export needs ten times as long for the same graph, and a stage has no branch
+                # that a trace could miss. Through the frontend itself, because `openvino.convert_model` reports every
+                # call to its maker's telemetry.
+                traced = torch.jit.trace(stage.module.eval(), example, check_trace=False)
+                decoder = TorchScriptPythonDecoder(
+                    traced
+                )  # lends the model its weights: alive until it is saved
+                model = frontend.convert(frontend.load(decoder))
+        except Exception as error:  # tracer and frontend raise their own classes, by version
             raise EngineBuildError(f"OpenVINO cannot convert {stage.name}: {_first_line(error)}") from error
         _name_ports(model, stage)
         openvino.save_model(model, folder / "engine.xml", compress_to_fp16=False)
+        del decoder
         return ()
 
     def load(self, stage: Stage, precision: Precision, device: Device, folder: Path) -> Engine:
@@ -118,6 +127,3 @@ def _name_ports(model: Any, stage: Stage) -> None:
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-os.environ.setdefault("OPENVINO_TELEMETRY", "0")

@@ -1,0 +1,138 @@
+"""A predictor whose stages run on engines: the same prompts in, the same results out, computed faster."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.backends.interface import Engine, Report
+from engines.cache import EngineCache
+from engines.devices import probe
+from engines.probes import ModelProbes
+from engines.selection import AUTO
+from engines.workshop import BuildPolicy, ReadyEngine, Workshop
+from sca.model_stages import (
+    MAX_FRAMES,
+    MAX_PROMPT_TOKENS,
+    image_encoder_stage,
+    mask_decoder_stage,
+    mixer_stage,
+)
+from sca.modeling import ImageFeatures, Sca
+from sca.modeling.mask_decoder import MaskDecoding
+from sca.predictor import Predictor
+from sca.stages import Stages, eager_stages
+
+LOGGER = logging.getLogger("engines")
+MAX_PROMPTS = 64
+
+
+def accelerate(
+    predictor: Predictor,
+    backend: str = AUTO,
+    *,
+    precision: str = AUTO,
+    max_prompts: int = MAX_PROMPTS,
+    policy: BuildPolicy = BuildPolicy.IF_NEEDED,
+    cache: EngineCache | None = None,
+    frames: Sequence[np.ndarray] | None = None,
+    report: Report | None = None,
+) -> Predictor:
+    """The same model with its stages on the best engines that pass the parity gate on this machine.
+
+    Engines come from the cache or are built (seconds to minutes, once). A stage that no engine serves stays eager;
+    `Predictor.stages.origin` says for each stage what computes it and why nothing better does.
+
+    Args:
+        backend, precision: `auto`, or what to try first.
+        max_prompts: the largest batch of prompts that engines are built for; larger ones are cut.
+        policy: whether engines may be, must be or must not be built.
+        cache: where engines are kept; by default `$SCA_ENGINE_CACHE` or the user's cache folder.
+        frames: RGB uint8 (H, W, 3) frames to check on; by default photographs that come with the package.
+        report: takes each line of progress; by default the log.
+
+    Raises:
+        ValueError: an unknown back end or precision, or a cache that cannot be written.
+    """
+    model = predictor.model
+    workshop = Workshop(cache or EngineCache(), probe(predictor.device.type), report)
+    probes = ModelProbes(model, frames)
+    ready = [
+        workshop.obtain(
+            stage,
+            lambda name=stage.name: probes.of(name),
+            backend=backend,
+            precision=precision,
+            policy=policy,
+        )
+        for stage in (
+            image_encoder_stage(model),
+            mask_decoder_stage(model, max_prompts),
+            mixer_stage(model, max_prompts),
+        )
+    ]
+    stages = engine_stages(model, *ready, max_prompts=max_prompts)
+    for line in stages.origin:
+        LOGGER.info("%s", line)
+    return predictor.with_stages(stages)
+
+
+def engine_stages(
+    model: Sca, encoder: ReadyEngine, decoder: ReadyEngine, mixer: ReadyEngine, *, max_prompts: int
+) -> Stages:
+    """Engines in the place of a model's modules. What an engine was not built for goes to the module."""
+    eager = eager_stages(model)
+
+    def encode_image(pixels: Tensor) -> ImageFeatures:
+        maps = in_chunks(encoder.engine, MAX_FRAMES, (pixels,), ())
+        return ImageFeatures(maps[0], maps[1] if len(maps) > 1 else None)
+
+    def decode_masks(embedding: Tensor, sparse: Tensor, dense: Tensor, multimask: bool) -> MaskDecoding:
+        if len(embedding) != 1 or len(dense) != 1 or sparse.shape[1] > MAX_PROMPT_TOKENS:
+            return eager.decode_masks(embedding, sparse, dense, multimask)
+
+        def run(sparse: Tensor, *image: Tensor) -> tuple[Tensor, ...]:
+            return decoder.engine(image[0], sparse, image[1])
+
+        masks, iou, tokens, features = in_chunks(run, max_prompts, (sparse,), (embedding, dense))
+        chosen = slice(1, None) if multimask else slice(0, 1)
+        return MaskDecoding(masks[:, chosen], iou[:, chosen], tokens, features)
+
+    def mix(image: ImageFeatures, tokens: Tensor, features: Tensor, boxes: Tensor | None) -> Tensor:
+        if len(image.embedding) != 1:
+            return eager.mix(image, tokens, features, boxes)
+        if model.region_pooler is None:
+            return in_chunks(mixer.engine, max_prompts, (tokens, features), ())[0]
+        if boxes is None:
+            raise ValueError("this model pools features inside each region: give the boxes of the regions")
+        maps = [image.embedding] if image.region_map is None else [image.embedding, image.region_map]
+
+        def run(tokens: Tensor, features: Tensor, boxes: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+            return mixer.engine(tokens, features, *maps, boxes)
+
+        return in_chunks(run, max_prompts, (tokens, features, boxes.float()), maps)[0]
+
+    origin = tuple(ready.summary() for ready in (encoder, decoder, mixer))
+    return replace(eager, encode_image=encode_image, decode_masks=decode_masks, mix=mix, origin=origin)
+
+
+def in_chunks(
+    run: Engine | Callable[..., tuple[Tensor, ...]],
+    largest: int,
+    batched: Sequence[Tensor],
+    shared: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Calls `run(*batched, *shared)` with at most `largest` rows of the batched tensors at a time."""
+    count = len(batched[0])
+    if count <= largest:
+        return run(*batched, *shared)
+    parts = [
+        run(*(value[start : start + largest] for value in batched), *shared)
+        for start in range(0, count, largest)
+    ]
+    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))

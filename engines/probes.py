@@ -1,0 +1,145 @@
+"""The inputs that engines are checked on: what the eager model computes for prompts on real photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engines.parity import Probes
+from sca.decoding import decode
+from sca.model_stages import IMAGE_ENCODER, MASK_DECODER, MIXER
+from sca.modeling import ImageFeatures, Sca
+from sca.preprocessing import scale_boxes, scale_points, to_model_input
+
+REFERENCE_FRAMES = Path(__file__).parent / "reference_frames"
+_PLACES = (0.2, 0.5, 0.8)
+_BOXES = ((0.05, 0.05, 0.95, 0.95), (0.1, 0.3, 0.5, 0.9), (0.4, 0.1, 0.9, 0.6), (0.35, 0.35, 0.65, 0.65))
+
+
+def reference_frames() -> list[np.ndarray]:
+    """The photographs that come with the package, RGB uint8 (H, W, 3)."""
+    return [np.asarray(Image.open(path).convert("RGB")) for path in sorted(REFERENCE_FRAMES.glob("*.jpg"))]
+
+
+@dataclass(frozen=True)
+class _Region:
+    """One group of prompts on one frame, and what the eager stages make of it."""
+
+    frame: int
+    sparse: Tensor
+    dense: Tensor
+    boxes: Tensor
+    tokens: Tensor
+    features: Tensor
+
+
+class ModelProbes:
+    """Probes for every stage of a model. The eager model is run once, at the first question, in float32."""
+
+    def __init__(self, model: Sca, frames: Sequence[np.ndarray] | None = None) -> None:
+        self._model = model
+        self._frames = list(frames) if frames is not None else reference_frames()
+        assert self._frames
+
+    def of(self, stage: str) -> Probes:
+        """The probes of the stage with this name."""
+        match stage:
+            case "image-encoder":
+                return Probes([(pixels,) for pixels in self._pixels], self._captions_of_images)
+            case "mask-decoder":
+                inputs = [
+                    (self._images[region.frame].embedding, region.sparse, region.dense)
+                    for region in self._regions
+                ]
+                return Probes(inputs, self._captions_of_masks)
+            case "mixer":
+                return Probes(
+                    [self._mixer_inputs(region) for region in self._regions], self._captions_of_mixer
+                )
+        raise AssertionError(
+            f"no probes for stage {stage}: known are {IMAGE_ENCODER}, {MASK_DECODER}, {MIXER}"
+        )
+
+    @cached_property
+    def _pixels(self) -> list[Tensor]:
+        weight = next(self._model.parameters())
+        return [to_model_input([frame], self._model.config, weight.device)[0] for frame in self._frames]
+
+    @cached_property
+    @torch.inference_mode()
+    def _images(self) -> list[ImageFeatures]:
+        return [self._model.encode_image(pixels) for pixels in self._pixels]
+
+    @cached_property
+    @torch.inference_mode()
+    def _regions(self) -> list[_Region]:
+        found = []
+        for number, image in enumerate(self._images):
+            boxes, points = self._prompts(number)
+            around = torch.cat([points, points], dim=-1)
+            around = around + around.new_tensor([-1, -1, 1, 1]) * self._model.config.image_size / 8
+            for sparse_and_dense, where in (
+                (self._model.prompt_encoder(None, boxes, None), boxes),
+                (self._model.prompt_encoder((points.unsqueeze(1), None), None, None), around),
+            ):
+                sparse, dense = sparse_and_dense
+                tokens, features = self._fuse(image, sparse, dense)
+                found.append(_Region(number, sparse, dense, where.float(), tokens, features))
+        return found
+
+    def _prompts(self, number: int) -> tuple[Tensor, Tensor]:
+        """Boxes (4, 4) and points (9, 2) in the model's input square, spread over frame `number`."""
+        height, width = self._frames[number].shape[:2]
+        device = self._pixels[number].device
+        _, (target,) = to_model_input([self._frames[number]], self._model.config)
+        boxes = torch.tensor(_BOXES, dtype=torch.float64, device=device) * torch.tensor(
+            [width, height, width, height], device=device
+        )
+        points = torch.tensor(
+            [(x * width, y * height) for y in _PLACES for x in _PLACES], dtype=torch.float64, device=device
+        )
+        return scale_boxes(boxes, (height, width), target), scale_points(points, (height, width), target)
+
+    def _fuse(self, image: ImageFeatures, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        return self._model.mask_decoder.fuse(image.embedding, self._model.image_pe(), sparse, dense)
+
+    def _mixer_inputs(self, region: _Region) -> tuple[Tensor, ...]:
+        image = self._images[region.frame]
+        if self._model.region_pooler is None:
+            return region.tokens, region.features
+        maps = (image.embedding,) if image.region_map is None else (image.embedding, image.region_map)
+        return region.tokens, region.features, *maps, region.boxes
+
+    @torch.inference_mode()
+    def _captions_of_images(self, outputs: Sequence[Sequence[Tensor]]) -> Tensor:
+        mixed = []
+        for frame, maps in enumerate(outputs):
+            image = ImageFeatures(maps[0], maps[1] if len(maps) > 1 else None)
+            region = next(region for region in self._regions if region.frame == frame)
+            tokens, features = self._fuse(image, region.sparse, region.dense)
+            mixed.append(self._model.mix(image, tokens, features, region.boxes))
+        return self._captions(mixed)
+
+    @torch.inference_mode()
+    def _captions_of_masks(self, outputs: Sequence[Sequence[Tensor]]) -> Tensor:
+        return self._captions(
+            [
+                self._model.mix(self._images[region.frame], tokens, features, region.boxes)
+                for region, (_, _, tokens, features) in zip(self._regions, outputs, strict=True)
+            ]
+        )
+
+    @torch.inference_mode()
+    def _captions_of_mixer(self, outputs: Sequence[Sequence[Tensor]]) -> Tensor:
+        return self._captions([caption_tokens for (caption_tokens,) in outputs])
+
+    def _captions(self, caption_tokens: Sequence[Tensor]) -> Tensor:
+        prefix = self._model.language_prefix(torch.cat(list(caption_tokens)))
+        return decode(self._model.language_model, prefix).token_ids

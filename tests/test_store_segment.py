@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import Batch, CaptionEvent, ResumePoint
-from pipeline.store.columns import SegmentRows, newest_versions, take_ragged
 from pipeline.store.segment import SCHEMA, SegmentAttributes, SegmentReader, encode_segment
+from pipeline.store.segment_rows import SegmentRows, newest_versions, take_ragged
 from tests.store_samples import T0, S, batch, newest_events
 
 COUNT = 12

@@ -108,10 +108,11 @@ def stream_windows(
     Raises ValueError for an unknown stream, an unreadable time, a start after the end.
     """
     windows = []
-    for name in [stream] if stream is not None else store.streams():
+    infos = store.streams()
+    for name in [stream] if stream is not None else infos:
         span = store.span(name)
         if span is not None:
-            recording = Recording(span.start, span.end, zone)
+            recording = Recording(infos[name].start_wall_ns or span.start, span.end, zone)
             windows.append(StreamWindow(name, *parse_window(start, end, recording), recording))
     return windows
 

@@ -140,14 +140,14 @@ class CaptionStore:
         )
 
     def span(self, stream: str) -> TimeSpan | None:
-        """Wall ns from the stream's first to its last stored moment; None when nothing is stored."""
+        """Wall ns of what is stored, from the stream's start unless that was forgotten; None when nothing is."""
         self._chosen(stream)
         shown = list_visible(self._directory(stream))
         if not shown.segments:
             return None
         info = self._info(stream)
         first = min(name.t_min for name in shown.segments)
-        if info is not None and info.start_wall_ns > 0:
+        if info is not None and info.start_wall_ns > 0 and shown.segments[0].lo == 0:  # nothing forgotten yet
             first = min(first, info.start_wall_ns)
         last = max(name.t_max for name in shown.segments)
         return TimeSpan(first, max(first, last, self.resume(stream).wall_ns))
@@ -270,6 +270,17 @@ class CaptionStore:
             with StreamWriter(self._directory(name), compaction=Compaction(enabled=False)) as writer:
                 made += writer.archive_closed_days(_nanoseconds(now))
         return made
+
+    def forget_before(self, moment: Moment, *, stream: str | None = None) -> int:
+        """Delete what was stored before `moment`, in whole segments and days. Returns how many went.
+
+        Takes the writer's place meanwhile, as `archive_closed_days` does.
+        """
+        count = 0
+        for name in self._chosen(stream):
+            with StreamWriter(self._directory(name), compaction=Compaction(enabled=False)) as writer:
+                count += writer.forget_before(_nanoseconds(moment))
+        return count
 
     def close(self) -> None:
         """Forget what is cached. The store can be used again."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.store.columns import SegmentRows
 from pipeline.store.durable_files import write_durably
+from pipeline.store.retention import delete_segments, expired
 from pipeline.store.segment import SegmentAttributes, SegmentReader, encode_segment, resume_of
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName, superseded, visible
+from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.stream_directory import list_epochs, list_names, list_visible
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,6 @@ def bury(directory: Path, grace_s: float, now: float) -> int:
         with contextlib.suppress(FileNotFoundError):
             if now - os.stat(directory / cover.path).st_mtime < grace_s:
                 waiting += 1
-            elif old.level == DAY_LEVEL:
-                shutil.rmtree(directory / old.path)
             else:
                 os.unlink(directory / old.path)
     return waiting
@@ -140,6 +138,14 @@ class Compactor:
             made = [build_day(self._directory, date, inputs, self._epoch) for date, inputs in days]
             bury(self._directory, self._settings.grace_s, time.time())
             return made
+
+    def forget(self, cutoff_ns: int) -> int:
+        """Delete segments that end before `cutoff_ns`. Returns how many of those that counted."""
+        with self.mutex:
+            shown = list_visible(self._directory)
+            old = expired(list_names(self._directory), shown, cutoff_ns)
+            delete_segments(self._directory, old)
+            return len(set(old) & set(shown.segments))
 
     def _run(self) -> None:
         timeout: float | None = 0.0

@@ -15,10 +15,11 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec, SegmentRows
+from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec
 from pipeline.store.durable_files import TEMPORARY, fsync_directory
 from pipeline.store.segment import SCHEMA, SegmentAttributes, SegmentReader, resume_of, worth_keeping
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
+from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.zarr_metadata import attributes, chunk_rows, dimension_names
 
 DAY_NS = 86_400 * 10**9

@@ -17,8 +17,8 @@ from pipeline.store.columns import (
     ObservationColumns,
     TextColumns,
     TrackColumns,
-    newest_versions,
 )
+from pipeline.store.segment_rows import newest_versions
 
 
 class RowSource(Protocol):

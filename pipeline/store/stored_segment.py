@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.store.columns import SegmentRows
 from pipeline.store.row_query import RowSource
 from pipeline.store.segment import SegmentReader
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
+from pipeline.store.segment_rows import SegmentRows
 
 
 class StoredSegment(RowSource, Protocol):

@@ -13,11 +13,11 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from pipeline.records import Batch, ResumePoint
-from pipeline.store.columns import SegmentRows
 from pipeline.store.compaction import Compaction, Compactor
 from pipeline.store.durable_files import fsync_directory, refusal, write_durably
 from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
 from pipeline.store.segment_name import SegmentName
+from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.stored_segment import open_segment
 from pipeline.store.stream_directory import (
     FOLDERS,
@@ -122,6 +122,16 @@ class StreamWriter:
             return [self._directory / name.path for name in self._compactor.archive(now_ns)]
         except OSError as error:
             raise refusal(error, self._directory / "day", "write") from error
+
+    def forget_before(self, cutoff_ns: int) -> int:
+        """Delete what was stored before wall ns `cutoff_ns`, in whole segments and days. Returns how many went.
+
+        A segment that reaches past the moment stays. Raises ValueError when the disk refuses.
+        """
+        try:
+            return self._compactor.forget(cutoff_ns)
+        except OSError as error:
+            raise refusal(error, self._directory, "delete from") from error
 
     def close(self) -> None:
         """Stop merging and give the stream free. Committed rows need no closing."""

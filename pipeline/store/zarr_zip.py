@@ -6,8 +6,10 @@ zarr-python's per-array overhead does, which is what makes a commit a second for
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -20,7 +22,7 @@ import numpy as np
 from pipeline.store.columns import Columns
 from pipeline.store.zarr_metadata import array_document, chunk_rows, compressor, group_document
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, ValueError, EOFError, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, KeyError, ValueError, EOFError)
 
 
 def encode(tables: Iterable[Columns], attrs: Mapping[str, Any]) -> bytes:
@@ -71,6 +73,10 @@ class ZarrZip:
             self._members: dict[str, dict[str, Any]] = root["consolidated_metadata"]["metadata"]
         except _DAMAGE as error:
             raise self._damaged(error) from error
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a position in the zip that cannot be one
+                raise self._damaged(error) from error
+            raise
 
     def close(self) -> None:
         self._zip.close()

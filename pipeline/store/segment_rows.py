@@ -1,0 +1,153 @@
+"""All rows of a segment: made from a batch, or joined from smaller segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipeline.records import Batch
+from pipeline.store.columns import (
+    CaptionColumns,
+    Columns,
+    GapColumns,
+    ObservationColumns,
+    TextColumns,
+    TextDictionary,
+    TrackColumns,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentRows:
+    """All tables of one segment, sorted by time, with at most one row per caption event and per track."""
+
+    obs: ObservationColumns = field(default_factory=ObservationColumns)
+    cap: CaptionColumns = field(default_factory=CaptionColumns)
+    text: TextColumns = field(default_factory=TextColumns)
+    trk: TrackColumns = field(default_factory=TrackColumns)
+    gap: GapColumns = field(default_factory=GapColumns)
+
+    @classmethod
+    def of(cls, batch: Batch) -> SegmentRows:
+        """Columns of a batch. Raises ValueError for rows that cannot be stored as they are."""
+        for name, start, end in (
+            *(("caption event", r.start_ns, r.end_ns) for r in batch.captions),
+            *(("gap", r.start_ns, r.end_ns) for r in batch.gaps),
+            *(("closed track", r.first_ns, r.last_ns) for r in batch.tracks),
+            *(("observation", r.wall_ns, r.wall_ns) for r in batch.observations),
+        ):
+            if not 0 <= start <= end:
+                raise ValueError(
+                    f"{name} from {start} to {end} ns: times must be 0 or later, the end not before the start"
+                )
+        texts = TextDictionary()
+        rows = cls(
+            obs=ObservationColumns.of(batch.observations),
+            cap=CaptionColumns.of(batch.captions, texts),
+            trk=TrackColumns.of(batch.tracks, texts),
+            gap=GapColumns.of(batch.gaps, texts),
+        )
+        return replace(rows, text=texts.columns())._in_order()
+
+    @classmethod
+    def join(cls, parts: Sequence[SegmentRows]) -> SegmentRows:
+        """The rows of consecutive segments as one: texts numbered anew, superseded events and tracks left out."""
+        texts = TextDictionary()
+        remaps = [np.array([texts.index(text) for text in part.text.strings()], "<u4") for part in parts]
+
+        def remapped(part: Columns, name: str, remap: np.ndarray) -> Any:
+            ids = getattr(part, name)
+            return replace(part, **{name: remap[ids] if len(ids) else ids})
+
+        return cls(
+            obs=_concatenate([part.obs for part in parts]),
+            cap=_concatenate_captions(
+                [remapped(p.cap, "text", m) for p, m in zip(parts, remaps, strict=True)]
+            ),
+            text=texts.columns(),
+            trk=_concatenate([remapped(p.trk, "text", m) for p, m in zip(parts, remaps, strict=True)]),
+            gap=_concatenate([remapped(p.gap, "reason", m) for p, m in zip(parts, remaps, strict=True)]),
+        )._in_order()
+
+    def table(self, group: str) -> Columns:
+        table: Columns = getattr(self, group)
+        return table
+
+    @property
+    def time_range(self) -> tuple[int, int] | None:
+        """First and last wall ns of observations, captions and gaps; None without any.
+
+        Tracks are left out: they may last for hours and would make the segment a candidate for every query.
+        """
+        starts = [int(t.min()) for t in (self.obs.t, self.cap.t_start, self.gap.t_start) if len(t)]
+        ends = [int(t.max()) for t in (self.obs.t, self.cap.t_end, self.gap.t_end) if len(t)]
+        return (min(starts), max(ends)) if starts else None
+
+    def _in_order(self) -> SegmentRows:
+        cap, trk = self.cap, self.trk
+        newest = newest_versions(cap.track, cap.t_start, cap.t_end)
+        last = newest_versions(trk.track, np.zeros(len(trk), "<i8"), trk.t_last)
+        return replace(
+            self,
+            obs=_take(self.obs, np.argsort(self.obs.t, kind="stable")),
+            cap=take_captions(cap, newest[np.argsort(cap.t_start[newest], kind="stable")]),
+            trk=_take(trk, last[np.argsort(trk.t_first[last], kind="stable")]),
+            gap=_take(self.gap, np.argsort(self.gap.t_start, kind="stable")),
+        )
+
+
+def newest_versions(track: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Positions, ascending, of the row that holds for each (track, start): latest end, then written last.
+
+    `track`, `start`, `end`: (n,) in the order written.
+    """
+    if not len(track):
+        return np.empty(0, np.int64)
+    order = np.lexsort((np.arange(len(track)), end, start, track))
+    last = np.ones(len(order), bool)
+    last[:-1] = (track[order][1:] != track[order][:-1]) | (start[order][1:] != start[order][:-1])
+    return np.sort(order[last])
+
+
+def take_ragged(ends: np.ndarray, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a ragged column as (new ends, new values)."""
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[rows] if len(ends) else np.empty(0, np.int64)
+    lengths = ends[rows].astype(np.int64) - starts
+    new_ends = np.cumsum(lengths)
+    positions = np.repeat(starts - (new_ends - lengths), lengths) + np.arange(int(lengths.sum()))
+    return new_ends.astype(ends.dtype), values[positions]
+
+
+def take_captions(cap: CaptionColumns, rows: np.ndarray) -> CaptionColumns:
+    """The given rows of a caption table, masks included."""
+    ends, values = take_ragged(cap.mask_off, cap.mask_bytes, rows)
+    plain = {n: a[rows] for n, a in cap.arrays().items() if n not in ("mask_off", "mask_bytes")}
+    return CaptionColumns(**plain, mask_off=ends, mask_bytes=values)
+
+
+ColumnsT = TypeVar("ColumnsT", bound=Columns)
+
+
+def _take(columns: ColumnsT, rows: np.ndarray) -> ColumnsT:
+    return replace(columns, **{name: array[rows] for name, array in columns.arrays().items()})
+
+
+def _concatenate(parts: Sequence[ColumnsT]) -> ColumnsT:
+    names = parts[0].specs()
+    return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+
+def _concatenate_captions(parts: Sequence[CaptionColumns]) -> CaptionColumns:
+    width = max(p.emb.shape[1] for p in parts)
+    padded, base = [], 0
+    for part in parts:
+        emb = np.full((len(part), width), np.nan, "<f2")
+        emb[:, : part.emb.shape[1]] = part.emb
+        padded.append(replace(part, emb=emb, mask_off=part.mask_off.astype(np.int64) + base))
+        base += len(part.mask_bytes)
+    joined = _concatenate(padded)
+    offsets = joined.mask_off.astype("<u4" if base < 2**32 else "<i8")
+    return replace(joined, mask_off=offsets)

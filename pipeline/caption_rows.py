@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -65,6 +68,27 @@ def caption_rows(table: pa.Table) -> Iterator[CaptionRow]:
         ]
         for stream, track, start, end, start_s, end_s, text, score, *box in zip(*columns, strict=True):
             yield CaptionRow(stream, track, start, end, start_s, end_s, text, score, tuple(box))
+
+
+def json_lines(rows: Iterable[CaptionRow]) -> Iterator[str]:
+    """One JSON object a line."""
+    for row in rows:
+        yield json.dumps(row.document(), ensure_ascii=False) + "\n"
+
+
+def csv_lines(rows: Iterable[CaptionRow]) -> Iterator[str]:
+    """A header and one line a row, the box in four columns."""
+    names = ("stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow((*names, "x0", "y0", "x1", "y1"))
+    for row in rows:
+        document = row.document()
+        writer.writerow([*(document[name] for name in names), *(round(edge, 2) for edge in row.box)])
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()
 
 
 def coalesce(rows: Iterable[CaptionRow], gap_ns: int = COALESCE_NS) -> list[CaptionRow]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from enum import StrEnum
@@ -17,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.caption_rows import CaptionRow, caption_rows, coalesce
+from pipeline.caption_rows import CaptionRow, caption_rows, coalesce, csv_lines, json_lines
 from pipeline.clock_time import (
     TIME_HELP,
     Recording,
@@ -97,7 +94,7 @@ def query(
                 _print_table(shown, len(found), opened, windows, zone)
             else:
                 kept = rows if limit is None else rows[:limit]
-                _print_json(kept) if output is OutputFormat.JSON else _print_csv(kept)
+                sys.stdout.writelines(json_lines(kept) if output is OutputFormat.JSON else csv_lines(kept))
 
 
 def stream_windows(
@@ -115,33 +112,6 @@ def stream_windows(
             recording = Recording(infos[name].start_wall_ns or span.start, span.end, zone)
             windows.append(StreamWindow(name, *parse_window(start, end, recording), recording))
     return windows
-
-
-def _print_json(rows: Iterable[CaptionRow]) -> None:
-    for row in rows:
-        sys.stdout.write(json.dumps(row.document(), ensure_ascii=False) + "\n")
-
-
-def _print_csv(rows: Iterable[CaptionRow]) -> None:
-    names = (
-        "stream",
-        "track",
-        "t_start",
-        "t_end",
-        "start_s",
-        "end_s",
-        "text",
-        "score",
-        "x0",
-        "y0",
-        "x1",
-        "y1",
-    )
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        document = row.document()
-        writer.writerow([*(document[name] for name in names[:8]), *(round(edge, 2) for edge in row.box)])
 
 
 def _print_table(

@@ -1,0 +1,92 @@
+"""`sca export`: captions of a store as a file for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+
+from pipeline.caption_rows import CaptionRow, caption_rows, coalesce, csv_lines, json_lines
+from pipeline.clock_time import TIME_HELP, local_zone
+from pipeline.commands.query import stream_windows
+from pipeline.store import CaptionStore
+from pipeline.store.durable_files import refusal, write_durably
+from pipeline.subtitles import srt_lines, vtt_lines
+
+
+class ExportFormat(StrEnum):
+    """Files that `sca export` writes."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+    SRT = "srt"
+    VTT = "vtt"
+
+
+_LINES: dict[ExportFormat, Callable[[Iterable[CaptionRow]], Iterator[str]]] = {
+    ExportFormat.JSONL: json_lines,
+    ExportFormat.CSV: csv_lines,
+    ExportFormat.SRT: srt_lines,
+    ExportFormat.VTT: vtt_lines,
+}
+
+
+def export(
+    store: Annotated[
+        Path, typer.Argument(help="The .zarr directory that `sca run` wrote.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="The file to write; an older one is replaced.", show_default=False)
+    ],
+    output: Annotated[
+        ExportFormat | None, typer.Option("--format", help="Told by the file's ending if not given.")
+    ] = None,
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help=TIME_HELP)] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="End of the window, as --from.")
+    ] = None,
+    stream: Annotated[str | None, typer.Option(help="Only this stream; subtitles hold one.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only captions that contain this, in any case.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Only captions at least this sure, 0 to 1.")] = None,
+    utc: Annotated[
+        bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
+    ] = False,
+) -> None:
+    """Write captions as JSON lines, CSV, SubRip or WebVTT subtitles (times of the stream's own clock).
+
+    Example: sca export street.zarr street.vtt --min-score 0.5
+    """
+    kind = output or _format_of(out)
+    with CaptionStore.open(store) as opened:
+        windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
+        subtitles = kind in (ExportFormat.SRT, ExportFormat.VTT)
+        if subtitles and len(windows) > 1:
+            raise ValueError(
+                f"subtitles hold one stream: choose it with --stream {'|'.join(w.stream for w in windows)}"
+            )
+        tables = [
+            opened.captions(w.start, w.end, stream=w.stream, text=text, min_score=min_score) for w in windows
+        ]
+        rows = (
+            sorted(caption_rows(pa.concat_tables(tables)), key=lambda r: (r.start_ns, r.track))
+            if tables
+            else []
+        )
+    lines = _LINES[kind](sorted(coalesce(rows), key=lambda r: r.start_s) if subtitles else rows)
+    try:
+        write_durably(out, "".join(lines).encode())
+    except OSError as error:
+        raise refusal(error, out, "write") from error
+
+
+def _format_of(path: Path) -> ExportFormat:
+    try:
+        return ExportFormat(path.suffix.removeprefix(".").lower())
+    except ValueError:
+        endings = ", ".join(f".{kind}" for kind in ExportFormat)
+        raise ValueError(f"cannot tell the format of {path}: end it in {endings}, or give --format") from None

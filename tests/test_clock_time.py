@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.clock_time import (
@@ -114,6 +114,7 @@ def test_clock_times_on_the_day_the_clocks_change() -> None:
 moments = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.sampled_from([UTC, BERLIN]))
 
 
+@settings(deadline=None)
 @given(moments)
 def test_iso_text_reads_back(moment: datetime) -> None:
     wall = to_ns(moment)
@@ -121,6 +122,7 @@ def test_iso_text_reads_back(moment: datetime) -> None:
     assert parse_moment(iso_text(wall, BERLIN), CLIP) == wall
 
 
+@settings(deadline=None)
 @given(moments, st.integers(1, 23 * 36_000), st.data())
 def test_clock_text_reads_back_within_a_day(moment: datetime, tenths: int, data: st.DataObject) -> None:
     start = to_ns(moment) // (NS // 10) * (NS // 10)
@@ -129,6 +131,7 @@ def test_clock_text_reads_back_within_a_day(moment: datetime, tenths: int, data:
     assert parse_moment(clock_text(wall, UTC), recording) == wall
 
 
+@settings(deadline=None)
 @given(st.integers(0, 359_999), st.data())
 def test_offset_text_reads_back(tenths: int, data: st.DataObject) -> None:
     start = at("2026-11-22T12:00:00+00:00")  # so no offset into ten hours is a time of day that was recorded

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
@@ -194,6 +194,7 @@ rows = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(rows, max_size=12).map(lambda found: sorted(found, key=lambda row: row.start_ns)))
 def test_coalescing_keeps_the_time_that_each_track_says_each_thing(found: list[CaptionRow]) -> None:
     def said(some: list[CaptionRow]) -> set[tuple[str, int, str, int]]:

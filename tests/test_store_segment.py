@@ -151,6 +151,7 @@ def test_joining_gives_the_same_rows_in_whatever_steps(sizes: list[int]) -> None
     assert texts[0] == texts[1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 3)), max_size=30))
 def test_newest_versions_keeps_the_latest_of_each_key(rows: list[tuple[int, int, int]]) -> None:
     best: dict[tuple[int, int], int] = {}
@@ -161,6 +162,7 @@ def test_newest_versions_keeps_the_latest_of_each_key(rows: list[tuple[int, int,
     assert newest_versions(*columns).tolist() == sorted(best.values())
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=5), max_size=8), st.data())
 def test_take_ragged_picks_whole_rows(values: list[bytes], data: st.DataObject) -> None:
     count = len(values)

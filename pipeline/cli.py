@@ -29,8 +29,9 @@ def _new_app() -> typer.Typer:
 app = _new_app()
 
 # Commands whose modules import a lot are loaded only when they are called: name -> (module, one line of help).
-_LATER = {
+LATER = {
     "query": ("pipeline.commands.query", "Show what was seen, by time."),
+    "export": ("pipeline.commands.export", "Write captions as JSON lines, CSV or subtitles."),
     "export": ("pipeline.commands.export", "Write captions as JSON lines, CSV or subtitles."),
     "train": ("pipeline.commands.train", "Train a model from a recipe in configs/train."),
     "evaluate": ("pipeline.commands.evaluate", "Score a model's captions and masks."),
@@ -67,7 +68,7 @@ app.command()(run)
 
 def _register_later(name: str) -> None:
     """Register a command that hands its arguments to the function or app of its name in its own module."""
-    module_name, summary = _LATER[name]
+    module_name, summary = LATER[name]
     if importlib.util.find_spec(module_name) is None:
         return
 
@@ -91,7 +92,7 @@ def _register_later(name: str) -> None:
         return None
 
 
-for _name in _LATER:
+for _name in LATER:
     _register_later(_name)
 app.add_typer(models, name="models")
 app.command()(doctor)

@@ -1,0 +1,94 @@
+"""What surrounds the program: compose file, image, presets and the README's commands fit the command line."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+from typing import cast
+
+import pytest
+import typer
+import yaml
+
+from pipeline.cli import LATER, app
+from pipeline.config import load_config, preset_names
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse `sca ARGUMENTS` without running it; raises typer's exception if it would not be understood."""
+    group = cast(typer.core.TyperGroup, typer.main.get_command(app))
+    context = group.make_context("sca", list(arguments), resilient_parsing=False)
+    name, command, rest = group.resolve_command(context, list(arguments))
+    assert name is not None
+    assert command is not None
+    if name in LATER:
+        target = getattr(importlib.import_module(LATER[name][0]), name)
+        if not isinstance(target, typer.Typer):
+            single = typer.Typer()
+            single.command()(target)
+            target = single
+        command = typer.main.get_command(target)
+    command.make_context(name, rest)
+
+
+def compose() -> dict[str, dict[str, object]]:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert isinstance(services, dict)
+    return services
+
+
+def filled_in(word: str) -> str:
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word)
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_each_compose_profile_starts_a_run_that_the_command_line_understands(profile: str) -> None:
+    starting = [service for service in compose().values() if profile in service["profiles"]]  # type: ignore[operator]
+    assert len(starting) == 1
+    words = [filled_in(str(word)) for word in starting[0]["command"]]  # type: ignore[attr-defined]
+    assert words[0] == "run"
+    parse(words)
+    assert words[words.index("--preset") + 1] in preset_names()
+
+
+def test_the_gpu_profile_asks_for_a_gpu_that_can_decode_video() -> None:
+    service = compose()["gpu"]
+    devices = service["deploy"]["resources"]["reservations"]["devices"]  # type: ignore[index]
+    assert {"gpu", "video", "compute"} <= set(devices[0]["capabilities"])
+
+
+def test_the_image_installs_what_it_copies() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = {word.rstrip("/") for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
+    assert {"sca", "engines", "pipeline", "configs", "constraints.txt", "pyproject.toml"} <= copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_shipped_preset_is_valid(preset: str) -> None:
+    load_config(preset)
+
+
+def documented_commands() -> list[str]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    blocks = [
+        block for page in pages for block in re.findall(r"```(?:bash|sh)\n(.*?)```", page.read_text(), re.S)
+    ]
+    lines = [
+        line.split(" #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()
+    ]
+    return sorted({line for line in lines if line.startswith("sca ")})
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_every_documented_command_is_understood(line: str) -> None:
+    parse(shlex.split(line)[1:])
+
+
+def test_every_make_target_in_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"make ([a-z]+)", (ROOT / "README.md").read_text())) <= targets

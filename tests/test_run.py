@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.cli import main
 from pipeline.config import RunConfig, load_config
 from pipeline.run_plan import plan_run
 from pipeline.runtime.inline import run_inline
@@ -184,10 +185,19 @@ def test_inputs_of_one_name_are_refused(config: RunConfig, tmp_path: Path) -> No
         plan_run([str(clip) for clip in clips], config, store=tmp_path / "s.zarr")
 
 
+def call(arguments: list[str], directory: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """`sca ARGUMENTS` in this process, from `directory`; the exit code."""
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr(sys, "argv", ["sca", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
 def sca(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*SCA, *arguments], capture_output=True, text=True, cwd=cwd, env=environment(), check=False
-    )
+    """`sca ARGUMENTS` as a process of its own."""
+    command = [*SCA, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(), check=False)
 
 
 def environment() -> dict[str, str]:
@@ -223,32 +233,36 @@ def foreign_store(path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    tmp_path: Path, arguments: list[str], words: list[str]
+    tmp_path: Path,
+    arguments: list[str],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_video(tmp_path / "clip.mp4", frames=3)
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("no video\n" * 50)
     (tmp_path / "file.txt").write_text("a file")
     foreign_store(tmp_path / "foreign.zarr")
-    done = sca(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("sca: ")
-    assert all(word in done.stderr for word in words), done.stderr
-    assert "hunter2" not in done.stderr + done.stdout
+    assert call(arguments, tmp_path, monkeypatch) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("sca: ")
+    assert all(word in shown.err for word in words), shown.err
+    assert "hunter2" not in shown.err + shown.out
 
 
-def test_help_and_version_work(tmp_path: Path) -> None:
-    for arguments in (
-        ["--help"],
-        ["run", "--help"],
-        ["query", "--help"],
-        ["models", "--help"],
-        ["--version"],
-    ):
-        done = sca(*arguments, cwd=tmp_path)
-        assert done.returncode == 0
-        assert done.stdout.strip()
+def test_bad_input_as_a_process_of_its_own(tmp_path: Path) -> None:
+    done = sca("run", "missing.mp4", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["query"], ["models"], ["doctor"]])
+def test_help_says_something(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call([*command, "--help"], tmp_path, monkeypatch) == 0
+    assert "Usage" in capsys.readouterr().out
 
 
 class TestRay:

@@ -32,7 +32,6 @@ app = _new_app()
 LATER = {
     "query": ("pipeline.commands.query", "Show what was seen, by time."),
     "export": ("pipeline.commands.export", "Write captions as JSON lines, CSV or subtitles."),
-    "export": ("pipeline.commands.export", "Write captions as JSON lines, CSV or subtitles."),
     "train": ("pipeline.commands.train", "Train a model from a recipe in configs/train."),
     "evaluate": ("pipeline.commands.evaluate", "Score a model's captions and masks."),
     "engines": ("pipeline.commands.engines", "Compile the model's stages for this machine, and check them."),

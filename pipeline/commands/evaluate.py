@@ -10,9 +10,13 @@ from rich.console import Console
 
 
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Folder with annotations.jsonl.gz, tracks.jsonl.gz and the pictures.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder with annotations.jsonl.gz, tracks.jsonl.gz and the pictures.")
+    ],
     model: Annotated[str, typer.Option(help="Model name or directory.")] = "demo",
-    images: Annotated[int | None, typer.Option(help="Use only so many validation images for captions.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Use only so many validation images for captions.")
+    ] = None,
     recall_images: Annotated[int, typer.Option(help="Validation images for the recall of proposals.")] = 60,
 ) -> None:
     """Print captions, masks, proposals and speed of a model as Markdown tables."""

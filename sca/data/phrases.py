@@ -8,11 +8,32 @@ _UNCOUNTED = {"scissors", "skis", "broccoli"}
 
 # What a caption may call a detected class. The weak detector is believed where a caption agrees.
 _SYNONYMS: dict[str, tuple[str, ...]] = {
-    "person": ("man", "woman", "boy", "girl", "people", "child", "person", "men", "women", "kids", "children"),
+    "person": (
+        "man",
+        "woman",
+        "boy",
+        "girl",
+        "people",
+        "child",
+        "person",
+        "men",
+        "women",
+        "kids",
+        "children",
+    ),
     "car": ("car", "cars", "vehicle", "truck", "suv", "jeep", "traffic"),
     "truck": ("truck", "trucks", "vehicle"),
     "bicycle": ("bicycle", "bike", "bikes", "bicycles", "biker", "bicyclist", "cyclist"),
-    "motorcycle": ("motorcycle", "motorbike", "bike", "motorcycles", "biker", "scooter", "motocross", "moped"),
+    "motorcycle": (
+        "motorcycle",
+        "motorbike",
+        "bike",
+        "motorcycles",
+        "biker",
+        "scooter",
+        "motocross",
+        "moped",
+    ),
     "bird": ("bird", "birds", "duck", "ducks", "swan", "seagull", "geese", "goose", "flamingo", "pigeons"),
     "sports ball": ("ball", "football", "basketball", "soccer", "tennis", "volleyball", "rugby"),
     "boat": ("boat", "boats", "canoe", "kayak", "raft", "ship", "sailboat"),
@@ -38,7 +59,17 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "sheep": ("sheep", "lamb", "goat"),
 }
 # Street and house furniture that captions seldom mention: believed on a good score alone.
-_UNMENTIONED = {"car", "truck", "bus", "bench", "chair", "umbrella", "traffic light", "potted plant", "bicycle"}
+_UNMENTIONED = {
+    "car",
+    "truck",
+    "bus",
+    "bench",
+    "chair",
+    "umbrella",
+    "traffic light",
+    "potted plant",
+    "bicycle",
+}
 
 
 def clean_phrase(text: str) -> str:

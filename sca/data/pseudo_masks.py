@@ -67,9 +67,10 @@ def box_mask(rgb: np.ndarray, box: Box, aspect: float, iterations: int = 3) -> n
     if not _plausible(found, (bx0, by0, bx1, by1)):
         return None
     mask = np.zeros((height, width), np.uint8)
-    mask[top:bottom, left:right] = cv2.resize(
-        found.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_LINEAR
-    ) >= 0.5
+    mask[top:bottom, left:right] = (
+        cv2.resize(found.astype(np.float32), (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+        >= 0.5
+    )
     return mask
 
 
@@ -149,6 +150,3 @@ def _read(path: Path) -> Iterator[tuple[str, int, str]]:
 def read_pseudo_masks(path: Path) -> dict[tuple[str, int], str]:
     """RLE counts by (image id, region index), as `grow_pseudo_masks` wrote them."""
     return {(image_id, index): counts for image_id, index, counts in _read(path) if index >= 0}
-
-
-

@@ -37,9 +37,7 @@ def calibration_error(captions: Sequence[RegionCaption], bins: int = 10) -> floa
     parts = np.array_split(np.arange(len(ordered)), min(bins, len(ordered)))
     gaps = [
         len(part)
-        * abs(
-            np.mean([ordered[i].score for i in part]) - np.mean([ordered[i].head_right for i in part])
-        )
+        * abs(np.mean([ordered[i].score for i in part]) - np.mean([ordered[i].head_right for i in part]))
         for part in parts
     ]
     return float(sum(gaps) / len(ordered))

@@ -16,7 +16,7 @@ from sca.data.phrases import clean_phrase, head_noun
 from sca.predictor import Predictor
 
 _FUNCTION_WORDS = frozenset(
-    "a an the of two three in his her their its some on with and".split()
+    ["a", "an", "the", "of", "two", "three", "in", "his", "her", "their", "its", "some", "on", "with", "and"]
 )
 _TYPES = ("people", "animals", "clothing", "scene", "vehicles", "other", "bodyparts")
 _AREAS = ((0.0, 0.02), (0.02, 0.1), (0.1, 1.01))
@@ -116,9 +116,7 @@ def score_captions(captions: Sequence[RegionCaption]) -> list[CaptionRow]:
 
 def frequent_mistakes(captions: Sequence[RegionCaption], most: int = 20) -> list[tuple[str, str, int]]:
     """(said, first reference's head, count) of the commonest wrong head nouns."""
-    wrong = Counter(
-        (head_noun(c.text), head_noun(c.references[0])) for c in captions if not c.head_right
-    )
+    wrong = Counter((head_noun(c.text), head_noun(c.references[0])) for c in captions if not c.head_right)
     return [(said, wanted, count) for (said, wanted), count in wrong.most_common(most)]
 
 

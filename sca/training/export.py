@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
+from sca.checkpoints import save_shipped
 from sca.config import ScaConfig, with_image_size
+from sca.evaluation.calibration import calibration_error, fit_calibration
+from sca.evaluation.report import caption_predictor
 from sca.modeling.sca import Sca
 from sca.predictor import Predictor
+
+log = logging.getLogger(__name__)
 
 
 def load_checkpoint(path: Path, image_size: int | None = None) -> tuple[Sca, Tokenizer]:
@@ -35,8 +41,17 @@ def checkpoint_predictor(path: Path, image_size: int | None = None) -> Predictor
     return Predictor(model, tokenizer)
 
 
-def export_checkpoint(path: Path, data_dir: Path, directory: Path, image_size: int | None = None) -> None:
-    """Write a training checkpoint as a model directory, with its caption score fitted on the validation split."""
+def export_checkpoint(
+    path: Path, data_dir: Path, directory: Path, image_size: int | None = None, images: int | None = None
+) -> None:
+    """Write a training checkpoint as a model directory, its caption score fitted on `images` of the validation split.
+
+    Two numbers per caption decide the score, so that fitting and measuring on the same split flatters little.
+    """
     model, tokenizer = load_checkpoint(path, image_size)
-    captions = caption_predictor(Predictor(model, tokenizer), data_dir)
-    save_shipped(model, tokenizer, directory, fit_calibration(captions), automatic=AUTOMATIC)
+    captions = caption_predictor(Predictor(model, tokenizer), data_dir, images)
+    calibration = fit_calibration(captions)
+    save_shipped(model, tokenizer, directory, calibration)
+    log.info(
+        "%s: %s, calibration error before fitting %.3f", directory, calibration, calibration_error(captions)
+    )

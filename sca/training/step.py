@@ -17,12 +17,15 @@ from sca.modeling.sca import IGNORED_LABEL, Sca
 from sca.modeling.timm_encoder import TimmEncoder
 from sca.training.config import LossConfig, StageConfig
 from sca.training.losses import error_click, sam_mask_losses
+from sca.training.word_probe import WordProbe
+
 
 class StepLosses(NamedTuple):
     """total: what is minimised; the others are for the log (NaN where the step did not train it)."""
 
     total: Tensor
     caption: float = math.nan
+    words: float = math.nan
     accuracy: float = math.nan
     mask: float = math.nan
     iou_error: float = math.nan
@@ -55,6 +58,7 @@ def caption_losses(
     weights: LossConfig,
     max_tokens: int,
     clicks: bool,
+    probe: WordProbe,
 ) -> StepLosses:
     """Teacher-forced loss of a batch's phrases, prompted by boxes or by one click each.
 
@@ -70,12 +74,16 @@ def caption_losses(
     caption = model.caption_loss(
         model.language_prefix(caption_tokens), ids, mask, label_smoothing=weights.label_smoothing
     )
+    words = probe(caption_tokens.mean(dim=1), ids)
+    if regions is not None:
+        words = words + probe(regions.mean(dim=1), ids)
     with torch.no_grad():
         real = caption.labels[:, 1:] != IGNORED_LABEL
         right = caption.logits[:, :-1].argmax(-1) == caption.labels[:, 1:]
     return StepLosses(
-        weights.caption * caption.loss,
+        weights.caption * caption.loss + weights.words * words,
         caption=caption.loss.item(),
+        words=words.item(),
         accuracy=right[real].float().mean().item(),
     )
 
@@ -98,9 +106,7 @@ def mask_losses(
     first = sam_mask_losses(logits, iou, target, focal=weights.focal, dice=weights.dice, ambiguous=clicks)
     few = torch.randperm(len(rows), generator=generator)[: stage.refined_masks]
     again = _refine(model, image, batch, few, logits.detach(), iou.detach(), clicks, generator)
-    refined = sam_mask_losses(
-        *again, target[few], focal=weights.focal, dice=weights.dice, ambiguous=False
-    )
+    refined = sam_mask_losses(*again, target[few], focal=weights.focal, dice=weights.dice, ambiguous=False)
     share = len(few) / max(len(rows), 1)
     total = first.mask + weights.iou * first.iou + share * (refined.mask + weights.iou * refined.iou)
     return StepLosses(

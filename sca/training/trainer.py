@@ -32,11 +32,17 @@ from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
 from sca.training.average import WeightAverage
 from sca.training.config import StageConfig, TrainingConfig
 from sca.training.step import StepLosses, caption_losses, mask_losses
+from sca.training.word_probe import WordProbe
 from sca.training.workers import Team, run_team
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+# Strides 2 to 8: edges and textures, which transfer as they are; leaving them out saves half of the backward pass.
+_EARLY = tuple(
+    f"image_encoder.backbone.{part}." for part in ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
+)
+_PROBE_RATE = 5.0  # a linear probe learns fast and holds nothing that could be spoilt
 
 
 @dataclass
@@ -64,7 +70,7 @@ class Trainer:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.progress = Progress()
-        phrases = (phrase for entry in data for target in entry.targets for phrase in target.phrases)
+        phrases = [phrase for entry in data for target in entry.targets for phrase in target.phrases]
         saved = self._read_checkpoint(self.folder / CHECKPOINT)
         start = saved if saved is not None or initial is None else self._read_checkpoint(initial)
         if saved is None and initial is not None and start is None:
@@ -76,6 +82,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model_config = config.model_config_for(self.tokenizer.get_vocab_size())
         self.model = Sca(self.model_config)
+        self.probe = WordProbe(self.model_config.width, self.tokenizer, phrases)
         if config.imagenet_weights and start is None:
             assert isinstance(self.model.image_encoder, TimmEncoder)
             load_efficientnet_lite(self.model.image_encoder)
@@ -83,6 +90,8 @@ class Trainer:
             self.progress = Progress(**saved["progress"])
         elif start is not None:
             self.model.load_state_dict(start["average"])
+        if start is not None and "probe" in start:
+            self.probe.load_state_dict(start["probe"])
         self._enter_stage(saved)
 
     @property
@@ -136,6 +145,7 @@ class Trainer:
                 weights=self.config.loss,
                 max_tokens=self.config.language.max_tokens,
                 clicks=clicks < stage.caption_clicks,
+                probe=self.probe,
             )
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -160,6 +170,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "average": self.average.state,
                 "average_updates": self.average.updates,
+                "probe": self.probe.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "tokenizer": self.tokenizer.to_str(),
                 "model_config": self.model.config.to_dict(),
@@ -184,14 +195,15 @@ class Trainer:
         encoder = self.model.image_encoder
         assert isinstance(encoder, TimmEncoder)
         encoder.to(memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(self.model, stage)
+        self.optimizer = build_optimizer(self.model, stage, self.probe)
         self.average = WeightAverage(self.model, stage.ema)
         if saved is not None:
             self.model.load_state_dict(saved["model"])
             self.average.load(saved["average"], saved["average_updates"])
             self.optimizer.load_state_dict(saved["optimizer"])
         self.model.train()
-        encoder.backbone.eval()  # ImageNet's batch-norm statistics stay: batches here are too small for their own
+        encoder.backbone.eval()
+        encoder.head.eval()  # ImageNet's batch-norm statistics stay: batches here are too small for their own
         self.captions = self._maker(self.data, stage.regions)
         self.masks = self._maker(with_masks(self.data), stage.mask_regions)
 
@@ -278,22 +290,23 @@ def schedule(step: int, stage: StageConfig) -> float:
     return stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
-def build_optimizer(model: Sca, stage: StageConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.optim.Optimizer:
     """AdamW over what the stage trains; matrices decay, vectors (biases, norms, single tokens) do not."""
     encoder = model.image_encoder
     assert isinstance(encoder, TimmEncoder)
-    frozen = "" if stage.backbone == "full" else "image_encoder.backbone."
-    late = ("blocks_2", "blocks_3", "blocks_4", "blocks_5", "blocks_6", "blocks.2", "blocks.3", "blocks.4", "blocks.5", "blocks.6")  # fmt: skip
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        in_backbone = name.startswith("image_encoder.backbone.")
-        trained = not in_backbone or not frozen
+        in_backbone = name.startswith(("image_encoder.backbone.", "image_encoder.head."))
+        trained = not in_backbone or stage.backbone == "full"
         if in_backbone and stage.backbone == "late":
-            trained = name.removeprefix("image_encoder.backbone.").startswith(late)
+            trained = not name.startswith(_EARLY)
         parameter.requires_grad_(trained)
         if trained:
             groups.setdefault((in_backbone, parameter.ndim > 1), []).append(parameter)
-    settings = []
+    probe_rate = _PROBE_RATE * stage.learning_rate
+    settings: list[dict[str, Any]] = [
+        {"params": list(probe.parameters()), "lr": probe_rate, "base_lr": probe_rate, "weight_decay": 0.0}
+    ]
     for (in_backbone, decays), parameters in groups.items():
         rate = stage.backbone_learning_rate if in_backbone else stage.learning_rate
         settings.append(

@@ -89,7 +89,9 @@ def run_team(work: Callable[..., None], size: int, meeting: Path, *arguments: An
         meeting.unlink(missing_ok=True)
 
 
-def _member(rank: int, work: Callable[..., None], size: int, meeting: str, arguments: tuple[Any, ...]) -> None:
+def _member(
+    rank: int, work: Callable[..., None], size: int, meeting: str, arguments: tuple[Any, ...]
+) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

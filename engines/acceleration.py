@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,13 +17,7 @@ from engines.devices import probe
 from engines.probes import ModelProbes
 from engines.selection import AUTO
 from engines.workshop import BuildPolicy, ReadyEngine, Workshop
-from sca.model_stages import (
-    MAX_FRAMES,
-    MAX_PROMPT_TOKENS,
-    image_encoder_stage,
-    mask_decoder_stage,
-    mixer_stage,
-)
+from sca.model_stages import MAX_FRAMES, MAX_PROMPT_TOKENS, model_stages
 from sca.modeling import ImageFeatures, Sca
 from sca.modeling.mask_decoder import MaskDecoding
 from sca.predictor import Predictor
@@ -62,20 +57,10 @@ def accelerate(
     model = predictor.model
     workshop = Workshop(cache or EngineCache(), probe(predictor.device.type), report)
     probes = ModelProbes(model, frames)
-    ready = [
-        workshop.obtain(
-            stage,
-            lambda name=stage.name: probes.of(name),
-            backend=backend,
-            precision=precision,
-            policy=policy,
-        )
-        for stage in (
-            image_encoder_stage(model),
-            mask_decoder_stage(model, max_prompts),
-            mixer_stage(model, max_prompts),
-        )
-    ]
+    ready = []
+    for stage in model_stages(model, max_prompts):
+        make_probes = partial(probes.of, stage.name)
+        ready.append(workshop.obtain(stage, make_probes, backend=backend, precision=precision, policy=policy))
     stages = engine_stages(model, *ready, max_prompts=max_prompts)
     for line in stages.origin:
         LOGGER.info("%s", line)

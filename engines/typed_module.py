@@ -13,10 +13,11 @@ import torch
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from engines.batch_norm_folding import fold_batch_norms
 from engines.precision import Precision
 from sca.export_stages import Stage
 
-NORMS = (nn.LayerNorm, LayerNorm2d, nn.GroupNorm)
+NORMS = (nn.LayerNorm, LayerNorm2d, nn.GroupNorm, nn.BatchNorm2d)
 
 
 class Float32Norm(nn.Module):
@@ -54,7 +55,10 @@ def in_precision(stage: Stage, precision: Precision) -> Stage:
     """
     if precision is Precision.FLOAT32:
         return stage
-    body = copy.deepcopy(stage.module).to(precision.dtype)
+    body = copy.deepcopy(stage.module).eval()
+    if any(isinstance(part, nn.BatchNorm2d) for part in body.modules()):
+        fold_batch_norms(body, stage.example(device=next(body.parameters()).device))
+    body = body.to(precision.dtype)
     _wrap_norms(body)
     kept = tuple(spec.name == "boxes" for spec in stage.inputs)
     return replace(stage, module=TypedBody(body, precision.dtype, kept).eval())

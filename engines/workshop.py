@@ -19,7 +19,7 @@ from engines.devices import Device
 from engines.digests import digest_code, digest_weights, signature
 from engines.manifest import EngineKey, EngineRejected, Manifest, Verification
 from engines.parity import GATE_VERSION, ParityReport, Probes, compare, reference_outputs
-from engines.precision import Precision
+from engines.precision import Precision, choose_precision
 from engines.selection import AUTO, attempts
 from sca.export_stages import Stage
 
@@ -133,6 +133,30 @@ class Workshop:
             )
         raise AssertionError("eager float32 is always the last attempt")
 
+    def build_and_verify(
+        self, stage: Stage, probes: MakeProbes, backend: str, *, precision: str, policy: BuildPolicy
+    ) -> Manifest:
+        """Makes sure that the engine of this one back end is stored, and checked if it can run here. No fallback.
+
+        Raises:
+            ValueError: it cannot be built here, or it differs from eager float32.
+        """
+        choice = choose_precision(precision, backend, self.device)
+        compiler = backend_named(backend)
+        if choice.reason:
+            self._report(f"{stage.name}: {choice.precision} instead of {precision}: {choice.reason}")
+        try:
+            manifest = self.build(stage, backend, choice.precision, policy=policy)
+            if compiler.unavailable(self.device) is None:
+                engine, manifest = self._serve(stage, compiler, choice.precision, manifest, probes)
+                del engine
+        except (EngineBuildError, EngineRejected) as error:
+            raise ValueError(
+                f"{stage.name} cannot be served by {backend}: {error}. Remedy: use --backend auto, which takes the best "
+                "that works."
+            ) from error
+        return manifest
+
     def build(self, stage: Stage, backend: str, precision: Precision, *, policy: BuildPolicy) -> Manifest:
         """Makes sure that the engine is stored, without running it; the parity check waits for a machine that can.
 
@@ -171,7 +195,14 @@ class Workshop:
             engine = compiler.load(stage, precision, self.device, self.cache.root)
             _refuse_if_failed(self._compare(stage, engine, probes()))
             return engine, None
-        manifest = self.build(stage, compiler.name, precision, policy=policy)
+        return self._serve(
+            stage, compiler, precision, self.build(stage, compiler.name, precision, policy=policy), probes
+        )
+
+    def _serve(
+        self, stage: Stage, compiler: Backend, precision: Precision, manifest: Manifest, probes: MakeProbes
+    ) -> tuple[Engine, Manifest]:
+        """Loads a stored engine; checks it unless that was done on this machine before."""
         made = manifest.verified_on(self.device.fingerprint)
         if made is not None:
             _refuse_if_failed(made.report)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sca.export_stages import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
 from sca.modeling import Sca
+from sca.modeling.token_upscaling import TokenUpscaling
 
 IMAGE_ENCODER = "image-encoder"
 MASK_DECODER = "mask-decoder"
@@ -38,9 +39,12 @@ class ImageEncoderStage(nn.Module):
 class MaskDecoderStage(nn.Module):
     """Prompt embeddings to the logits and scores of all masks, the single one first, and what the mixer reads."""
 
+    image_pe: Tensor
+
     def __init__(self, model: Sca) -> None:
         super().__init__()
         self.mask_decoder = model.mask_decoder
+        self.upscaling = TokenUpscaling(model.mask_decoder)
         self.register_buffer("image_pe", model.image_pe().detach().clone(), persistent=False)
 
     def forward(
@@ -48,12 +52,17 @@ class MaskDecoderStage(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         decoder = self.mask_decoder
         tokens, features = decoder.fuse(embedding, self.image_pe, sparse, dense)
-        masks = decoder.predict_mask_logits(tokens, features, slice(None))
+        kernels = torch.stack(
+            [mlp(tokens[:, 1 + index]) for index, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
+        )
+        masks = self.upscaling(features.flatten(2).transpose(1, 2), kernels, embedding.shape[-1])
         return masks, decoder.iou_prediction_head(tokens[:, 0]), tokens, features
 
 
 class MixerStage(nn.Module):
     """The mask decoder's tokens and image features to caption tokens; with region tokens also image and boxes."""
+
+    image_pe: Tensor
 
     def __init__(self, model: Sca) -> None:
         super().__init__()
@@ -134,3 +143,8 @@ def prompts_axis(max_prompts: int) -> DynamicAxis:
 def region_stride(model: Sca) -> int:
     """Input pixels per cell of the region map."""
     return int(getattr(model.config.encoder, "region_stride", model.config.encoder.grid_stride))
+
+
+def model_stages(model: Sca, max_prompts: int) -> tuple[Stage, ...]:
+    """All compilable stages of a model, in the order in which a frame meets them."""
+    return image_encoder_stage(model), mask_decoder_stage(model, max_prompts), mixer_stage(model, max_prompts)

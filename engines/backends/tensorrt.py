@@ -73,12 +73,25 @@ class TensorRtBackend:
         report(f"exporting to ONNX opset {OPSET} in {precision}")
         export_onnx(in_precision(stage, precision), graph)
         report(f"building the plan with {flavour} {trt.__version__} for {self.target(device)}")
-        network = ParsedNetwork(trt, graph)
-        plan = network.build(stage, device, report)
+        plan, note = self._plan(trt, graph, stage, precision, device, report)
         (folder / PLAN_NAME).write_bytes(plan)
         for left in folder.glob("engine.onnx*"):
             left.unlink()
-        return (f"{network.attentions} of {network.attentions} attention operators kept whole",)
+        return (note,)
+
+    def _plan(
+        self, trt: ModuleType, graph: Path, stage: Stage, precision: Precision, device: Device, report: Report
+    ) -> tuple[bytes, str]:
+        network = ParsedNetwork(trt, graph)
+        count = network.attentions
+        if count and precision is not Precision.FLOAT32:
+            network.forbid_unfused_attention()
+            try:
+                return network.build(stage, device, report), f"{count} attention operators, all fused"
+            except EngineBuildError:
+                report("some attention has no fused kernel: building without that demand")
+                network = ParsedNetwork(trt, graph)
+        return network.build(stage, device, report), f"{count} attention operators, not all fused"
 
     def load(self, stage: Stage, precision: Precision, device: Device, folder: Path) -> Engine:
         from engines.backends.tensorrt_runtime import load_plan
@@ -93,13 +106,13 @@ class ParsedNetwork:
 
     def __init__(self, trt: ModuleType, graph: Path) -> None:
         self._trt = trt
-        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._logger = quiet_logger(trt)
         self._builder = trt.Builder(self._logger)
         self._network = self._builder.create_network()
         self._parser = trt.OnnxParser(self._network, self._logger)
         if not self._parser.parse_from_file(str(graph)):
             first = self._parser.get_error(0).desc() if self._parser.num_errors else "no reason given"
-            raise EngineBuildError(f"TensorRT cannot read the graph: {first}")
+            raise EngineBuildError(f"TensorRT cannot read the graph: {first.splitlines()[0]}")
 
     @property
     def attentions(self) -> int:
@@ -137,13 +150,17 @@ class ParsedNetwork:
         config.progress_monitor = _progress_monitor(trt, report)
         plan = self._builder.build_serialized_network(self._network, config)
         if plan is None:
-            raise EngineBuildError(f"TensorRT cannot build {stage.name}")
+            reason = next(iter(self._logger.errors), "no reason given").splitlines()[0]
+            raise EngineBuildError(f"TensorRT cannot build {stage.name}: {reason}")
         return bytes(plan)
 
     def _attention_layers(self) -> list[Any]:
         kind = getattr(self._trt.LayerType, "ATTENTION_INPUT", None)
         layers = (self._network.get_layer(index) for index in range(self._network.num_layers))
-        return [layer for layer in layers if kind is not None and layer.type == kind]
+        found = [layer for layer in layers if kind is not None and layer.type == kind]
+        for layer in found:
+            layer.__class__ = self._trt.IAttentionInputLayer  # the API's way from a layer to its kind
+        return found
 
 
 def flavour_for(device: Device) -> str | None:
@@ -165,6 +182,24 @@ def _importable(name: str) -> bool:
     except Exception:  # without NVIDIA's libraries these packages raise what they like
         return False
     return True
+
+
+def quiet_logger(trt: ModuleType) -> Any:
+    """A logger that keeps errors for our own message instead of printing them.
+
+    Without a driver TensorRT logs an error for every look at the GPU that is not there; those are left out.
+    """
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR and "cudaError 35" not in message:
+                self.errors.append(message)
+
+    return Logger()
 
 
 def _progress_monitor(trt: ModuleType, report: Report) -> Any:

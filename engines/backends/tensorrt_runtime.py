@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engines.backends.interface import Engine, EngineBuildError
+from engines.backends.tensorrt import quiet_logger
 from engines.cuda_graphs import GraphedEngine
 from sca.export_stages import Stage
 
@@ -19,10 +20,14 @@ def load_plan(trt: ModuleType, plan: bytes, stage: Stage) -> Engine:
     Raises:
         EngineBuildError: the plan is damaged, or made by another version or for another GPU.
     """
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    logger = quiet_logger(trt)
+    runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise EngineBuildError("TensorRT refuses the plan: it was made by another version or for another GPU")
+        reason = next(iter(logger.errors), "it was made by another version or for another GPU").splitlines()[
+            0
+        ]
+        raise EngineBuildError(f"TensorRT refuses the plan: {reason}")
     return GraphedEngine(_PlanRunner(trt, runtime, engine, stage), stage)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -134,5 +138,18 @@ def show_result(plan: RunPlan, console: Console) -> None:
     sample = max(chosen, key=lambda row: row.score)
     first, last = max(0, int(sample.start_s)), int(sample.end_s) + 1
     console.print(
-        f"Try: sca query {store_text} --from {first}s --to {last}s --min-score {shown:g}", soft_wrap=True
+        f"Try: {program_name()} query {store_text} --from {first}s --to {last}s --min-score {shown:g}",
+        soft_wrap=True,
     )
+
+
+def program_name() -> str:
+    """What to type to start this program again from here: `sca`, or its path where the shell would not find it."""
+    started = Path(sys.argv[0])
+    found = shutil.which("sca")
+    if found is not None and started.exists() and Path(found).samefile(started):
+        return "sca"
+    if not os.access(started, os.X_OK) or started.suffix == ".py":
+        return "sca"
+    here = Path(os.path.relpath(started))
+    return shlex.quote(str(here if ".." not in here.parts else started.resolve()))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from sca.export_stages import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
 from sca.modeling import Sca
+from sca.modeling.fused_vit import FusedVit
+from sca.modeling.image_encoder import VitEncoder
 from sca.modeling.token_upscaling import TokenUpscaling
 
 IMAGE_ENCODER = "image-encoder"
@@ -27,7 +29,10 @@ class ImageEncoderStage(nn.Module):
 
     def __init__(self, model: Sca) -> None:
         super().__init__()
-        self.image_encoder = model.image_encoder
+        encoder = model.image_encoder
+        self.image_encoder = (
+            FusedVit(encoder, model.config.image_size) if isinstance(encoder, VitEncoder) else encoder
+        )
         self._with_region_map = model.region_pooler is not None and bool(model.config.encoder.region_channels)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:

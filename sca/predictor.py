@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sca.automatic_settings import AutomaticSettings
 from sca.caption_score import CaptionCalibration
 from sca.config import ScaConfig
 from sca.decoding import MAX_NEW_TOKENS, end_of_text_ids
@@ -89,7 +90,8 @@ class Caption:
 class Predictor:
     """A model ready to use. Prompts and results are in pixels of the original image; nothing is remembered between calls.
 
-    Safe to share between threads for reading. `calibration` turns log-probabilities into `Caption.score`.
+    Safe to share between threads for reading. `calibration` turns log-probabilities into `Caption.score`;
+    `automatic` are the model's thresholds for anything mode.
     """
 
     def __init__(
@@ -100,17 +102,24 @@ class Predictor:
         device: torch.device | str = "cpu",
         calibration: CaptionCalibration | None = None,
         stages: Stages | None = None,
+        automatic: AutomaticSettings | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
         self.tokenizer = tokenizer
         self.calibration = calibration or CaptionCalibration()
         self.stages = stages or eager_stages(self.model)
+        self.automatic = automatic or AutomaticSettings()
 
     def with_stages(self, stages: Stages) -> Predictor:
         """The same model, computed by these stages."""
         return Predictor(
-            self.model, self.tokenizer, device=self.device, calibration=self.calibration, stages=stages
+            self.model,
+            self.tokenizer,
+            device=self.device,
+            calibration=self.calibration,
+            stages=stages,
+            automatic=self.automatic,
         )
 
     @property

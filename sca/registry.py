@@ -117,7 +117,13 @@ def load(
         if image_size is not None:
             raise ValueError(f"{directory} has a fixed input side: leave image_size out")
         shipped = load_shipped(directory)
-        return Predictor(shipped.model, shipped.tokenizer, device=target, calibration=shipped.calibration)
+        return Predictor(
+            shipped.model,
+            shipped.tokenizer,
+            device=target,
+            calibration=shipped.calibration,
+            automatic=shipped.automatic,
+        )
     model = load_released(directory, image_size=image_size)
     from_hub = not Path(os.fspath(name_or_path)).expanduser().is_dir()
     tokenizer = load_released_tokenizer(directory, model.config, offline=not from_hub)

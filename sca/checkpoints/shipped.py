@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sca.automatic_settings import AutomaticSettings
 from sca.caption_score import CaptionCalibration
 from sca.checkpoints.strict_loading import build_without_weights, check, fill, tied_aliases
 from sca.checkpoints.tensor_files import read_json, read_tensors, sha256
@@ -22,6 +23,7 @@ FORMAT_VERSION = 1
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 _REMEDY = "Restore the directory from its origin, or train the model again"
 _ENTRIES = {"format_version", "model", "calibration", "sha256"}
+_OPTIONAL_ENTRIES = {"automatic"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ShippedCheckpoint:
     model: Sca
     tokenizer: Tokenizer
     calibration: CaptionCalibration
+    automatic: AutomaticSettings
 
 
 def save_shipped(
@@ -38,6 +41,7 @@ def save_shipped(
     tokenizer: Tokenizer | PreTrainedTokenizerBase,
     directory: Path | str,
     calibration: CaptionCalibration | None = None,
+    automatic: AutomaticSettings | None = None,
 ) -> None:
     """Write `model` to `directory`, which is made if need be.
 
@@ -66,6 +70,7 @@ def save_shipped(
         "format_version": FORMAT_VERSION,
         "model": model.config.to_dict(),
         "calibration": (calibration or CaptionCalibration()).to_dict(),
+        "automatic": (automatic or AutomaticSettings()).to_dict(),
         "sha256": {name: sha256(directory / name) for name in (WEIGHTS, TOKENIZER)},
     }
     (directory / CONFIG).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
@@ -84,7 +89,7 @@ def load_shipped(directory: Path | str, *, dtype: torch.dtype = torch.float32) -
     """
     directory = Path(directory)
     entries = read_json(directory / CONFIG)
-    if entries.get("format_version") != FORMAT_VERSION or set(entries) != _ENTRIES:
+    if entries.get("format_version") != FORMAT_VERSION or set(entries) - _OPTIONAL_ENTRIES != _ENTRIES:
         raise ValueError(
             f"{directory / CONFIG} is not of checkpoint format {FORMAT_VERSION} "
             f"(format_version {entries.get('format_version')!r}): use the release that wrote it, or restore the file"
@@ -103,6 +108,7 @@ def load_shipped(directory: Path | str, *, dtype: torch.dtype = torch.float32) -
         model=model,
         tokenizer=Tokenizer.from_file(str(directory / TOKENIZER)),
         calibration=CaptionCalibration.from_dict(entries["calibration"]),
+        automatic=AutomaticSettings.from_dict(entries.get("automatic", {})),
     )
 
 

@@ -317,7 +317,7 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
                 "weight_decay": stage.weight_decay if decays else 0.0,
             }
         )
-    return torch.optim.AdamW(settings, betas=(0.9, 0.98), foreach=True)
+    return torch.optim.AdamW(settings, betas=(0.9, 0.99), foreach=True)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import typer
 from pipeline.commands.doctor import doctor
 from pipeline.commands.models import models
 from pipeline.commands.run import run
+from pipeline.runtime.failure import StageFailed
 
 
 def _new_app() -> typer.Typer:
@@ -98,7 +99,7 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Entry point: errors of the user are one line on stderr and exit code 2."""
+    """Entry point: errors of the user are one line on stderr and exit code 2, failed stages code 1."""
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
@@ -109,6 +110,9 @@ def main() -> None:
     except ValueError as error:
         typer.echo(f"sca: {_one_line(str(error))}", err=True)
         sys.exit(2)
+    except StageFailed as error:
+        typer.echo(f"sca: {_one_line(str(error))}", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

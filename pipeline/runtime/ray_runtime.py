@@ -15,6 +15,7 @@ from pipeline.keyframe_reader import SourceStep
 from pipeline.records import ResumePoint
 from pipeline.run_plan import RunPlan, StreamPlan
 from pipeline.runtime import ray_actors
+from pipeline.runtime.failure import StageFailed
 from pipeline.runtime.progress import OnProgress, ProgressTally, StopRequest, StreamProgress
 from pipeline.runtime.ray_cluster import ray_session
 from pipeline.sources import redact_text
@@ -22,10 +23,6 @@ from pipeline.sources import redact_text
 _POLL_S = 0.2
 _CAPTION_CALLS = 16
 _GPU_SHARE = 0.5
-
-
-class StageFailed(RuntimeError):
-    """A stage stopped the run. Its text says which, why, and what to do; what was committed is kept."""
 
 
 def run_on_ray(plan: RunPlan, on_progress: OnProgress, stop: StopRequest) -> list[StreamProgress]:

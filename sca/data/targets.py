@@ -93,9 +93,9 @@ def _targets_of(
     annotated = [region.box for region in image.regions]
     for found in detections:
         free = all(_iou(found.box, box) < 0.55 for box in annotated)
-        if free and believable(found.category, found.score, image.captions):
-            weight = 0.15 if found.category == "person" else 0.5
-            targets.append(RegionTarget(found.box, (with_article(found.category),), None, weight, True))
+        # People have better words for each other than the detector's one.
+        if free and found.category != "person" and believable(found.category, found.score, image.captions):
+            targets.append(RegionTarget(found.box, (with_article(found.category),), None, 0.5, True))
     if image.scene_phrases and (phrases := _clean_all(image.scene_phrases)):
         whole = (0.0, 0.0, float(image.width), float(image.height))
         targets.append(RegionTarget(whole, phrases, None, 0.3, True))

@@ -111,7 +111,7 @@ def evaluate_model(
 
     images: only so many validation images for captions; recall_images: for proposals, which are slow.
     """
-    annotated = _validation(data_dir)
+    annotated = validation_images(data_dir)
     start = time.perf_counter()
     predictor = sca.load(model)
     load_s = time.perf_counter() - start
@@ -126,7 +126,8 @@ def evaluate_model(
     return _report(model, captions, clips, (recall, regions, recall_images), speed, load_s)
 
 
-def _validation(data_dir: Path) -> list[AnnotatedImage]:
+def validation_images(data_dir: Path) -> list[AnnotatedImage]:
+    """The Flickr8k images of the validation split, on which everything but the clips is measured."""
     return [i for i in read_annotations(Path(data_dir), "val") if i.source == "flickr8k_entities"]
 
 
@@ -158,7 +159,7 @@ def _report(
 
 def caption_predictor(predictor: Predictor, data_dir: Path, images: int | None = None) -> list[RegionCaption]:
     """Captions of the validation regions, for calibration and for looking at."""
-    return list(caption_regions(predictor, _validation(data_dir)[:images]))
+    return list(caption_regions(predictor, validation_images(data_dir)[:images]))
 
 
 def _machine() -> str:

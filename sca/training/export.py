@@ -11,11 +11,14 @@ from tokenizers import Tokenizer
 from sca.checkpoints import save_shipped
 from sca.config import ScaConfig, with_image_size
 from sca.evaluation.calibration import calibration_error, fit_calibration
-from sca.evaluation.report import caption_predictor
+from sca.evaluation.report import caption_predictor, validation_images
+from sca.evaluation.thresholds import choose_thresholds
 from sca.modeling.sca import Sca
 from sca.predictor import Predictor
 
 log = logging.getLogger(__name__)
+
+_THRESHOLD_IMAGES = 40
 
 
 def load_checkpoint(path: Path, image_size: int | None = None) -> tuple[Sca, Tokenizer]:
@@ -44,14 +47,17 @@ def checkpoint_predictor(path: Path, image_size: int | None = None) -> Predictor
 def export_checkpoint(
     path: Path, data_dir: Path, directory: Path, image_size: int | None = None, images: int | None = None
 ) -> None:
-    """Write a training checkpoint as a model directory, its caption score fitted on `images` of the validation split.
+    """Write a training checkpoint as a model directory, with a fitted caption score and its own thresholds.
 
-    Two numbers per caption decide the score, so that fitting and measuring on the same split flatters little.
+    Both are fitted on the validation split (the score on `images` of it, the thresholds on a few): three and three
+    numbers, so that measuring on the same split flatters little.
     """
     model, tokenizer = load_checkpoint(path, image_size)
-    captions = caption_predictor(Predictor(model, tokenizer), data_dir, images)
+    predictor = Predictor(model, tokenizer)
+    captions = caption_predictor(predictor, data_dir, images)
     calibration = fit_calibration(captions)
-    save_shipped(model, tokenizer, directory, calibration)
+    choice = choose_thresholds(predictor, validation_images(data_dir)[-_THRESHOLD_IMAGES:])
+    save_shipped(model, tokenizer, directory, calibration, choice.settings)
     log.info(
-        "%s: %s, calibration error before fitting %.3f", directory, calibration, calibration_error(captions)
+        "%s: %s (error before fitting %.3f), %s", directory, calibration, calibration_error(captions), choice
     )

@@ -17,6 +17,7 @@ from pipeline.region_filter import distinct, mask_statistics
 from pipeline.regions import RleMask
 from pipeline.run_lengths import encode_masks
 from pipeline.tracking import Expected
+from sca.automatic_settings import AutomaticSettings
 from sca.predictor import Coordinates, ImageEncoding, Segmentation
 
 # Above this share of changed pixels nothing of the last keyframe can be relied on.
@@ -26,7 +27,9 @@ _SMALL = (64, 36)
 
 
 class RegionModel(Protocol):
-    """What perception needs of `sca.predictor.Predictor`."""
+    """What perception needs of `sca.predictor.Predictor`. `automatic`: the thresholds that suit the model."""
+
+    automatic: AutomaticSettings
 
     def encode(self, rgb: np.ndarray) -> ImageEncoding: ...
 
@@ -80,8 +83,16 @@ class Perception:
     """Regions of keyframes, over any number of streams; each stream brings its own `StreamView`."""
 
     def __init__(self, model: RegionModel, options: PerceptionOptions) -> None:
+        own = model.automatic
         self._model = model
         self._options = options
+        self._stability_offset = own.stability_score_offset
+        self._limits = _Limits(
+            own.pred_iou_thresh if options.min_predicted_iou is None else options.min_predicted_iou,
+            own.stability_score_thresh if options.min_stability is None else options.min_stability,
+            options.min_area,
+            options.max_area,
+        )
 
     def new_view(self) -> StreamView:
         """The memory for one more stream."""
@@ -98,13 +109,13 @@ class Perception:
         limit = self._options.max_track_prompts
         keys, boxes = expected.keys[:limit], expected.boxes[:limit]
         known = self._candidates(encoding, self._model.segment(encoding, boxes=boxes, multimask=True))
-        known = known.keep(known.passes(self._options))
+        known = known.keep(known.passes(self._limits))
         covered, hidden = known.coverage(self._options.probing.large_region)
         points = view.probes.next_points(covered, hidden, changed) * (frame.width, frame.height)
         fresh = self._candidates(
             encoding, self._model.segment(encoding, points=points[:, None], multimask=True)
         )
-        fresh = fresh.keep(fresh.passes(self._options))
+        fresh = fresh.keep(fresh.passes(self._limits))
         return self._describe(frame, encoding, known, fresh, keys)
 
     def _changes(self, frame: Frame, view: StreamView) -> np.ndarray:
@@ -130,7 +141,7 @@ class Perception:
         resized = (
             self._model.mask_logits(encoding, logits, small)[:, 0] if count else logits.new_zeros((0, *small))
         )
-        area, stability = mask_statistics(resized, self._options.stability_offset)
+        area, stability = mask_statistics(resized, self._stability_offset)
         return _Candidates(
             prompts=rows.cpu().numpy(),
             segmentation=segmentation,
@@ -189,6 +200,16 @@ class Perception:
 
 
 @dataclass(frozen=True, slots=True)
+class _Limits:
+    """Least predicted IoU and stability, least and greatest share of the picture, that make a mask a region."""
+
+    iou: float
+    stability: float
+    min_area: float
+    max_area: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Candidates:
     """Masks on the decoder's grid, cut to the picture: `logits` (N, h, w); `prompts` (N,) index the segmentation."""
 
@@ -203,9 +224,9 @@ class _Candidates:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def passes(self, options: PerceptionOptions) -> np.ndarray:
-        good = (self.iou >= options.min_predicted_iou) & (self.stability >= options.min_stability)
-        return np.flatnonzero(good & (self.area >= options.min_area) & (self.area <= options.max_area))
+    def passes(self, limits: _Limits) -> np.ndarray:
+        good = (self.iou >= limits.iou) & (self.stability >= limits.stability)
+        return np.flatnonzero(good & (self.area >= limits.min_area) & (self.area <= limits.max_area))
 
     def keep(self, index: np.ndarray) -> _Candidates:
         return _Candidates(

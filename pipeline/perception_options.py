@@ -27,9 +27,10 @@ class PerceptionOptions(Options):
     probing: ProbeOptions = ProbeOptions()
     max_track_prompts: int = Field(default=32, ge=0, description="live tracks looked for in a keyframe")
     max_regions: int = Field(default=40, ge=1)
-    min_predicted_iou: float = Field(default=0.7, ge=0, le=1)
-    min_stability: float = Field(default=0.7, ge=0, le=1)
-    stability_offset: float = Field(default=1.0, gt=0, description="logits by which the threshold is moved")
+    min_predicted_iou: float | None = Field(
+        default=None, ge=0, le=1, description="none: what suits the model"
+    )
+    min_stability: float | None = Field(default=None, ge=0, le=1, description="none: what suits the model")
     min_area: float = Field(default=0.001, ge=0, le=1)
     max_area: float = Field(default=0.9, ge=0, le=1)
     same_region_iou: float = Field(

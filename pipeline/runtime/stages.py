@@ -34,4 +34,9 @@ def load_predictor(config: RunConfig, threads: int) -> Predictor:
     device = config.runtime.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return sca.load(config.model, device=device)
+    predictor = sca.load(config.model, device=device)
+    if config.runtime.engine == "eager":
+        return predictor
+    from engines.acceleration import accelerate
+
+    return accelerate(predictor, config.runtime.engine)

@@ -17,7 +17,7 @@ from engines.devices import probe
 from engines.probes import ModelProbes
 from engines.selection import AUTO
 from engines.workshop import BuildPolicy, ReadyEngine, Workshop
-from sca.model_stages import MAX_FRAMES, MAX_PROMPT_TOKENS, model_stages
+from sca.model_stages import MAX_FRAMES, MAX_PROMPT_TOKENS, mixer_tokens, model_stages
 from sca.modeling import ImageFeatures, Sca
 from sca.modeling.mask_decoder import MaskDecoding
 from sca.predictor import Predictor
@@ -55,7 +55,7 @@ def accelerate(
         ValueError: an unknown back end or precision, or a cache that cannot be written.
     """
     model = predictor.model
-    workshop = Workshop(cache or EngineCache(), probe(predictor.device.type), report)
+    workshop = Workshop(cache or EngineCache(), probe(str(predictor.device)), report)
     probes = ModelProbes(model, frames)
     ready = []
     for stage in model_stages(model, max_prompts):
@@ -89,7 +89,7 @@ def engine_stages(
         return MaskDecoding(masks[:, chosen], iou[:, chosen], tokens, features)
 
     def mix(image: ImageFeatures, tokens: Tensor, features: Tensor, boxes: Tensor | None) -> Tensor:
-        if len(image.embedding) != 1:
+        if len(image.embedding) != 1 or tokens.shape[1] > mixer_tokens(model)[1]:
             return eager.mix(image, tokens, features, boxes)
         if model.region_pooler is None:
             return in_chunks(mixer.engine, max_prompts, (tokens, features), ())[0]

@@ -25,10 +25,11 @@ class Device:
     capability: str
     native_bf16: bool
     fingerprint: str
+    index: int = 0
 
     @property
     def torch_device(self) -> torch.device:
-        return torch.device(self.kind)
+        return torch.device(self.kind, self.index) if self.kind == "cuda" else torch.device(self.kind)
 
 
 def _cpu_flags() -> frozenset[str]:
@@ -51,13 +52,13 @@ def _cpu_name() -> str:
 
 
 @cache
-def probe(kind: str) -> Device:
-    """The device of this machine named `cpu` or `cuda`.
+def probe(name: str) -> Device:
+    """The device of this machine named `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         ValueError: the device is not there, or is of another kind.
     """
-    kind = kind.split(":")[0]
+    kind, _, number = name.partition(":")
     if kind == "cpu":
         flags = _cpu_flags()
         level = torch.backends.cpu.get_cpu_capability().lower()
@@ -69,7 +70,8 @@ def probe(kind: str) -> Device:
             raise ValueError(
                 "Device 'cuda' was asked for, but no CUDA GPU is visible. Remedy: use device 'cpu'."
             )
-        properties = torch.cuda.get_device_properties(0)
+        index = int(number) if number else torch.cuda.current_device()
+        properties = torch.cuda.get_device_properties(index)
         capability = f"sm{properties.major}{properties.minor}"
         return Device(
             "cuda",
@@ -77,5 +79,6 @@ def probe(kind: str) -> Device:
             capability,
             properties.major >= 8,
             f"{properties.name} {capability} cuda {torch.version.cuda}",
+            index,
         )
-    raise ValueError(f"Device {kind!r} is unknown to the engines. Remedy: use 'cpu' or 'cuda'.")
+    raise ValueError(f"Device {name!r} is unknown to the engines. Remedy: use 'cpu' or 'cuda'.")

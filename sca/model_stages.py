@@ -125,8 +125,8 @@ def mixer_stage(model: Sca, max_prompts: int) -> Stage:
     config = model.config
     width, grid = config.width, config.grid_size
     prompts = prompts_axis(max_prompts)
-    fixed = 2 + config.mask_decoder.num_multimask_outputs
-    tokens = DynamicAxis("tokens_per_prompt", fixed + 2, fixed + 2, fixed + MAX_PROMPT_TOKENS)
+    fewest, most = mixer_tokens(model)
+    tokens = DynamicAxis("tokens_per_prompt", fewest, fewest, most)
     inputs = [
         StageInput("tokens", (prompts, tokens, width)),
         StageInput("image_features", (prompts, width, grid, grid)),
@@ -138,6 +138,12 @@ def mixer_stage(model: Sca, max_prompts: int) -> Stage:
             inputs.append(StageInput("region_map", (1, config.encoder.region_channels, fine, fine)))
         inputs.append(StageInput("boxes", (prompts, 4)))
     return Stage(MIXER, MixerStage(model).eval(), tuple(inputs), (StageOutput("caption_tokens"),))
+
+
+def mixer_tokens(model: Sca) -> tuple[int, int]:
+    """The fewest and the most decoder tokens per prompt that the mixer's stage takes."""
+    own = 2 + model.config.mask_decoder.num_multimask_outputs
+    return own + 2, own + MAX_PROMPT_TOKENS
 
 
 def prompts_axis(max_prompts: int) -> DynamicAxis:

@@ -63,7 +63,11 @@ class InductorBackend:
     def load(self, stage: Stage, precision: Precision, device: Device, folder: Path) -> Engine:
         path = str(folder / "engine.pt2")
         try:
-            package = torch._inductor.aoti_load_package(path, run_single_threaded=device.kind == "cuda")
+            package = torch._inductor.aoti_load_package(
+                path,
+                run_single_threaded=device.kind == "cuda",
+                device_index=device.index if device.kind == "cuda" else -1,
+            )
         except Exception as error:
             raise EngineBuildError(
                 f"Inductor cannot load the engine: {str(error).splitlines()[0]}"

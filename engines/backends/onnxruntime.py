@@ -60,7 +60,8 @@ class OnnxRuntimeBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        providers = ["CUDAExecutionProvider"] if device.kind == "cuda" else ["CPUExecutionProvider"]
+        on_gpu = [("CUDAExecutionProvider", {"device_id": device.index})]
+        providers = on_gpu if device.kind == "cuda" else ["CPUExecutionProvider"]
         try:
             session = onnxruntime.InferenceSession(folder / "engine.onnx", options, providers=providers)
         except Exception as error:  # its exceptions share no base class but Exception
@@ -79,10 +80,12 @@ class OnnxRuntimeBackend:
             binding = session.io_binding()
             held = [value.detach().contiguous() for value in inputs]
             for name, value in zip(names, held, strict=True):
-                binding.bind_input(name, "cuda", 0, _NUMPY[value.dtype], tuple(value.shape), value.data_ptr())
+                binding.bind_input(
+                    name, "cuda", device.index, _NUMPY[value.dtype], tuple(value.shape), value.data_ptr()
+                )
             for output in stage.outputs:
-                binding.bind_output(output.name, "cuda")
-            torch.cuda.current_stream().synchronize()
+                binding.bind_output(output.name, "cuda", device.index)
+            torch.cuda.current_stream(device.torch_device).synchronize()
             session.run_with_iobinding(binding)
             return tuple(torch.from_dlpack(value) for value in binding.get_outputs())
 

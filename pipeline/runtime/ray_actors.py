@@ -1,5 +1,8 @@
 """Ray's side of the stages: thin shells that hold a plain class and pass calls on.
 
+Whatever can fail is done in methods, never in `__init__`: Ray tells what a method raised, but only that a constructor
+died.
+
 `import ray` stays here and in `ray_runtime`. Nothing heavy is imported before an actor needs it: the source actor
 never loads torch.
 """
@@ -22,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class SourceActor:
-    """Decodes one stream; only keyframes leave it."""
+    """Decodes one stream; only keyframes leave it. Call `open` first."""
 
-    def __init__(self, plan: StreamPlan, config: RunConfig, resume: ResumePoint) -> None:
+    def open(self, plan: StreamPlan, config: RunConfig, resume: ResumePoint) -> None:
         from pipeline.runtime.stages import open_reader
 
         self._reader = open_reader(plan, config, resume)
@@ -37,9 +40,9 @@ class SourceActor:
 
 
 class PerceptionActor:
-    """Holds the model's eyes, and the trackers of the streams that are pinned to it."""
+    """Holds the model's eyes, and the trackers of the streams that are pinned to it. Call `load` first."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def load(self, config: RunConfig) -> None:
         from pipeline.perception import Perception
         from pipeline.runtime.stages import load_predictor
 
@@ -47,9 +50,6 @@ class PerceptionActor:
         predictor = load_predictor(config, config.runtime.perception_threads)
         self._perception = Perception(predictor, config.perception)
         self._streams: dict[str, StreamAnalysis] = {}
-
-    def ready(self) -> bool:
-        return True
 
     def open_stream(self, stream: str, resume: ResumePoint) -> None:
         from pipeline.stream_analysis import StreamAnalysis
@@ -67,9 +67,9 @@ class PerceptionActor:
 
 
 class CaptionerActor:
-    """Holds the language model; concurrent calls share a batch."""
+    """Holds the language model; concurrent calls share a batch. Call `load` first."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def load(self, config: RunConfig) -> None:
         from pipeline.caption_queue import CaptionQueue
         from pipeline.captioning import Captioner
         from pipeline.runtime.stages import load_predictor
@@ -77,29 +77,26 @@ class CaptionerActor:
         self._deadline_s = config.runtime.stall_deadline_s
         self._queue = CaptionQueue(Captioner(load_predictor(config, config.runtime.captioning_threads)))
 
-    def ready(self) -> bool:
-        return True
-
     def caption(self, requests: tuple[CaptionRequest, ...]) -> list[RegionCaption | None]:
         return self._queue.caption(requests, self._deadline_s)
 
 
 class RecorderActor:
-    """The one writer of the store's streams in this run."""
+    """The one writer of the store's streams in this run. Call `open` first."""
 
-    def __init__(self, plan: RunPlan) -> None:
+    def open(self, plan: RunPlan) -> list[ResumePoint]:
+        """Become the writer of every stream of the plan; where each goes on."""
+        from pipeline.recorder import Recorder
         from pipeline.store import CaptionStore
 
-        self._config = plan.config
-        self._store = CaptionStore.open(plan.store)
+        store = CaptionStore.open(plan.store)
         self._recorders: dict[str, Recorder] = {}
-
-    def open_stream(self, plan: StreamPlan) -> ResumePoint:
-        from pipeline.recorder import Recorder
-
-        writer = self._store.writer(plan.stream, plan.info)
-        self._recorders[plan.stream] = Recorder(writer, self._config.recording, self._config.events)
-        return writer.resume
+        resumes = []
+        for stream in plan.streams:
+            writer = store.writer(stream.stream, stream.info)
+            self._recorders[stream.stream] = Recorder(writer, plan.config.recording, plan.config.events)
+            resumes.append(writer.resume)
+        return resumes
 
     def record(
         self,

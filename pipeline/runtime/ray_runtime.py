@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from pipeline.config import RunConfig, RuntimeOptions
+from pipeline.config import RuntimeOptions
 from pipeline.keyframe_reader import SourceStep
 from pipeline.records import ResumePoint
 from pipeline.run_plan import RunPlan, StreamPlan
@@ -42,6 +42,10 @@ def run_on_ray(plan: RunPlan, on_progress: OnProgress, stop: StopRequest) -> lis
             ) from None
 
 
+class _StoppedEarly(Exception):
+    """A stop was asked for before the stages were ready: nothing is in flight."""
+
+
 @dataclass(slots=True)
 class _Stream:
     """One stream in the driver's eyes. `step`: the pending (header, keyframe) of its source; `records`: in flight."""
@@ -67,18 +71,18 @@ class _Driver:
         self._on_progress = on_progress
         self._stop = stop
         share = _GPU_SHARE if has_gpu and self._options.device != "cpu" else 0
-        config: RunConfig = plan.config
-        self._perception = _actor(ray_actors.PerceptionActor, num_gpus=share).remote(config)
-        self._captioner = _actor(
-            ray_actors.CaptionerActor, num_gpus=share, max_concurrency=_CAPTION_CALLS
-        ).remote(config)
-        self._recorder = _actor(ray_actors.RecorderActor).remote(plan)
+        self._perception = _actor(ray_actors.PerceptionActor, num_gpus=share)
+        self._captioner = _actor(ray_actors.CaptionerActor, num_gpus=share, max_concurrency=_CAPTION_CALLS)
+        self._recorder = _actor(ray_actors.RecorderActor)
         self._streams: list[_Stream] = []
         self._moved = time.monotonic()
 
     def run(self) -> list[StreamProgress]:
         try:
-            self._open()
+            try:
+                self._open()
+            except _StoppedEarly:
+                return [ProgressTally(plan).progress for plan in self._plan.streams]
             while not all(stream.done for stream in self._streams):
                 self._ask_for_work()
                 self._wait()
@@ -89,25 +93,38 @@ class _Driver:
 
     def _open(self) -> None:
         """Start every stage, all at once, and find out where each stream goes on."""
-        deadline = self._options.start_deadline_s
-        resumes = ray.get(
-            [self._recorder.open_stream.remote(plan) for plan in self._plan.streams], timeout=deadline
-        )
-        opened = []
+        config = self._plan.config
+        loading = [self._perception.load.remote(config), self._captioner.load.remote(config)]
+        (resumes,) = self._started([self._recorder.open.remote(self._plan)])
+        opening = []
         for plan, resume in zip(self._plan.streams, resumes, strict=True):
-            source = _actor(ray_actors.SourceActor).remote(plan, self._plan.config, resume)
+            source = _actor(ray_actors.SourceActor)
+            opening.append(source.open.remote(plan, config, resume))
             self._streams.append(_Stream(plan, source, ProgressTally(plan)))
-            opened.append(self._perception.open_stream.remote(plan.stream, resume))
-        waiting = [*opened, self._captioner.ready.remote()]
+        self._started(opening)
+        self._started(loading)
+        self._started(
+            [
+                self._perception.open_stream.remote(plan.stream, resume)
+                for plan, resume in zip(self._plan.streams, resumes, strict=True)
+            ]
+        )
+        self._moved = time.monotonic()
+
+    def _started(self, calls: list[Any]) -> list[Any]:
+        """Results of the calls that start a stage. A stop request is heard meanwhile."""
+        deadline = self._options.start_deadline_s
         until = time.monotonic() + deadline
-        while waiting and not self._stop.is_set:
-            ready, waiting = ray.wait(waiting, timeout=_POLL_S)
-            ray.get(ready, timeout=deadline)
+        waiting = calls
+        while waiting:
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S)
+            if self._stop.is_set:
+                raise _StoppedEarly
             if time.monotonic() > until:
                 raise StageFailed(
                     f"the stages did not start within {deadline:.0f} s; is the machine overloaded?"
                 )
-        self._moved = time.monotonic()
+        return list(ray.get(calls, timeout=deadline))
 
     def _ask_for_work(self) -> None:
         for stream in self._streams:
@@ -181,7 +198,7 @@ class _Driver:
 
 def _actor(cls: type, **options: Any) -> Any:
     # A stage is restarted by running the command again, which resumes from the store: never half-way by Ray.
-    return ray.remote(cls).options(num_cpus=0, max_restarts=0, max_task_retries=0, **options)
+    return ray.remote(cls).options(num_cpus=0, max_restarts=0, max_task_retries=0, **options).remote()
 
 
 def _plain(error: RayTaskError) -> Exception:

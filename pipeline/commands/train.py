@@ -16,7 +16,8 @@ def train(
         Path, typer.Option(help="Folder for checkpoints, caches and the log; resumed if it has some.")
     ],
     initial: Annotated[
-        Path | None, typer.Option(help="checkpoint.pt of an earlier run whose weights to start from.")
+        Path | None,
+        typer.Option(help="Start from these weights: checkpoint.pt of an earlier run, or a model directory."),
     ] = None,
     export_only: Annotated[
         bool, typer.Option("--export-only", help="Do not train: write OUT/model from OUT/checkpoint.pt.")

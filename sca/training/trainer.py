@@ -20,6 +20,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from sca.checkpoints import load_shipped
 from sca.config import with_image_size
 from sca.data.annotations import read_annotations, read_detections
 from sca.data.batches import Batch, BatchMaker, ahead
@@ -72,9 +73,7 @@ class Trainer:
         self.progress = Progress()
         phrases = [phrase for entry in data for target in entry.targets for phrase in target.phrases]
         saved = self._read_checkpoint(self.folder / CHECKPOINT)
-        start = saved if saved is not None or initial is None else self._read_checkpoint(initial)
-        if saved is None and initial is not None and start is None:
-            raise ValueError(f"{initial} does not exist: name the checkpoint.pt of an earlier run")
+        start = saved if saved is not None or initial is None else _read_initial(initial)
         if start is not None:
             self.tokenizer = Tokenizer.from_str(start["tokenizer"])
         else:
@@ -260,6 +259,19 @@ class Trainer:
         log.info("%s", row)
 
 
+def _read_initial(path: Path) -> dict[str, Any]:
+    """Weights and tokenizer to start from: a checkpoint.pt, or a model directory such as the shipped one."""
+    if path.is_dir():
+        shipped = load_shipped(path)
+        return {"average": shipped.model.state_dict(), "tokenizer": shipped.tokenizer.to_str()}
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist: name the checkpoint.pt of an earlier run, or a model directory"
+        )
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return saved
+
+
 class _Meter:
     """Means of the losses since the last line of the log, and images per second."""
 
@@ -351,7 +363,8 @@ def prepare_data(data_dir: Path, cache_dir: Path) -> tuple[list[TrainingImage], 
 def train(config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | None = None) -> None:
     """Run or resume the whole recipe: data from `data_dir`, checkpoints and caches in `folder`.
 
-    `initial`: averaged weights and tokenizer of an earlier run's checkpoint to start from.
+    `initial`: a checkpoint of an earlier run, or a model directory, whose (averaged) weights and tokenizer to start
+    from.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

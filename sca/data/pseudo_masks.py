@@ -60,7 +60,7 @@ def box_mask(rgb: np.ndarray, box: Box, aspect: float, iterations: int = 3) -> n
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)
     try:
-        cv2.grabCut(work, labels, None, background, foreground, iterations, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(work, labels, (0, 0, 1, 1), background, foreground, iterations, cv2.GC_INIT_WITH_MASK)
     except cv2.error:  # too few distinct colours for the mixture model
         return None
     found = _clean(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8))

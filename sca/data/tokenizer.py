@@ -35,8 +35,8 @@ def token_batch(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> 
     """Ids and attention mask, both int64 (N, L), right-padded; L is at most `max_tokens`, the end mark included."""
     rows = []
     for encoding in tokenizer.encode_batch(list(texts)):
-        ids = encoding.ids
-        rows.append(ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], 0])
+        pieces: list[int] = encoding.ids
+        rows.append(pieces if len(pieces) <= max_tokens else [*pieces[: max_tokens - 1], 0])
     length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.int64)
     mask = torch.zeros(len(rows), length, dtype=torch.int64)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import timm
 import torch
 from segment_anything.modeling.common import LayerNorm2d
+from timm.models import EfficientNet, FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,9 +99,13 @@ class TimmEncoder(nn.Module):
         self.backbone = timm.create_model(
             config.backbone, pretrained=False, features_only=True, out_indices=(2, 3, 4)
         )
-        c8, c16, c32 = self.backbone.feature_info.channels()
+        info: FeatureInfo = self.backbone.feature_info  # type: ignore[assignment]
+        c8, c16, c32 = info.channels()
         # The classifier's last convolution: its rectified features are what ImageNet's classes are linear in.
         whole = timm.create_model(config.backbone, pretrained=False)
+        assert isinstance(whole, EfficientNet), (
+            f"{config.backbone} is not an EfficientNet: name one of timm's"
+        )
         self.head = nn.Sequential(OrderedDict(conv_head=whole.conv_head, bn2=whole.bn2))
         self.neck = PyramidNeck(
             (c8, c16, c32, whole.num_features), config.out_channels, config.region_channels

@@ -18,7 +18,7 @@ from sca.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
-_THRESHOLD_IMAGES = 40
+_THRESHOLD_IMAGES = 24
 
 
 def load_checkpoint(path: Path, image_size: int | None = None) -> tuple[Sca, Tokenizer]:

@@ -46,6 +46,7 @@ class WordProbe(nn.Module):
         ignored[0] = True  # the end mark, which is also the padding
         for word in _FUNCTION_WORDS:
             ignored[tokenizer.encode(word).ids[:-1]] = True
+        self.ignored: Tensor
         self.register_buffer("ignored", ignored, persistent=False)
         counts = torch.full((size,), 0.1)
         for encoding in tokenizer.encode_batch(list(phrases)):

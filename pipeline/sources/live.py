@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -70,8 +71,8 @@ class LiveStream:
         self._corrupt = 0
         self._reconnects = 0
         try:
-            self._container: av.container.InputContainer | None = self._open()
-            first = next(self._pictures(self._container))
+            self._connection: _Connection | None = self._open()
+            first = next(self._pictures(self._connection))
         except (FFmpegError, OSError) as error:
             raise ValueError(
                 f"{self._address}: cannot connect ({redact_text(str(error.strerror or error))}); "
@@ -80,7 +81,7 @@ class LiveStream:
         except StopIteration:
             raise ValueError(f"{self._address}: connected, but no frame came; check the camera") from None
         width, height = displayed_size(first)
-        video = self._container.streams.video[0]
+        video = self._connection.video
         self._info = SourceInfo(
             stream=stream,
             address=self._address,
@@ -107,6 +108,9 @@ class LiveStream:
     def close(self) -> None:
         self._stop.set()
         self._box.finish()
+        connection = self._connection
+        if self._thread is None and connection is not None:
+            connection.container.close()
 
     def __iter__(self) -> Iterator[DecodedFrame | Gap | None]:
         if self._resume.pts_ns >= 0 and self._resume.wall_ns:
@@ -118,9 +122,14 @@ class LiveStream:
         while not self._box.finished:
             yield self._box.take(_POLL_S)
 
-    def _open(self) -> av.container.InputContainer:
+    def _open(self) -> _Connection:
         options = {"rtsp_transport": self._transport} if self._uri.startswith("rtsp") else {}
-        return av.open(self._uri, options=options, timeout=self._timeouts, metadata_errors="replace")
+        container = av.open(self._uri, options=options, timeout=self._timeouts, metadata_errors="replace")
+        try:
+            return _Connection(container, video_stream(container, self._address))
+        except ValueError:
+            container.close()
+            raise
 
     def _read_forever(self) -> None:
         """The decoder thread: read until the stream breaks, tell the outage, connect again."""
@@ -135,17 +144,17 @@ class LiveStream:
         )
         try:
             while not self._stop.is_set():
-                container = self._container
-                self._container = None
-                if container is None:
-                    container = retry(self._open)
+                connection = self._connection
+                self._connection = None
+                if connection is None:
+                    connection = retry(self._open)
                     self._reconnects += 1
                 try:
-                    self._read(container, numbering)
+                    self._read(connection, numbering)
                 except (FFmpegError, OSError) as error:
                     log.warning("%s: %s; reconnecting", self._address, redact_text(str(error)))
                 finally:
-                    container.close()
+                    connection.container.close()
                 numbering.new_epoch()
                 self._stop.wait(_POLL_S)
         except (FFmpegError, OSError, ValueError):
@@ -153,10 +162,10 @@ class LiveStream:
         finally:
             self._box.finish()
 
-    def _read(self, container: av.container.InputContainer, numbering: _LiveNumbering) -> None:
-        time_base = container.streams.video[0].time_base
+    def _read(self, connection: _Connection, numbering: _LiveNumbering) -> None:
+        time_base = connection.video.time_base
         assert time_base is not None
-        for picture in self._pictures(container):
+        for picture in self._pictures(connection):
             if self._stop.is_set():
                 return
             if picture.is_corrupt:
@@ -169,8 +178,8 @@ class LiveStream:
             self._frames += 1
             self._box.put(from_video_frame(self._stream_name, index, moment, picture))
 
-    def _pictures(self, container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
-        for packet in container.demux(video_stream(container, self._address)):
+    def _pictures(self, connection: _Connection) -> Iterator[av.VideoFrame]:
+        for packet in connection.container.demux(connection.video):
             try:
                 yield from packet.decode()
             except FFmpegError:
@@ -182,6 +191,12 @@ class LiveStream:
     def _note_failure(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         log.warning("%s: attempt %d failed: %s", self._address, state.attempt_number, redact_text(str(error)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    container: av.container.InputContainer
+    video: av.VideoStream
 
 
 class _LiveNumbering:

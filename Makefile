@@ -3,7 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# The first of these that really runs and is new enough (version managers leave shims that do not).
+PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -19,8 +21,8 @@ help: ## what can be made
 setup: $(READY) ## create .venv and install the program with everything its demo and tests need
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version). Remedy: install it, or run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found." \
+		"Remedy: install it, or run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) cannot make a virtual environment. Remedy on Debian/Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 	@test -x $(BIN)/uv || { echo "Setting up $(VENV): about 3 GB of packages on the first run, seconds afterwards."; $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }

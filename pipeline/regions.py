@@ -39,8 +39,10 @@ class Regions:
     def __post_init__(self) -> None:
         count = len(self.boxes)
         assert self.boxes.shape == (count, 4)
-        assert len(self.masks) == count and self.scores.shape == (count,)
-        assert self.features.ndim == 2 and len(self.features) == count and self.track_ids.shape == (count,)
+        assert len(self.masks) == count
+        assert self.scores.shape == self.track_ids.shape == (count,)
+        assert self.features.ndim == 2
+        assert len(self.features) == count
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -84,13 +84,16 @@ class TensorRtBackend:
     ) -> tuple[bytes, str]:
         network = ParsedNetwork(trt, graph)
         count = network.attentions
-        if count and precision is not Precision.FLOAT32:
-            network.forbid_unfused_attention()
+        if not count:
+            return network.build(stage, device, report), "no attention operators"
+        if precision is not Precision.FLOAT32:  # in float32 no fused kernel exists
+            network.demand_fused_attention(True)
             try:
                 return network.build(stage, device, report), f"{count} attention operators, all fused"
             except EngineBuildError:
                 report("some attention has no fused kernel: building without that demand")
                 network = ParsedNetwork(trt, graph)
+        network.demand_fused_attention(False)
         return network.build(stage, device, report), f"{count} attention operators, not all fused"
 
     def load(self, stage: Stage, precision: Precision, device: Device, folder: Path) -> Engine:
@@ -119,10 +122,10 @@ class ParsedNetwork:
         """How many attention operators the parser kept whole."""
         return len(self._attention_layers())
 
-    def forbid_unfused_attention(self) -> None:
-        """From here on, the build fails where an attention has no fused kernel."""
+    def demand_fused_attention(self, demanded: bool) -> None:
+        """Whether the build shall fail where an attention has no fused kernel, or take it apart."""
         for layer in self._attention_layers():
-            layer.attention.decomposable = False
+            layer.attention.decomposable = not demanded
 
     def build(self, stage: Stage, device: Device, report: Report) -> bytes:
         """The serialized plan, with one profile over the stage's dynamic axes.

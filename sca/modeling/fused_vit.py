@@ -62,6 +62,7 @@ class _FusedAttention(nn.Module):
 
     row_table: Tensor
     column_table: Tensor
+    one_hot: Tensor
 
     def __init__(
         self, attention: Attention, grid: int, window: int, relative_position: RelativePosition

@@ -18,8 +18,8 @@ from sca.evaluation.proposals import box_ious
 from sca.evaluation.region_captions import upright
 from sca.predictor import Predictor
 
-_IOU = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
-_STABILITY = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+_IOU = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7)
+_STABILITY = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _NMS = (0.5, 0.6, 0.7)
 _COST_OF_A_REGION = (
     0.002  # recall that one more region per picture must bring: captions cost time, fragments annoy

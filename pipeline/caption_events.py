@@ -42,7 +42,7 @@ class RegionCaption:
     frame: int
     time: FrameTime
     box: tuple[float, float, float, float]
-    mask: RleMask
+    mask: RleMask | None
     feature: tuple[float, ...]
     text: str
     score: float

@@ -1,4 +1,4 @@
-"""Finding the regions of a keyframe: known tracks are looked for where they should be, the rest is probed."""
+"""Finding the regions of a keyframe: known tracks are looked for where they should be, then what moves, then the rest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from pipeline.frame import Frame
+from pipeline.mask_candidates import Candidates, Limits, coverage
+from pipeline.motion import box_area, box_iou
+from pipeline.motion_proposals import MotionProposals
 from pipeline.perception_options import PerceptionOptions
 from pipeline.probing import ProbeSchedule
 from pipeline.region_filter import distinct, mask_statistics
@@ -55,13 +58,14 @@ class RegionModel(Protocol):
 class Sightings:
     """N regions found in one keyframe, before anybody knows which track they belong to.
 
-    `boxes`: (N, 4) float32 xyxy pixels. `masks`: run lengths of the whole picture. `scores`: (N,) predicted IoU.
-    `features`: (N, D) float32, L2-normalised. `caption_tokens`: (N, Nc, C) float16, what the captioner needs.
-    `prompted_by`: key of the expected track whose prompt found the region, -1 for a probe.
+    `boxes`: (N, 4) float32 xyxy pixels. `masks`: run lengths of the whole picture, None where the mask is not good
+    enough and the region is the box around something that moves. `scores`: (N,) predicted IoU. `features`: (N, D)
+    float32, L2-normalised. `caption_tokens`: (N, Nc, C) float16, what the captioner needs. `prompted_by`: key of the
+    expected track whose prompt found the region, -1 for others.
     """
 
     boxes: np.ndarray
-    masks: tuple[RleMask, ...]
+    masks: tuple[RleMask | None, ...]
     scores: np.ndarray
     features: np.ndarray
     caption_tokens: np.ndarray
@@ -73,9 +77,10 @@ class Sightings:
 
 @dataclass(slots=True)
 class StreamView:
-    """What perception remembers of one stream: where it probed, and how the last keyframe looked."""
+    """What perception remembers of one stream: where it probed, what stood still, how the last keyframe looked."""
 
     probes: ProbeSchedule
+    motion: MotionProposals
     thumbnail: np.ndarray | None = None
 
 
@@ -87,7 +92,7 @@ class Perception:
         self._model = model
         self._options = options
         self._stability_offset = own.stability_score_offset
-        self._limits = _Limits(
+        self._limits = Limits(
             own.pred_iou_thresh if options.min_predicted_iou is None else options.min_predicted_iou,
             own.stability_score_thresh if options.min_stability is None else options.min_stability,
             options.min_area,
@@ -96,27 +101,37 @@ class Perception:
 
     def new_view(self) -> StreamView:
         """The memory for one more stream."""
-        return StreamView(ProbeSchedule(self._options.probing))
+        return StreamView(ProbeSchedule(self._options.probing), MotionProposals())
 
     @torch.inference_mode()
     def look(self, frame: Frame, expected: Expected, view: StreamView) -> Sightings:
-        """Find regions in `frame`: one prompt for each expected track, then probes where none of them is.
+        """Find regions in `frame`: one prompt for each expected track, boxes around what moves, then probes elsewhere.
 
         Boxes of `expected` are xyxy pixels of the frame. Updates `view`.
         """
         changed = self._changes(frame, view)
         encoding = self._model.encode(frame.rgb)
         limit = self._options.max_track_prompts
-        keys, boxes = expected.keys[:limit], expected.boxes[:limit]
-        known = self._candidates(encoding, self._model.segment(encoding, boxes=boxes, multimask=True))
-        known = known.keep(known.passes(self._limits))
-        covered, hidden = known.coverage(self._options.probing.large_region)
+        known = self._prompt(encoding, boxes=expected.boxes[:limit]).passing(self._limits)
+        moving = self._moving(frame, encoding, known, view)
+        covered, hidden = coverage([known, moving], self._options.probing.large_region)
         points = view.probes.next_points(covered, hidden, changed) * (frame.width, frame.height)
-        fresh = self._candidates(
-            encoding, self._model.segment(encoding, points=points[:, None], multimask=True)
+        fresh = self._prompt(encoding, points=points[:, None]).passing(self._limits)
+        return self._describe(frame, encoding, [known, moving, fresh], expected.keys)
+
+    def _moving(
+        self, frame: Frame, encoding: ImageEncoding, known: Candidates, view: StreamView
+    ) -> Candidates:
+        """What moves where no track was found: its mask, or its box where the mask is not good enough."""
+        proposed = view.motion.propose(frame.rgb)
+        size = (frame.height, frame.width)
+        free = (
+            box_iou(proposed, known.mask_boxes(size)).max(axis=1, initial=0) < self._options.same_region_iou
         )
-        fresh = fresh.keep(fresh.passes(self._limits))
-        return self._describe(frame, encoding, known, fresh, keys)
+        boxes = proposed[free & (box_area(proposed) >= self._limits.min_area * frame.height * frame.width)]
+        return self._prompt(encoding, boxes=boxes[: self._options.max_motion_prompts]).or_boxes(
+            self._limits, size
+        )
 
     def _changes(self, frame: Frame, view: StreamView) -> np.ndarray:
         grey = cv2.cvtColor(cv2.resize(frame.rgb, _SMALL, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
@@ -128,66 +143,71 @@ class Perception:
             view.probes.new_scene()
         return changed.astype(np.float64)
 
-    def _candidates(self, encoding: ImageEncoding, segmentation: Segmentation) -> _Candidates:
+    def _prompt(
+        self, encoding: ImageEncoding, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
+    ) -> Candidates:
         """The best mask of each prompt, with its statistics on the decoder's grid."""
+        segmentation = self._model.segment(encoding, points=points, boxes=boxes, multimask=True)
         count = len(segmentation)
         best = segmentation.iou.argmax(dim=1)
         rows = torch.arange(count, device=best.device)
         height, width = encoding.original_size
-        side = segmentation.low_res_logits.shape[-1]
-        scale = side / max(height, width)
+        scale = segmentation.low_res_logits.shape[-1] / max(height, width)
         small = (max(1, round(height * scale)), max(1, round(width * scale)))
         logits = segmentation.low_res_logits[rows, best].unsqueeze(1)
         resized = (
             self._model.mask_logits(encoding, logits, small)[:, 0] if count else logits.new_zeros((0, *small))
         )
         area, stability = mask_statistics(resized, self._stability_offset)
-        return _Candidates(
-            prompts=rows.cpu().numpy(),
+        return Candidates(
+            prompts=np.arange(count),
+            boxes=boxes,
+            by_box=np.zeros(count, bool),
             segmentation=segmentation,
             best=best,
-            logits=resized,
+            masks=resized > 0,
             iou=segmentation.iou[rows, best].float().cpu().numpy(),
             area=area,
             stability=stability,
         )
 
     def _describe(
-        self,
-        frame: Frame,
-        encoding: ImageEncoding,
-        known: _Candidates,
-        fresh: _Candidates,
-        keys: tuple[int, ...],
+        self, frame: Frame, encoding: ImageEncoding, groups: list[Candidates], keys: tuple[int, ...]
     ) -> Sightings:
-        """Drop duplicates (tracks win over probes), then make boxes, run lengths and features of the rest."""
-        masks = torch.cat([known.logits > 0, fresh.logits > 0])
-        # A probe that finds what a track's prompt has found is the duplicate, however sure it is.
-        rank = np.concatenate([known.iou + 1.0, fresh.iou])
+        """Drop duplicates (tracks win over movers, movers over probes), then make masks, boxes and features."""
+        masks = torch.cat([group.masks for group in groups])
+        # What an earlier group has found is the original, however sure a later one is.
+        rank = np.concatenate([group.iou - 2.0 * place for place, group in enumerate(groups)])
         kept = distinct(masks, rank, self._options.same_region_iou)[: self._options.max_regions]
-        of_known = np.sort(kept[kept < len(known)])
-        of_fresh = np.sort(kept[kept >= len(known)]) - len(known)
-        parts = [
-            self._finish(frame, encoding, known.keep(of_known)),
-            self._finish(frame, encoding, fresh.keep(of_fresh)),
-        ]
-        prompted = [keys[prompt] for prompt in known.prompts[of_known]] + [-1] * len(of_fresh)
+        parts: list[Sightings] = []
+        start = 0
+        for place, group in enumerate(groups):
+            own = np.sort(kept[(kept >= start) & (kept < start + len(group))]) - start
+            start += len(group)
+            chosen = group.keep(own)
+            prompted = tuple(keys[prompt] for prompt in chosen.prompts) if place == 0 else (-1,) * len(chosen)
+            parts.append(self._finish(frame, encoding, chosen, prompted))
         return Sightings(
             np.concatenate([part.boxes for part in parts]),
-            parts[0].masks + parts[1].masks,
+            tuple(mask for part in parts for mask in part.masks),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.features for part in parts]),
             np.concatenate([part.caption_tokens for part in parts]),
-            tuple(prompted),
+            tuple(key for part in parts for key in part.prompted_by),
         )
 
-    def _finish(self, frame: Frame, encoding: ImageEncoding, found: _Candidates) -> Sightings:
+    def _finish(
+        self, frame: Frame, encoding: ImageEncoding, found: Candidates, prompted_by: tuple[int, ...]
+    ) -> Sightings:
         size = (frame.height, frame.width)
         segmentation = found.segmentation.select(found.prompts)
         rows = torch.arange(len(found), device=found.best.device)
         logits = segmentation.low_res_logits[rows, found.best[torch.as_tensor(found.prompts)]].unsqueeze(1)
-        full = self._model.mask_logits(encoding, logits, size)[:, 0] > 0 if len(found) else found.logits > 0
-        masks, boxes = encode_masks(full.cpu().numpy(), size)
+        full = self._model.mask_logits(encoding, logits, size)[:, 0] > 0 if len(found) else found.masks
+        codes, boxes = encode_masks(full.cpu().numpy(), size)
+        if found.boxes is not None:
+            boxes[found.by_box] = found.boxes[found.prompts[found.by_box]]
+        masks = tuple(None if box else code for box, code in zip(found.by_box, codes, strict=True))
         tokens = self._model.region_features(encoding, segmentation, boxes)
         return Sightings(
             boxes,
@@ -195,58 +215,8 @@ class Perception:
             found.iou,
             _association_features(tokens),
             tokens.to(torch.float16).cpu().numpy(),
-            (-1,) * len(found),
+            prompted_by,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    """Least predicted IoU and stability, least and greatest share of the picture, that make a mask a region."""
-
-    iou: float
-    stability: float
-    min_area: float
-    max_area: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """Masks on the decoder's grid, cut to the picture: `logits` (N, h, w); `prompts` (N,) index the segmentation."""
-
-    prompts: np.ndarray
-    segmentation: Segmentation
-    best: Tensor
-    logits: Tensor
-    iou: np.ndarray
-    area: np.ndarray
-    stability: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def passes(self, limits: _Limits) -> np.ndarray:
-        good = (self.iou >= limits.iou) & (self.stability >= limits.stability)
-        return np.flatnonzero(good & (self.area >= limits.min_area) & (self.area <= limits.max_area))
-
-    def keep(self, index: np.ndarray) -> _Candidates:
-        return _Candidates(
-            self.prompts[index],
-            self.segmentation,
-            self.best,
-            self.logits[torch.as_tensor(index, device=self.logits.device)],
-            self.iou[index],
-            self.area[index],
-            self.stability[index],
-        )
-
-    def coverage(self, large: float) -> tuple[np.ndarray, np.ndarray]:
-        """Bool pictures of what small regions and what large regions cover."""
-        inside = (self.logits > 0).cpu().numpy()
-        is_large = self.area > large
-        shape = self.logits.shape[1:]
-        small_cover = inside[~is_large].any(axis=0) if (~is_large).any() else np.zeros(shape, bool)
-        large_cover = inside[is_large].any(axis=0) if is_large.any() else np.zeros(shape, bool)
-        return np.asarray(small_cover), np.asarray(large_cover)
 
 
 def _association_features(tokens: Tensor) -> np.ndarray:

@@ -26,6 +26,9 @@ class PerceptionOptions(Options):
 
     probing: ProbeOptions = ProbeOptions()
     max_track_prompts: int = Field(default=32, ge=0, description="live tracks looked for in a keyframe")
+    max_motion_prompts: int = Field(
+        default=12, ge=0, description="moving places tried in a keyframe, while the camera stands still"
+    )
     max_regions: int = Field(default=40, ge=1)
     min_predicted_iou: float | None = Field(
         default=None, ge=0, le=1, description="none: what suits the model"

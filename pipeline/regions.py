@@ -21,7 +21,7 @@ class RleMask:
 class Regions:
     """N regions of one keyframe, in the pixels of that frame.
 
-    `boxes`: (N, 4) float32 xyxy. `masks`: N run-length masks. `scores`: (N,) float32, the model's predicted IoU.
+    `boxes`: (N, 4) float32 xyxy. `masks`: N run-length masks, None where only the box is known. `scores`: (N,) float32, the model's predicted IoU.
     `features`: (N, D) float32, L2-normalised region features. `track_ids`: (N,) int64, -1 where no track is
     confirmed yet.
     """
@@ -31,7 +31,7 @@ class Regions:
     time: FrameTime
     frame_size: tuple[int, int]
     boxes: np.ndarray
-    masks: tuple[RleMask, ...]
+    masks: tuple[RleMask | None, ...]
     scores: np.ndarray
     features: np.ndarray
     track_ids: np.ndarray

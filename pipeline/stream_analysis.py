@@ -22,7 +22,7 @@ class CaptionRequest:
     frame: int
     time: FrameTime
     box: tuple[float, float, float, float]
-    mask: RleMask
+    mask: RleMask | None
     feature: np.ndarray
     tokens: np.ndarray
 

@@ -135,3 +135,19 @@ def test_run_lengths_survive_the_round_trip(height: int, width: int, seed: int) 
     assert boxes.shape == (3, 4)
     for code, mask in zip(codes, masks, strict=True):
         assert (decode_mask(code) == mask).all()
+
+
+def test_a_mover_is_a_region_even_where_the_model_is_unsure_of_its_mask(predictor: Predictor) -> None:
+    """The square of the test picture moves; the model accepts no mask at all."""
+    options = PerceptionOptions(
+        min_predicted_iou=1, min_stability=1, probing=ProbeOptions(budget=0, first_budget=0)
+    )
+    perception = Perception(predictor, options)
+    view = perception.new_view()
+    for index in range(0, 200, 40):
+        frame = keyframe(index, 320, 192)
+        found = perception.look(frame, NOBODY, view)
+    assert len(found) == 1
+    assert found.masks == (None,)
+    left = (160 * 2) % (320 - 64)
+    assert np.abs(found.boxes[0] - [left, 64, left + 64, 128]).max() <= 8

@@ -97,11 +97,11 @@ def mask_iou(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def evaluate_clip(predictor: Predictor, clip: str, category: str, frames: Sequence[ClipFrame]) -> ClipResult:
-    """Masks from box and click, and captions from the box, on every frame given."""
+    """Masks from box and click (of three, the best by predicted IoU), and captions from the box, on every frame."""
     box_ious, click_ious, captions = [], [], []
     for frame in frames:
         encoding = predictor.encode(frame.rgb)
-        from_box = predictor.segment(encoding, boxes=[frame.box], multimask=False)
+        from_box = predictor.segment(encoding, boxes=[frame.box])
         box_ious.append(mask_iou(predictor.masks(encoding, from_box)[0].cpu().numpy(), frame.mask))
         click = predictor.segment(encoding, points=[[inner_point(frame.mask)]])
         click_ious.append(mask_iou(predictor.masks(encoding, click)[0].cpu().numpy(), frame.mask))

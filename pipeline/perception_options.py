@@ -11,8 +11,8 @@ class ProbeOptions(Options):
     """Where to look for regions that no track accounts for. Points form a `grid` x `grid` raster."""
 
     grid: int = Field(default=12, ge=1, le=64)
-    budget: int = Field(default=12, ge=0, description="points tried in a keyframe")
-    first_budget: int = Field(default=48, ge=0, description="points tried in the first keyframe of a scene")
+    budget: int = Field(default=8, ge=0, description="points tried in a keyframe")
+    first_budget: int = Field(default=32, ge=0, description="points tried in the first keyframe of a scene")
     change_weight: float = Field(
         default=4.0, ge=0, description="how much sooner a changed place is tried again"
     )
@@ -37,5 +37,5 @@ class PerceptionOptions(Options):
     min_area: float = Field(default=0.001, ge=0, le=1)
     max_area: float = Field(default=0.9, ge=0, le=1)
     same_region_iou: float = Field(
-        default=0.7, gt=0, le=1, description="masks that overlap more are one region"
+        default=0.55, gt=0, le=1, description="masks that overlap more are one region"
     )

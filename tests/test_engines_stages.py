@@ -122,7 +122,7 @@ def test_engines_change_no_caption(frame: np.ndarray, predictor: Predictor, acce
         {"boxes": BOXES * 30},
         {"points": [[[50, 60], [90, 20]]], "labels": [[1, 0]], "multimask": False},
         {"points": [[[50, 60]]] * 3, "boxes": BOXES},
-        {"boxes": BOXES[:1], "mask_input": torch.zeros(1, 1, 64, 64)},
+        {"boxes": BOXES[:1], "mask_input": True},
         {"points": [[[index * 10, 60] for index in range(20)]]},
     ],
     ids=["more than a batch", "single mask", "points and boxes", "mask prompt", "many points"],
@@ -131,6 +131,9 @@ def test_every_kind_of_prompt_gives_what_eager_gives(
     prompts: dict[str, object], predictor: Predictor, accelerated: Predictor
 ) -> None:
     encoding = predictor.encode(reference_frames()[0])
+    if "mask_input" in prompts:
+        side = 4 * predictor.config.grid_size
+        prompts = prompts | {"mask_input": torch.zeros(1, 1, side, side)}
     expected = predictor.segment(encoding, **prompts)  # type: ignore[arg-type]
     got = accelerated.segment(encoding, **prompts)  # type: ignore[arg-type]
     torch.testing.assert_close(got.low_res_logits, expected.low_res_logits, atol=1e-3, rtol=1e-3)

@@ -57,7 +57,11 @@ def test_no_file_outgrows_one_idea() -> None:
 
 @pytest.mark.parametrize(
     ("module", "forbidden"),
-    [("pipeline.store", ("torch", "ray")), ("pipeline.cli", ("torch", "ray", "transformers")), ("sca", ("ray", "zarr"))],
+    [
+        ("pipeline.store", ("torch", "ray")),
+        ("pipeline.cli", ("torch", "ray", "transformers")),
+        ("sca", ("ray", "zarr")),
+    ],
 )
 def test_light_commands_start_without_heavy_libraries(module: str, forbidden: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print(*[name for name in {forbidden!r} if name in sys.modules])"

@@ -57,7 +57,9 @@ def test_a_box_around_a_ball_gives_the_ball(predictor: Predictor, scene: np.ndar
     truth = np.zeros(scene.shape[:2], np.uint8)
     cv2.circle(truth, (160, 150), 40, 1, -1)
     encoding = predictor.encode(scene)
-    found = predictor.masks(encoding, predictor.segment(encoding, boxes=[[119, 109, 201, 191]], multimask=False))
+    found = predictor.masks(
+        encoding, predictor.segment(encoding, boxes=[[119, 109, 201, 191]], multimask=False)
+    )
     mask = found[0].cpu().numpy()
     assert (mask & (truth > 0)).sum() / (mask | (truth > 0)).sum() > 0.6
 
@@ -72,10 +74,7 @@ def test_captions_do_not_depend_on_their_batch(predictor: Predictor, scene: np.n
 def test_it_is_small_and_loads_in_little_memory() -> None:
     directory = model_directory("demo")
     assert sum(path.stat().st_size for path in directory.iterdir()) < 100 * 2**20
-    code = (
-        "import resource, sca; sca.load('demo'); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
+    code = "import resource, sca; sca.load('demo'); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     if sys.platform == "linux":  # elsewhere the unit is another one
         assert int(done.stdout.split()[-1]) < 2**20

@@ -18,7 +18,8 @@ from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
 from tests.videos import write_video
 
 KILLS = int(os.environ.get("SCA_CRASH_KILLS", "20"))
-FRAMES = 160 * 25
+# Long enough that no run reaches the end before the last kill, on a fast machine too.
+FRAMES = 400 * 25
 _TIMEOUT_S = 300
 
 

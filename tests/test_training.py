@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,13 @@ from sca.data.targets import training_images
 from sca.data.tokenizer import token_batch, train_tokenizer
 from sca.data.views import plain_view, random_view
 from sca.preprocessing import resized_size
+from sca.training.box_supervision import (
+    box_cells,
+    box_supervised_losses,
+    extent_iou,
+    projection_loss,
+    similar_neighbours,
+)
 from sca.training.config import TrainingConfig, parse_training_config, read_training_config
 from sca.training.losses import mask_iou, sam_mask_losses
 from sca.training.trainer import Trainer, prepare_data
@@ -202,6 +210,48 @@ def test_mask_losses_fall_as_the_mask_gets_better() -> None:
     assert best.mask < worst.mask
     assert best.iou < 1e-6 < worst.iou
     assert mask_iou(good[:, 0], target).item() == 1.0
+
+
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=25, deadline=None)
+def test_a_mask_that_spans_its_box_has_no_projection_loss_and_no_other_has(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    left, top = rng.integers(0, 10, 2)
+    width, height = rng.integers(2, 6, 2)
+    box = torch.tensor([[left, top, left + width, top + height]]).float()
+    inside = box_cells(box, (16, 16))
+    assert inside.sum() == width * height
+    fits = torch.where(inside, 20.0, -20.0).unsqueeze(1)
+    assert projection_loss(fits, inside).item() < 1e-3
+    assert extent_iou(fits > 0, inside).item() == 1.0
+    assert projection_loss(fits.roll(int(width), dims=-1), inside).item() > 0.1
+    assert extent_iou(torch.zeros(1, 1, 16, 16) > 0, inside).item() == 0.0
+
+
+def test_boxes_and_colours_alone_teach_the_outline_of_a_disc() -> None:
+    """Plain gradient descent on the losses finds the disc inside its box, which no loss ever saw."""
+    rows, columns = np.mgrid[0:128, 0:128]
+    disc = (rows - 60) ** 2 + (columns - 64) ** 2 < 36**2
+    pixels = np.where(disc[..., None], (200, 40, 30), (40, 90, 160)).astype(np.uint8)
+    similar = similar_neighbours(torch.from_numpy(pixels[None]), 32)
+    box = torch.tensor([[28.0, 24.0, 100.0, 96.0]]) / 4
+    # A prompt's first guess is the box itself.
+    coarse = (
+        torch.where(box_cells(box / 2, (16, 16)), 1.0, -3.0).expand(1, 4, -1, -1).clone().requires_grad_()
+    )
+    optimizer = torch.optim.Adam([coarse], lr=0.05)
+    for _ in range(300):
+        logits = F.interpolate(coarse, scale_factor=2, mode="bilinear")  # smooth, as a decoder's masks are
+        losses = box_supervised_losses(
+            logits, torch.ones(1, 4), box, similar, projection=1.0, pairwise=1.0, ambiguous=False
+        )
+        optimizer.zero_grad()
+        losses.mask.backward()
+        optimizer.step()
+    wanted = torch.from_numpy(disc[2::4, 2::4]).float().unsqueeze(0)
+    outline = mask_iou(logits[:, 0], wanted).item()
+    assert outline > 0.85
+    assert outline > 1.05 * mask_iou(box_cells(box, (32, 32)).float() - 0.5, wanted).item()
 
 
 def test_grabcut_outlines_a_plain_object_and_refuses_an_empty_box() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sca.data.annotations import AnnotatedImage, Box, Detection
 from sca.data.phrases import believable, clean_phrase, head_noun, with_article
@@ -15,7 +15,8 @@ class RegionTarget:
     """A box with the phrases that people (or a weak teacher) gave it, and its mask where one is known.
 
     `box` in pixels of the stored picture; `phrases` cleaned, the most used first; `counts` COCO compressed RLE;
-    `weight`: relative chance to be drawn; `weak`: not an annotator's own box and phrase.
+    `weight`: relative chance to be drawn; `weak`: not an annotator's own box and phrase; `outlined`: the box is drawn
+    around one thing, so that a mask of it spans the box (not so for groups and whole scenes).
     """
 
     box: Box
@@ -23,6 +24,7 @@ class RegionTarget:
     counts: str | None
     weight: float
     weak: bool
+    outlined: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,15 @@ def training_images(
     return result
 
 
-def with_masks(images: Sequence[TrainingImage]) -> list[TrainingImage]:
-    """The images and targets whose mask is known."""
+def outlined_regions(images: Sequence[TrainingImage]) -> list[TrainingImage]:
+    """The images and targets that teach masks: by a known mask (drawn twice as often) or by their box alone."""
     kept = []
     for entry in images:
-        targets = tuple(target for target in entry.targets if target.counts is not None)
+        targets = tuple(
+            replace(target, weight=target.weight * (2.0 if target.counts is not None else 1.0))
+            for target in entry.targets
+            if target.outlined
+        )
         if targets:
             kept.append(TrainingImage(entry.image, targets))
     return kept
@@ -89,7 +95,7 @@ def _targets_of(
         boxes = [image.regions[i].box for i in members]
         phrases = _clean_all(image.regions[members[0]].phrases)
         if len(boxes) == image.regions[members[0]].boxes_of_phrase and phrases:
-            targets.append(RegionTarget(_union(boxes), phrases, None, 0.6, False))
+            targets.append(RegionTarget(_union(boxes), phrases, None, 0.6, False, outlined=False))
     annotated = [region.box for region in image.regions]
     for found in detections:
         free = all(_iou(found.box, box) < 0.55 for box in annotated)
@@ -98,7 +104,7 @@ def _targets_of(
             targets.append(RegionTarget(found.box, (with_article(found.category),), None, 0.5, True))
     if image.scene_phrases and (phrases := _clean_all(image.scene_phrases)):
         whole = (0.0, 0.0, float(image.width), float(image.height))
-        targets.append(RegionTarget(whole, phrases, None, 0.3, True))
+        targets.append(RegionTarget(whole, phrases, None, 0.3, True, outlined=False))
     return targets
 
 

@@ -28,13 +28,15 @@ class LanguageConfig(_Strict):
 
 
 class LossConfig(_Strict):
-    """Weights of the losses. `words`: the auxiliary word probe."""
+    """Weights of the losses. `words`: the auxiliary word probe; `projection`, `pairwise`: masks from boxes alone."""
 
     caption: float = 1.0
     words: float = 0.5
     label_smoothing: float = 0.1
     focal: float = 20.0
     dice: float = 1.0
+    projection: float = 1.0
+    pairwise: float = 1.0
     iou: float = 1.0
 
 

@@ -50,10 +50,15 @@ def sam_mask_losses(
     """
     wanted = target.unsqueeze(1).expand_as(logits)
     each = focal * focal_loss(logits, wanted) + dice * dice_loss(logits, wanted)
-    best = each[:, 1:].min(dim=1).values.mean()
-    single = each[:, 0].mean() * (1 / 3 if ambiguous else 1.0)
     with torch.no_grad():
         true_iou = mask_iou(logits, wanted)
+    return least_of_masks(each, iou, true_iou, ambiguous=ambiguous)
+
+
+def least_of_masks(each: Tensor, iou: Tensor, true_iou: Tensor, *, ambiguous: bool) -> MaskLosses:
+    """SAM's minimum over masks. each (R, 4): loss of every mask; iou, true_iou (R, 4): predicted and reached."""
+    best = each[:, 1:].min(dim=1).values.mean()
+    single = each[:, 0].mean() * (1 / 3 if ambiguous else 1.0)
     return MaskLosses(best + single, F.mse_loss(iou, true_iou), true_iou[:, 1:].max(1).values.mean())
 
 

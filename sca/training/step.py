@@ -15,8 +15,9 @@ from sca.data.tokenizer import token_batch
 from sca.modeling.image_encoder import ImageFeatures
 from sca.modeling.sca import IGNORED_LABEL, Sca
 from sca.modeling.timm_encoder import TimmEncoder
+from sca.training.box_supervision import box_supervised_losses, similar_neighbours
 from sca.training.config import LossConfig, StageConfig
-from sca.training.losses import error_click, sam_mask_losses
+from sca.training.losses import MaskLosses, error_click, sam_mask_losses
 from sca.training.word_probe import WordProbe
 
 
@@ -27,6 +28,8 @@ class StepLosses(NamedTuple):
     caption: float = math.nan
     words: float = math.nan
     accuracy: float = math.nan
+    outline: float = math.nan
+    extent_iou: float = math.nan
     mask: float = math.nan
     iou_error: float = math.nan
     best_iou: float = math.nan
@@ -97,25 +100,58 @@ def mask_losses(
     clicks: bool,
     generator: torch.Generator,
 ) -> StepLosses:
-    """SAM's losses on the regions of a batch that have a mask, for the first prompt and after a correcting click."""
+    """SAM's losses where a region's mask is known, for the first prompt and after a correcting click; else its box's."""
     image = encode(model, normalise(batch.pixels, model), frozen_backbone=stage.backbone == "frozen")
     tokens, features = _fuse(model, image.embedding, model.image_pe(), batch, clicks)
+    logits = model.mask_decoder.predict_mask_logits(tokens, features, slice(0, None))
+    iou = model.mask_decoder.iou_prediction_head(tokens[:, 0])
+    total, outline = _box_losses(model, batch, logits, iou, weights, clicks)
     rows, target = batch.mask_rows, batch.masks
-    logits = model.mask_decoder.predict_mask_logits(tokens[rows], features[rows], slice(0, None))
-    iou = model.mask_decoder.iou_prediction_head(tokens[rows, 0])
+    if len(rows) == 0:
+        return StepLosses(total, outline=outline.mask.item(), extent_iou=outline.best_iou.item())
+    share = len(rows) / len(logits)
+    logits, iou = logits[rows], iou[rows]
     first = sam_mask_losses(logits, iou, target, focal=weights.focal, dice=weights.dice, ambiguous=clicks)
     few = torch.randperm(len(rows), generator=generator)[: stage.refined_masks]
     again = _refine(model, image, batch, few, logits.detach(), iou.detach(), clicks, generator)
     refined = sam_mask_losses(*again, target[few], focal=weights.focal, dice=weights.dice, ambiguous=False)
-    share = len(few) / max(len(rows), 1)
-    total = first.mask + weights.iou * first.iou + share * (refined.mask + weights.iou * refined.iou)
+    total = total + share * (first.mask + weights.iou * first.iou)
+    total = total + len(few) / len(batch.phrases) * (refined.mask + weights.iou * refined.iou)
     return StepLosses(
         total,
+        outline=outline.mask.item(),
+        extent_iou=outline.best_iou.item(),
         mask=first.mask.item(),
         iou_error=first.iou.item(),
         best_iou=first.best_iou.item(),
         refined_iou=refined.best_iou.item(),
     )
+
+
+def _box_losses(
+    model: Sca, batch: Batch, logits: Tensor, iou: Tensor, weights: LossConfig, clicks: bool
+) -> tuple[Tensor, MaskLosses]:
+    """What the boxes of the regions without a mask teach: its share of the batch's loss, and the losses."""
+    known = torch.zeros(len(logits), dtype=torch.bool)
+    known[batch.mask_rows] = True
+    rows = (~known).nonzero()[:, 0]
+    if len(rows) == 0:
+        nothing = logits.new_zeros(())
+        return nothing, MaskLosses(nothing, nothing, nothing)
+    cells = batch.boxes[rows] * (logits.shape[-1] / model.config.image_size)
+    similar = similar_neighbours(batch.pixels, logits.shape[-1])
+    regions = len(batch.phrases) // len(batch.pixels)
+    losses = box_supervised_losses(
+        logits[rows],
+        iou[rows],
+        cells,
+        similar[rows // regions],
+        projection=weights.projection,
+        pairwise=weights.pairwise,
+        ambiguous=clicks,
+    )
+    share = len(rows) / len(logits)
+    return share * (losses.mask + weights.iou * losses.iou), losses
 
 
 def _pool(grid: Tensor, factor: int) -> Tensor:

@@ -26,7 +26,7 @@ from sca.data.annotations import read_annotations, read_detections
 from sca.data.batches import Batch, BatchMaker, ahead
 from sca.data.image_cache import ImageCache
 from sca.data.pseudo_masks import grow_pseudo_masks, read_pseudo_masks
-from sca.data.targets import TrainingImage, training_images, with_masks
+from sca.data.targets import TrainingImage, outlined_regions, training_images
 from sca.data.tokenizer import train_tokenizer
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
@@ -204,7 +204,7 @@ class Trainer:
         encoder.backbone.eval()
         encoder.head.eval()  # ImageNet's batch-norm statistics stay: batches here are too small for their own
         self.captions = self._maker(self.data, stage.regions)
-        self.masks = self._maker(with_masks(self.data), stage.mask_regions)
+        self.masks = self._maker(outlined_regions(self.data), stage.mask_regions)
 
     def _trains_masks(self, step: int) -> bool:
         return step % self.stage.mask_every == self.stage.mask_every - 1

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from sca.caption_score import CaptionCalibration
     from sca.checkpoints import load_shipped, save_shipped
     from sca.config import ScaConfig
+    from sca.model_names import model_names
     from sca.predictor import Caption, ImageEncoding, Predictor, Segmentation
-    from sca.registry import load, model_names
+    from sca.registry import load
 
 _HOMES = {
     "AutomaticMaskGenerator": "sca.automatic",
@@ -29,7 +30,7 @@ _HOMES = {
     "Segmentation": "sca.predictor",
     "load": "sca.registry",
     "load_shipped": "sca.checkpoints",
-    "model_names": "sca.registry",
+    "model_names": "sca.model_names",
     "save_shipped": "sca.checkpoints",
 }
 

@@ -1,10 +1,8 @@
-"""Model names: the shipped model, the released ones, or a path."""
+"""Loading models by name or path."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,53 +14,8 @@ from sca.checkpoints import (
     load_released_tokenizer,
     load_shipped,
 )
+from sca.model_names import find_model
 from sca.predictor import Predictor
-
-SHIPPED_ROOT = Path(__file__).parent / "shipped"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """A model that can be named. `repository`: where it lies on the Hugging Face hub, None if it ships with us."""
-
-    name: str
-    summary: str
-    repository: str | None = None
-
-    @property
-    def directory(self) -> Path | None:
-        """Where a shipped model lies, None for others."""
-        return None if self.repository else SHIPPED_ROOT / self.name
-
-
-MODELS = (
-    ModelEntry("demo", "small model trained for this project; works offline"),
-    ModelEntry(
-        "sca-gpt2-large-vg",
-        "SAM ViT-H and GPT-2 large, Visual Genome",
-        "xk-huang/segment-caption-anything-gpt2_large-vg",
-    ),
-    ModelEntry(
-        "sca-ollm3bv2-vg",
-        "SAM ViT-H and OpenLLaMA 3B v2, Visual Genome",
-        "xk-huang/segment-caption-anything-ollm3bv2-vg",
-    ),
-    ModelEntry(
-        "sca-gpt2-large-pt",
-        "SAM ViT-H and GPT-2 large, Objects365 categories only",
-        "xk-huang/segment-caption-anything-gpt2_large-pt",
-    ),
-    ModelEntry(
-        "sca-gpt2-large-pt-vg",
-        "SAM ViT-H and GPT-2 large, Objects365, then Visual Genome",
-        "xk-huang/segment-caption-anything-gpt2_large-pt_vg",
-    ),
-)
-
-
-def model_names() -> list[str]:
-    """Every name that `load` knows."""
-    return [entry.name for entry in MODELS]
 
 
 def model_directory(name_or_path: str | os.PathLike[str]) -> Path:
@@ -71,33 +24,18 @@ def model_directory(name_or_path: str | os.PathLike[str]) -> Path:
     Only a name that stands for a hub repository may reach the network, and only if it is not cached. ValueError for
     an unknown name, with the nearest known one.
     """
-    name = os.fspath(name_or_path)
-    entry = next((entry for entry in MODELS if entry.name == name), None)
-    if entry is not None:
-        if entry.repository is not None:
-            return fetch_from_hub(entry.repository)
-        assert entry.directory is not None
-        if not (entry.directory / "config.json").is_file():
-            raise ValueError(
-                f"the model {name!r} is not installed at {entry.directory}: install the package with its data files"
-            )
-        return entry.directory
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
+    found = find_model(name_or_path)
+    if isinstance(found, Path):
+        return found
+    if found.repository is not None:
+        return fetch_from_hub(found.repository)
+    assert found.directory is not None
+    if not (found.directory / "config.json").is_file():
         raise ValueError(
-            f"{name} is a file: name the checkpoint's directory. A bare SAM file cannot caption; it can only start a "
-            "training run (sca.checkpoints.load_sam_weights)"
+            f"the model {found.name!r} is not installed at {found.directory}: "
+            "install the package with its data files"
         )
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and name.rpartition("/")[2]:
-        return fetch_from_hub(name)
-    known = model_names()
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(
-        f"unknown model {name!r}: {hint}Use one of {', '.join(known)}, a hub repository or a directory"
-    )
+    return found.directory
 
 
 def load(

@@ -61,6 +61,7 @@ def test_no_file_outgrows_one_idea() -> None:
         ("pipeline.store", ("torch", "ray")),
         ("pipeline.cli", ("torch", "ray", "transformers")),
         ("sca", ("ray", "zarr")),
+        ("sca.model_names", ("torch", "transformers")),
     ],
 )
 def test_light_commands_start_without_heavy_libraries(module: str, forbidden: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ Name = Annotated[str, typer.Argument(help="A name from `sca models list`, or a c
 @models.command("list")
 def list_models() -> None:
     """Show the models that can be named."""
-    from sca.registry import MODELS
+    from sca.model_names import MODELS
 
     table = Table("name", "what it is", "where it comes from", box=None, pad_edge=False)
     for entry in MODELS:

@@ -72,9 +72,11 @@ def run(
     from pipeline.clock import iso_ns
     from pipeline.config import load_config
     from pipeline.run_plan import plan_run
+    from sca.model_names import find_model
 
     changes: dict[str, Any] = {"runtime.kind": runtime, "runtime.address": address, "model": model}
     config = load_config(preset, settings or [], changes={k: v for k, v in changes.items() if v is not None})
+    find_model(config.model)
     if annotate is not None:
         check_annotation(inputs, annotate)
     start_ns = None if start is None else iso_ns(start)

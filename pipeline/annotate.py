@@ -16,6 +16,7 @@ from pipeline.sources import DecodedFrame, Source
 from pipeline.store import CaptionStore
 
 _TIME_BASE = Fraction(1, 90_000)
+_REPEATED = 0.6  # share of the smaller box: above it, the same words mean the same thing
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,34 @@ def track_paths(store: CaptionStore, stream: str) -> list[TrackPath]:
 
 
 def labels_at(paths: list[TrackPath], pts_ns: int, max_gap_ns: int, min_score: float) -> list[Label]:
-    """What to draw at `pts_ns`, the surest captions first; captions below `min_score` are left out."""
+    """What to draw at `pts_ns`, the surest captions first.
+
+    Left out: captions below `min_score`, and those that an overlapping, surer one says already.
+    """
     labels = []
     for path in paths:
         box = path.box_at(pts_ns, max_gap_ns)
         text, score = path.caption_at(pts_ns)
         if box is not None and text and score >= min_score:
             labels.append(Label(path.track, tuple(float(v) for v in box), text, score))
-    return sorted(labels, key=lambda label: -label.score)
+    return without_repeats(sorted(labels, key=lambda label: -label.score))
+
+
+def without_repeats(labels: list[Label]) -> list[Label]:
+    """Drop every label that says the same as an earlier one, over mostly the same place."""
+    kept: list[Label] = []
+    for label in labels:
+        if not any(label.text == other.text and _shared(label.box, other.box) > _REPEATED for other in kept):
+            kept.append(label)
+    return kept
+
+
+def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Overlap of two boxes as a share of the smaller one."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return max(width, 0.0) * max(height, 0.0) / max(smaller, 1e-9)
 
 
 def write_annotated(

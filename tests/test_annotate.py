@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.annotate import TrackPath, labels_at, write_annotated
+from pipeline.annotate import TrackPath, labels_at, without_repeats, write_annotated
 from pipeline.drawing import Label, draw_labels, place_text, track_colour
 from pipeline.sources import open_source
 from tests.videos import write_video
@@ -41,6 +41,16 @@ def test_boxes_are_interpolated_by_time_but_not_over_long_gaps() -> None:
 def test_unsure_captions_are_not_shown_and_sure_ones_come_first() -> None:
     paths = [path(1, "a dog", 0.4), path(2, "a cat", 0.9), path(3, "a cow", 0.1)]
     assert [label.track for label in labels_at(paths, NS // 2, 3 * NS, 0.3)] == [2, 1]
+
+
+def test_what_is_said_of_a_place_is_said_once() -> None:
+    labels = [
+        Label(1, (0, 0, 100, 100), "a group of people", 0.9),
+        Label(2, (10, 10, 60, 90), "a group of people", 0.8),
+        Label(3, (10, 10, 60, 90), "a man", 0.7),
+        Label(4, (80, 80, 180, 180), "a group of people", 0.6),
+    ]
+    assert [label.track for label in without_repeats(labels)] == [1, 3, 4]
 
 
 def test_annotated_video_keeps_every_frame_and_time(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.region_filter import masks_to_boxes
 from sca.predictor import Segmentation
 
 
@@ -80,16 +81,10 @@ class Candidates:
 
     def mask_boxes(self, size: tuple[int, int]) -> np.ndarray:
         """Tight boxes (N, 4) float32 xyxy of the masks, in pixels of a picture of `size` (H, W)."""
-        boxes = np.zeros((len(self), 4), np.float32)
-        if not len(self):
-            return boxes
-        rows, columns = self.masks.any(dim=2).cpu().numpy(), self.masks.any(dim=1).cpu().numpy()
-        for index in range(len(self)):
-            y, x = np.flatnonzero(rows[index]), np.flatnonzero(columns[index])
-            if len(y) and len(x):
-                boxes[index] = (x[0], y[0], x[-1] + 1, y[-1] + 1)
         grid_height, grid_width = self.masks.shape[1:]
-        return boxes * np.array([size[1] / grid_width, size[0] / grid_height] * 2, np.float32)
+        return masks_to_boxes(self.masks) * np.array(
+            [size[1] / grid_width, size[0] / grid_height] * 2, np.float32
+        )
 
     def _good(self, limits: Limits) -> np.ndarray:
         sure = (self.iou >= limits.iou) & (self.stability >= limits.stability)

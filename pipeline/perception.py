@@ -178,7 +178,8 @@ class Perception:
         masks = torch.cat([group.masks for group in groups])
         # What an earlier group has found is the original, however sure a later one is.
         rank = np.concatenate([group.iou - 2.0 * place for place, group in enumerate(groups)])
-        kept = distinct(masks, rank, self._options.same_region_iou)[: self._options.max_regions]
+        options = self._options
+        kept = distinct(masks, rank, options.same_region_iou, options.same_box_iou)[: options.max_regions]
         parts: list[Sightings] = []
         start = 0
         for place, group in enumerate(groups):

@@ -39,3 +39,4 @@ class PerceptionOptions(Options):
     same_region_iou: float = Field(
         default=0.55, gt=0, le=1, description="masks that overlap more are one region"
     )
+    same_box_iou: float = Field(default=0.8, gt=0, le=1, description="and so are masks with nearly one box")

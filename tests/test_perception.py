@@ -156,3 +156,11 @@ def test_a_mover_is_a_region_even_where_the_model_is_unsure_of_its_mask(predicto
         [found.boxes[:, :2] < [left - 8, 56], found.boxes[:, 2:] > [left + 72, 136]], axis=1
     )
     assert not outside.any()
+
+
+def test_masks_of_nearly_one_box_are_one_region() -> None:
+    rows = torch.arange(16).reshape(16, 1).expand(16, 16)
+    combs = torch.stack([(rows % 2 == 0), (rows % 2 == 1), torch.zeros(16, 16) > 0])
+    combs[2, 2:6, 2:6] = True
+    assert distinct(combs, np.array([0.9, 0.8, 0.7]), 0.5).tolist() == [0, 1, 2]
+    assert distinct(combs, np.array([0.9, 0.8, 0.7]), 0.5, 0.8).tolist() == [0, 2]

@@ -48,7 +48,8 @@ class StageConfig(_Strict):
     masks, with mask_regions in place of M; the others train captions. refined_masks: how many masks of such a step
     get a correcting click. caption_clicks, mask_clicks: share of steps whose prompts are clicks, the others being
     boxes. zoom: range of the random view's scale. key_pool: caption steps attend to the image averaged over
-    n x n cells, which is nearly the same and much cheaper. ema: decay of the averaged weights.
+    n x n cells, which is nearly the same and much cheaper. language_learning_rate: of the language model and its
+    prefix, learning_rate if it is not given; a small one bears (and needs) several times as much. ema: decay of the averaged weights.
     """
 
     name: str
@@ -59,6 +60,7 @@ class StageConfig(_Strict):
     backbone: Literal["frozen", "late", "full"] = "frozen"
     learning_rate: float = 6e-4
     backbone_learning_rate: float = 1e-4
+    language_learning_rate: float | None = None
     final_rate: float = 0.02
     warmup_steps: int = 100
     weight_decay: float = 0.02

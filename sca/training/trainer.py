@@ -43,6 +43,7 @@ CHECKPOINT = "checkpoint.pt"
 _EARLY = tuple(
     f"image_encoder.backbone.{part}." for part in ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
 )
+_LANGUAGE = ("language_model.", "language_project.", "task_tokens.")
 _PROBE_RATE = 5.0  # a linear probe learns fast and holds nothing that could be spoilt
 
 
@@ -306,7 +307,7 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
     """AdamW over what the stage trains; matrices decay, vectors (biases, norms, single tokens) do not."""
     encoder = model.image_encoder
     assert isinstance(encoder, TimmEncoder)
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         in_backbone = name.startswith(("image_encoder.backbone.", "image_encoder.head."))
         trained = not in_backbone or stage.backbone == "full"
@@ -314,13 +315,17 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
             trained = not name.startswith(_EARLY)
         parameter.requires_grad_(trained)
         if trained:
-            groups.setdefault((in_backbone, parameter.ndim > 1), []).append(parameter)
+            rate = stage.learning_rate
+            if in_backbone:
+                rate = stage.backbone_learning_rate
+            elif name.startswith(_LANGUAGE):
+                rate = stage.language_learning_rate or rate
+            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     probe_rate = _PROBE_RATE * stage.learning_rate
     settings: list[dict[str, Any]] = [
         {"params": list(probe.parameters()), "lr": probe_rate, "base_lr": probe_rate, "weight_decay": 0.0}
     ]
-    for (in_backbone, decays), parameters in groups.items():
-        rate = stage.backbone_learning_rate if in_backbone else stage.learning_rate
+    for (rate, decays), parameters in groups.items():
         settings.append(
             {
                 "params": parameters,

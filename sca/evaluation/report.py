@@ -18,6 +18,7 @@ from sca.automatic import AutomaticMaskGenerator
 from sca.data.annotations import AnnotatedImage, read_annotations
 from sca.evaluation.calibration import calibration_error
 from sca.evaluation.clips import ClipResult, evaluate_clip, read_clips
+from sca.evaluation.paper_metrics import PaperMetrics, paper_metrics
 from sca.evaluation.proposals import recall_of_boxes
 from sca.evaluation.region_captions import (
     CaptionRow,
@@ -39,6 +40,7 @@ class EvaluationReport:
 
     model: str
     captions: tuple[CaptionRow, ...]
+    paper: PaperMetrics
     calibration_error: float
     mistakes: tuple[tuple[str, str, int], ...]
     clips: tuple[ClipResult, ...]
@@ -71,6 +73,7 @@ class EvaluationReport:
         ]
         lines += [
             "",
+            f"CIDEr is coco-caption's (CIDEr-D) over whitespace tokens. {self.paper.text()}",
             f"Calibration error of the caption score: {self.calibration_error:.3f}",
             "",
             "| clip | object | IoU from box | IoU from click | commonest caption | score | frames that name it |",
@@ -145,6 +148,7 @@ def _report(
     return EvaluationReport(
         model=model,
         captions=tuple(score_captions(captions)),
+        paper=paper_metrics(captions),
         calibration_error=calibration_error(captions),
         mistakes=tuple(frequent_mistakes(captions)),
         clips=tuple(clips),

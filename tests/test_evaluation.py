@@ -1,0 +1,56 @@
+"""Caption scores: what is right scores high, what is wrong low, and what cannot be computed says why."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from sca.evaluation.paper_metrics import paper_metrics
+from sca.evaluation.region_captions import RegionCaption, frequent_mistakes, score_captions
+
+_TRUTH = [
+    ("a brown dog", "a dog"),
+    ("a man in a red shirt", "a man"),
+    ("the green grass", "grass"),
+    ("a white car", "a car"),
+    ("two boats on the water", "boats"),
+    ("a tall building", "a building"),
+]
+
+
+def captions(texts: list[str]) -> list[RegionCaption]:
+    return [
+        RegionCaption(f"{index}", 0, text, truth, -float(index), 4, 0.5, 0.01 * (1 + index), ("other",))
+        for index, (text, truth) in enumerate(zip(texts, _TRUTH, strict=True))
+    ]
+
+
+def test_the_references_themselves_score_best_and_a_shuffle_scores_nothing() -> None:
+    texts = [truth[0] for truth in _TRUTH]
+    rows = {row.name: row for row in score_captions(captions(texts))}
+    assert rows["all"].head == rows["all"].exact == rows["all"].content == 1.0
+    assert rows["confident half"].count == 3
+    wrong = {row.name: row for row in score_captions(captions(texts[1:] + texts[:1]))}
+    assert wrong["all"].head == 0.0
+    assert wrong["all"].cider < 0.1 < rows["all"].cider
+    assert frequent_mistakes(captions(texts[1:] + texts[:1]))[0][2] == 1
+    assert frequent_mistakes(captions(texts)) == []
+
+
+@pytest.mark.skipif(
+    shutil.which("java") is None, reason="METEOR is a Java program, and there is no Java here"
+)
+def test_meteor_prefers_what_is_right() -> None:
+    texts = [truth[0] for truth in _TRUTH]
+    right, wrong = paper_metrics(captions(texts)), paper_metrics(captions(texts[1:] + texts[:1]))
+    assert right.meteor is not None
+    assert wrong.meteor is not None
+    assert right.meteor > 0.9 > 0.4 > wrong.meteor
+
+
+def test_a_metric_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    metrics = paper_metrics(captions([truth[0] for truth in _TRUTH]))
+    assert metrics.meteor is None
+    assert "Java" in metrics.text()

@@ -15,13 +15,20 @@ from engines.backends.interface import Engine, Report
 from engines.cache import EngineCache
 from engines.devices import probe
 from engines.probes import ModelProbes
-from engines.selection import AUTO
+from engines.selection import AUTO, stages_for
+from engines.typed_module import TypedBody, in_precision
 from engines.workshop import BuildPolicy, ReadyEngine, Workshop
-from sca.model_stages import MAX_FRAMES, MAX_PROMPT_TOKENS, mixer_tokens, model_stages
+from sca.export_stages import Stage
+from sca.language_stages import prefix_length
+from sca.language_steps import StagedSteps
+from sca.model_stages import MAX_FRAMES, MAX_PROMPT_TOKENS, mixer_tokens
 from sca.modeling import ImageFeatures, Sca
 from sca.modeling.mask_decoder import MaskDecoding
 from sca.predictor import Predictor
+from sca.shared_decoding import SharedDecoding
+from sca.slot_decoding import SlotDecoder
 from sca.stages import Stages, eager_stages
+from sca.static_cache import StepStage
 
 LOGGER = logging.getLogger("engines")
 MAX_PROMPTS = 64
@@ -55,13 +62,19 @@ def accelerate(
         ValueError: an unknown back end or precision, or a cache that cannot be written.
     """
     model = predictor.model
-    workshop = Workshop(cache or EngineCache(), probe(str(predictor.device)), report)
+    device = probe(str(predictor.device))
+    workshop = Workshop(cache or EngineCache(), device, report)
     probes = ModelProbes(model, frames)
-    ready = []
-    for stage in model_stages(model, max_prompts):
+
+    made = []
+    for stage, chosen, kind in stages_for(model, backend, precision, device, max_prompts):
         make_probes = partial(probes.of, stage.name)
-        ready.append(workshop.obtain(stage, make_probes, backend=backend, precision=precision, policy=policy))
-    stages = engine_stages(model, *ready, max_prompts=max_prompts)
+        ready = workshop.obtain(stage, make_probes, backend=chosen, precision=kind, policy=policy)
+        made.append((stage, ready))
+    (_, encoder), (_, decoder), (_, mixer), *language = made
+    stages = engine_stages(model, encoder, decoder, mixer, max_prompts=max_prompts)
+    if language:
+        stages = with_language_engines(stages, model, language, slots=max_prompts)
     for line in stages.origin:
         LOGGER.info("%s", line)
     return predictor.with_stages(stages)
@@ -104,6 +117,34 @@ def engine_stages(
 
     origin = tuple(ready.summary() for ready in (encoder, decoder, mixer))
     return replace(eager, encode_image=encode_image, decode_masks=decode_masks, mix=mix, origin=origin)
+
+
+def with_language_engines(
+    stages: Stages, model: Sca, language: Sequence[tuple[Stage, ReadyEngine]], *, slots: int
+) -> Stages:
+    """Greedy captions from the engines of prefill and step, in slots that all callers share.
+
+    On a GPU the steps are those of the module in the engines' precision, captured as graphs. On a CPU where not both
+    stages have a compiled engine, decoding stays as it is: slots gain nothing there.
+    """
+    (_, prefill_engine), (step, step_engine) = language
+    origin = (*stages.origin, prefill_engine.summary(), step_engine.summary())
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    if not on_gpu and "eager" in (prefill_engine.backend, step_engine.backend):
+        return replace(stages, origin=origin)
+    language_model, steps = model.language_model, None
+    if on_gpu:
+        typed = in_precision(step, step_engine.precision).module
+        body = typed.body if isinstance(typed, TypedBody) else typed
+        assert isinstance(body, StepStage)
+        language_model = body.language_model
+    else:
+        steps = StagedSteps(prefill_engine.engine, step_engine.engine)
+
+    def make() -> SlotDecoder:
+        return SlotDecoder(language_model, prefix_length(model), slots=slots, steps=steps)
+
+    return replace(stages, decode_text=SharedDecoding(make, stages.decode_text), origin=origin)
 
 
 def in_chunks(

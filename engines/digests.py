@@ -41,8 +41,9 @@ def digest_code(module: nn.Module) -> str:
         if file and not type(part).__module__.startswith("torch."):
             files.add(file)
     sha = hashlib.sha256(repr(module).encode())
-    for file in sorted(files, key=lambda name: Path(name).name):
-        sha.update(Path(file).read_bytes())
+    # By content, because two files may share a name and their folders differ from machine to machine.
+    for content in sorted(digest_file(Path(file)) for file in files):
+        sha.update(content.encode())
     return sha.hexdigest()
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.parity import ParityReport
+from engines.timing import Timing
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_NAME = "manifest.json"
 
 
@@ -76,11 +77,16 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Verification:
-    """A parity check that was made on a machine, and its numbers."""
+    """A check that was made on a machine: the numbers of the parity gate, and the time that both sides took."""
 
     machine: str
     at: str
     report: ParityReport
+    timing: Timing
+
+    def failures(self) -> tuple[str, ...]:
+        """Why the engine must not serve on this machine; empty when it may."""
+        return (*self.report.failures(), *self.timing.failures())
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,12 @@ class Manifest:
                 build_seconds=float(content["build_seconds"]),
                 notes=tuple(content["notes"]),
                 verifications=tuple(
-                    Verification(item["machine"], item["at"], ParityReport(**item["report"]))
+                    Verification(
+                        item["machine"],
+                        item["at"],
+                        ParityReport(**item["report"]),
+                        Timing(**item["timing"]),
+                    )
                     for item in content["verifications"]
                 ),
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sca.export_stages import OutputKind, Stage, StageOutput
 
-GATE_VERSION = 1
+GATE_VERSION = 2
 """Grows when the gate becomes stricter, so that engines passed by an older gate are checked again."""
 
 MIN_COSINE = 0.999

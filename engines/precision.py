@@ -46,9 +46,9 @@ def choose_precision(requested: str, backend: str, device: Device) -> PrecisionC
         # The plan is made for GPUs (SM80 and newer) whatever machine makes it.
         return PrecisionChoice(Precision.BFLOAT16 if requested == "auto" else Precision(requested))
     if requested == "auto":
-        return PrecisionChoice(
-            Precision.BFLOAT16 if device.native_bf16 and backend != "onnxruntime" else Precision.FLOAT32
-        )
+        # Eager on a CPU is what is left when everything else was refused: exact, and in need of no check at each start.
+        plain = device.kind == "cpu" and backend in ("onnxruntime", "eager")
+        return PrecisionChoice(Precision.BFLOAT16 if device.native_bf16 and not plain else Precision.FLOAT32)
     wanted = Precision(requested)
     if wanted is Precision.FLOAT32:
         return PrecisionChoice(wanted)

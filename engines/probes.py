@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from engines.language_probes import prefill_probes, step_probes
 from engines.parity import Probes
 from sca.decoding import decode
-from sca.model_stages import IMAGE_ENCODER, MASK_DECODER, MIXER
 from sca.modeling import ImageFeatures, Sca
 from sca.preprocessing import scale_boxes, scale_points, to_model_input
 
@@ -63,9 +63,11 @@ class ModelProbes:
                 return Probes(
                     [self._mixer_inputs(region) for region in self._regions], self._captions_of_mixer
                 )
-        raise AssertionError(
-            f"no probes for stage {stage}: known are {IMAGE_ENCODER}, {MASK_DECODER}, {MIXER}"
-        )
+            case "language-prefill":
+                return prefill_probes(self._model, self._prefixes)
+            case "language-step":
+                return step_probes(self._model, self._prefixes)
+        raise AssertionError(f"no probes for stage {stage}")
 
     @cached_property
     def _pixels(self) -> list[Tensor]:
@@ -93,6 +95,17 @@ class ModelProbes:
                 tokens, features = self._fuse(image, sparse, dense)
                 found.append(_Region(number, sparse, dense, where.float(), tokens, features))
         return found
+
+    @cached_property
+    @torch.inference_mode()
+    def _prefixes(self) -> list[Tensor]:
+        """What the language model is told of each group of regions, (R, n, H)."""
+        return [
+            self._model.language_prefix(
+                self._model.mix(self._images[region.frame], region.tokens, region.features, region.boxes)
+            )
+            for region in self._regions
+        ]
 
     def _prompts(self, number: int) -> tuple[Tensor, Tensor]:
         """Boxes (4, 4) and points (9, 2) in the model's input square, spread over frame `number`."""

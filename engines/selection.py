@@ -1,11 +1,16 @@
-"""Which back ends to try, in which order and precision: a pure policy."""
+"""Which back ends to try for which stage, in which order and precision: a pure policy."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engines.devices import Device
 from engines.precision import Precision, choose_precision
+from sca.export_stages import Stage
+from sca.language_stages import fits, language_stages
+from sca.model_stages import model_stages
+from sca.modeling import Sca
 
 AUTO = "auto"
 _ORDER = {
@@ -13,6 +18,21 @@ _ORDER = {
     # Inductor brought nothing over eager on the CPUs that were measured, and its builds take minutes.
     "cpu": ("openvino", "onnxruntime", "eager"),
 }
+
+
+GPU_ONLY = frozenset({"tensorrt", "torch-tensorrt"})
+
+
+def language_choice(backend: str, precision: str, device: Device) -> tuple[str, str]:
+    """What to ask for where the stage is one of the language model's.
+
+    On a GPU a whole step of all captions, the cache included, is one captured graph of the module itself, which leaves
+    a compiler of single stages nothing to gain. On a CPU it stays in float32 unless asked: words that hang by a hair
+    would change.
+    """
+    if device.kind == "cuda" or backend in GPU_ONLY:
+        return "eager", precision
+    return backend, Precision.FLOAT32 if precision == AUTO else precision
 
 
 @dataclass(frozen=True)
@@ -42,3 +62,19 @@ def attempts(requested: str, precision: str, device: Device) -> tuple[Attempt, .
         if choice.precision is not Precision.FLOAT32:
             tried.append(Attempt(backend, Precision.FLOAT32, f"{choice.precision} was refused"))
     return tuple(tried)
+
+
+def stages_for(
+    model: Sca, backend: str, precision: str, device: Device, max_prompts: int
+) -> Iterator[tuple[Stage, str, str]]:
+    """Every compilable stage of a model, each with the back end and the precision to ask for.
+
+    Without those of a language model that has too few positions for a caption of the usual length.
+    """
+    for stage in model_stages(model, max_prompts):
+        yield stage, backend, precision
+    if not fits(model):
+        return
+    chosen = language_choice(backend, precision, device)
+    for stage in language_stages(model, max_prompts):
+        yield stage, *chosen

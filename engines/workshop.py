@@ -18,9 +18,10 @@ from engines.cache import EngineCache, describe_files
 from engines.devices import Device
 from engines.digests import digest_code, digest_weights, signature
 from engines.manifest import EngineKey, EngineRejected, Manifest, Verification
-from engines.parity import GATE_VERSION, ParityReport, Probes, compare, reference_outputs
+from engines.parity import GATE_VERSION, Probes, compare, reference_outputs
 from engines.precision import Precision, choose_precision
 from engines.selection import AUTO, attempts
+from engines.timing import time_beside
 from sca.export_stages import Stage
 
 LOGGER = logging.getLogger("engines")
@@ -64,13 +65,17 @@ class Workshop:
         self.cache = cache
         self.device = device
         self._report = report or LOGGER.info
+        self._digests: dict[int, tuple[Stage, str, str]] = {}
 
     def key(self, stage: Stage, backend: Backend, precision: Precision) -> EngineKey:
         """The key of this stage's engine on this device. Reads all weights once."""
+        if id(stage) not in self._digests:  # the stage is kept as well, so that its id stays its own
+            self._digests[id(stage)] = stage, digest_weights(stage.module), digest_code(stage.module)
+        _, weights, code = self._digests[id(stage)]
         return EngineKey(
             stage=stage.name,
-            weights=digest_weights(stage.module),
-            code=digest_code(stage.module),
+            weights=weights,
+            code=code,
             signature=signature(stage),
             backend=backend.name,
             backend_version=backend.version(self.device),
@@ -176,7 +181,7 @@ class Workshop:
             found = None if policy is BuildPolicy.ALWAYS else self._stored(key)
             return found or self._build(stage, compiler, precision, key)
 
-    def verify(self, stage: Stage, manifest: Manifest, probes: Probes) -> ParityReport:
+    def verify(self, stage: Stage, manifest: Manifest, probes: Probes) -> Verification:
         """Loads a stored engine, compares it with eager float32 and writes the numbers into its side-car.
 
         Raises:
@@ -186,14 +191,14 @@ class Workshop:
         engine = compiler.load(
             stage, Precision(manifest.key.precision), self.device, self.cache.folder(manifest.key)
         )
-        return self._check(stage, engine, manifest, probes)[0]
+        return self._check(stage, engine, manifest, lambda: probes, again=True)[0]
 
     def _ready(
         self, stage: Stage, compiler: Backend, precision: Precision, probes: MakeProbes, policy: BuildPolicy
     ) -> tuple[Engine, Manifest | None]:
         if compiler.name == "eager":
             engine = compiler.load(stage, precision, self.device, self.cache.root)
-            _refuse_if_failed(self._compare(stage, engine, probes()))
+            _refuse_if_failed(self._verification(stage, engine, probes()))
             return engine, None
         return self._serve(
             stage, compiler, precision, self.build(stage, compiler.name, precision, policy=policy), probes
@@ -205,31 +210,38 @@ class Workshop:
         """Loads a stored engine; checks it unless that was done on this machine before."""
         made = manifest.verified_on(self.device.fingerprint)
         if made is not None:
-            _refuse_if_failed(made.report)
+            _refuse_if_failed(made)
         engine = compiler.load(stage, precision, self.device, self.cache.folder(manifest.key))
         if made is None:
-            report, manifest = self._check(stage, engine, manifest, probes())
-            _refuse_if_failed(report)
+            made, manifest = self._check(stage, engine, manifest, probes)
+            _refuse_if_failed(made)
         return engine, manifest
 
-    def _compare(self, stage: Stage, engine: Engine, probes: Probes) -> ParityReport:
+    def _verification(self, stage: Stage, engine: Engine, probes: Probes) -> Verification:
         inputs = [tuple(value.to(self.device.torch_device) for value in probe) for probe in probes.inputs]
         given = [engine(*tensors) for tensors in inputs]
-        return compare(stage.outputs, reference_outputs(stage, inputs), given, probes.read_tokens)
+        report = compare(stage.outputs, reference_outputs(stage, inputs), given, probes.read_tokens)
+        timing = time_beside(stage.module, engine, inputs[0])
+        return Verification(self.device.fingerprint, _timestamp(), report, timing)
 
     def _check(
-        self, stage: Stage, engine: Engine, manifest: Manifest, probes: Probes
-    ) -> tuple[ParityReport, Manifest]:
-        self._report(
-            f"{stage.name}: comparing {manifest.key.backend} {manifest.key.precision} with eager float32"
-        )
-        report = self._compare(stage, engine, probes)
-        verification = Verification(self.device.fingerprint, _timestamp(), report)
+        self, stage: Stage, engine: Engine, manifest: Manifest, probes: MakeProbes, *, again: bool = False
+    ) -> tuple[Verification, Manifest]:
         with self.cache.lock(manifest.key):
-            manifest = manifest.with_verification(verification)
+            # Another process may have checked it while this one waited for the lock.
+            manifest = self._stored(manifest.key) or manifest
+            before = manifest.verified_on(self.device.fingerprint)
+            if before is not None and not again:
+                return before, manifest
+            self._report(
+                f"{stage.name}: comparing {manifest.key.backend} {manifest.key.precision} with eager float32"
+            )
+            made = self._verification(stage, engine, probes())
+            manifest = manifest.with_verification(made)
             self.cache.update(manifest)
-        self._report(f"{stage.name}: {'passed' if report.passed else 'REFUSED'}: {report}")
-        return report, manifest
+        verdict = "REFUSED" if made.failures() else "passed"
+        self._report(f"{stage.name}: {verdict}: {made.report}, {made.timing}")
+        return made, manifest
 
     def _stored(self, key: EngineKey) -> Manifest | None:
         try:
@@ -278,9 +290,10 @@ class Workshop:
         return manifest
 
 
-def _refuse_if_failed(report: ParityReport) -> None:
-    if not report.passed:
-        raise EngineRejected(f"it differs from eager float32: {', '.join(report.failures())}")
+def _refuse_if_failed(made: Verification) -> None:
+    if made.failures():
+        differs = "it differs from eager float32: " if made.report.failures() else ""
+        raise EngineRejected(f"{differs}{', '.join(made.failures())}")
 
 
 def _timestamp() -> str:

@@ -7,7 +7,7 @@ CUDA it is captured once as a graph and replayed: a step then costs one launch i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sca.decoding import MAX_NEW_TOKENS, DecodedCaptions, end_of_text_ids
-from sca.static_cache import CacheShape, RowCache, end_mask, prefill, step
+from sca.language_steps import EagerSteps, LanguageSteps
+from sca.static_cache import CacheShape, end_mask
 
 READ_EVERY = 4
-"""Steps between two looks of the host at which slots have finished: each look waits for the device."""
+"""Steps on a GPU between two looks of the host at which slots have finished: each look waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class FinishedCaption:
 class SlotDecoder:
     """Greedy decoding of any number of prefixes of one length over `slots` rows of a static cache.
 
-    The same tokens as `sca.decoding.decode`. Not thread-safe. Raises ValueError if the model has too few positions.
+    The same tokens as `sca.decoding.decode`. `steps`: what computes, by default the model itself; `capture`: whether a
+    step becomes a CUDA graph, by default on a GPU. Not thread-safe. Raises ValueError if the model has too few
+    positions.
     """
 
     def __init__(
@@ -43,10 +46,12 @@ class SlotDecoder:
         *,
         slots: int = 64,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        steps: LanguageSteps | None = None,
         capture: bool | None = None,
     ) -> None:
         parameter = next(model.parameters())
         self._model, self._device = model, parameter.device
+        self._steps = steps or EagerSteps(model)
         self._prefix_length, self._max_new = prefix_length, max_new_tokens
         self._ends = end_of_text_ids(model)
         shape = CacheShape.of(model, prefix_length + max_new_tokens - 1)
@@ -62,7 +67,23 @@ class SlotDecoder:
         self._waiting: deque[tuple[int, Tensor]] = deque()
         self._next_ticket = 0
         self._capture = self._device.type == "cuda" if capture is None else capture
+        self._read_every = READ_EVERY if self._device.type == "cuda" else 1
         self._replays: dict[int, Callable[[], None]] = {}
+
+    @property
+    def prefix_length(self) -> int:
+        """Vectors in each prefix."""
+        return self._prefix_length
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the cache of all slots."""
+        return self._cache.nbytes
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of a caption at most."""
+        return self._max_new
 
     def submit(self, prefixes: Tensor) -> list[int]:
         """Queues prefixes (P, n, H); they join at the next `advance`. Returns a ticket for each."""
@@ -82,19 +103,21 @@ class SlotDecoder:
         return bool(self._waiting) or any(ticket is not None for ticket in self._tickets)
 
     @torch.inference_mode()
-    def advance(self, steps: int = READ_EVERY) -> list[FinishedCaption]:
+    def advance(self, steps: int | None = None) -> list[FinishedCaption]:
         """Lets waiting prefixes join, makes `steps` steps of all slots, and returns what has finished."""
-        self._join()
-        used = [index for index, ticket in enumerate(self._tickets) if ticket is not None]
+        # A caption may end with its first token, which comes of the prefix.
+        finished = self._collect() if self._join() else []
+        self._close_ranks()
+        used = sum(ticket is not None for ticket in self._tickets)
         if not used:
-            return []
-        rows = _bucket(used[-1] + 1, len(self._tickets))
+            return finished
+        rows = _bucket(used, len(self._tickets)) if self._capture else used
         replay = self._replays.get(rows)
         if replay is None:
             replay = self._replays[rows] = self._prepare(rows)
-        for _ in range(steps):
+        for _ in range(steps or self._read_every):
             replay()
-        return self._collect()
+        return finished + self._collect()
 
     def decode(self, prefixes: Tensor) -> DecodedCaptions:
         """All captions of prefixes (P, n, H), which must be the only ones in the decoder."""
@@ -103,7 +126,10 @@ class SlotDecoder:
         found: dict[int, FinishedCaption] = {}
         while self.busy:
             found |= {caption.ticket: caption for caption in self.advance()}
-        captions = [found[ticket] for ticket in tickets]
+        return self.as_batch([found[ticket] for ticket in tickets])
+
+    def as_batch(self, captions: Sequence[FinishedCaption]) -> DecodedCaptions:
+        """Finished captions as `sca.decoding.decode` gives them."""
         pad = self._model.config.pad_token_id
         filler = pad if pad is not None else (self._ends[0] if self._ends else 0)
         longest = max((len(caption.token_ids) for caption in captions), default=0)
@@ -114,18 +140,19 @@ class SlotDecoder:
             torch.tensor([caption.logprob for caption in captions], device=self._device),
         )
 
-    def _join(self) -> None:
+    def _join(self) -> int:
+        """Puts waiting prefixes into free slots; returns how many."""
         free = [index for index, ticket in enumerate(self._tickets) if ticket is None]
         count = min(len(free), len(self._waiting))
         if not count:
-            return
+            return 0
         joining = [self._waiting.popleft() for _ in range(count)]
         slots = torch.tensor(free[:count], device=self._device)
         for slot, (ticket, _) in zip(free, joining, strict=False):
             self._tickets[slot] = ticket
-        prefixes = torch.stack([prefix for _, prefix in joining]).to(self._device, self._cache.dtype)
-        logits, cache = prefill(self._model, prefixes)
-        self._cache[:, :, slots, :, : self._prefix_length] = cache
+        prefixes = torch.stack([prefix for _, prefix in joining]).to(self._device)
+        logits, cache = self._steps.prefill(prefixes)
+        self._cache[:, :, slots, :, : self._prefix_length] = cache.to(self._cache.dtype)
         best, token = torch.log_softmax(logits, dim=-1).max(dim=-1)
         self._tokens[slots] = token
         self._positions[slots] = self._prefix_length
@@ -133,13 +160,31 @@ class SlotDecoder:
         self._counts[slots] = 1
         self._written[slots, 0] = token
         self._running[slots] = ~end_mask(token, self._ends) & (self._max_new > 1)
+        return count
+
+    def _close_ranks(self) -> None:
+        """Moves the last captions into the gaps that finished ones left, so that no step computes the finished."""
+        used = [index for index, ticket in enumerate(self._tickets) if ticket is not None]
+        gaps = [index for index in range(len(used)) if self._tickets[index] is None]
+        if not gaps:
+            return
+        movers = used[len(used) - len(gaps) :]
+        source = torch.tensor(movers, device=self._device)
+        target = torch.tensor(gaps, device=self._device)
+        for state in self._row_states():
+            state[target] = state[source]
+        self._cache[:, :, target] = self._cache[:, :, source]
+        for mover, gap in zip(movers, gaps, strict=True):
+            self._tickets[gap], self._tickets[mover] = self._tickets[mover], None
+
+    def _row_states(self) -> tuple[Tensor, ...]:
+        return self._tokens, self._positions, self._running, self._total, self._counts, self._written
 
     def _step(self, rows: int) -> None:
         """One step of the first `rows` slots, in place and without a look from the host."""
         tokens, positions = self._tokens[:rows], self._positions[:rows]
         running, counts = self._running[:rows], self._counts[:rows]
-        cache = RowCache(self._cache[:, :, :rows], positions, in_place=True)
-        logits = step(self._model, tokens, cache, positions)
+        logits = self._steps.step(tokens, positions, self._cache[:, :, :rows])
         best, token = torch.log_softmax(logits, dim=-1).max(dim=-1)
         written = self._written[:rows]
         places = torch.arange(self._max_new, device=self._device)
@@ -156,15 +201,7 @@ class SlotDecoder:
     def _prepare(self, rows: int) -> Callable[[], None]:
         if not self._capture:
             return lambda: self._step(rows)
-        state = (
-            self._tokens,
-            self._positions,
-            self._running,
-            self._total,
-            self._counts,
-            self._written,
-            self._cache,
-        )
+        state = (*self._row_states(), self._cache)
         saved = [tensor.clone() for tensor in state]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

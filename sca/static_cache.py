@@ -48,20 +48,16 @@ class CacheShape:
 
 
 class RowCache(Cache):
-    """Hands a model's layers their part of a fixed cache, and takes one new token per row.
+    """Hands a model's layers their part of a fixed cache, and writes one new token per row into it.
 
-    positions (R,): where each row's new keys and values go. in_place: write into `content`, else leave it alone and
-    collect new tensors, which is what a graph without side effects needs.
+    content (layers, 2, R, heads, length, head_dim); positions (R,): where each row's new keys and values go.
     """
 
-    def __init__(self, content: Tensor, positions: Tensor, *, in_place: bool) -> None:
+    def __init__(self, content: Tensor, positions: Tensor) -> None:
         super().__init__(layers=[])
-        self.content = content
-        self.in_place = in_place
-        self.updated: list[Tensor] = []
+        self._content = content
         self._positions = positions.reshape(-1, 1, 1, 1)
         places = torch.arange(content.shape[-2], device=content.device)
-        self._here = places.reshape(1, 1, -1, 1) == self._positions
         # A row attends to what it has written so far and to its new token.
         self.mask = (places <= positions.unsqueeze(1)).reshape(-1, 1, 1, content.shape[-2])
 
@@ -69,16 +65,37 @@ class RowCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """New keys and values (R, heads, 1, head_dim) in; those of all positions (R, heads, length, head_dim) out."""
-        keys, values = self.content[layer_idx].unbind(0)
-        if self.in_place:
-            where = self._positions.expand(-1, key_states.shape[1], 1, key_states.shape[-1])
-            keys.scatter_(2, where, key_states)
-            values.scatter_(2, where, value_states)
-        else:
-            keys = torch.where(self._here, key_states, keys)
-            values = torch.where(self._here, value_states, values)
-            self.updated.append(torch.stack([keys, values]))
+        keys, values = self._content[layer_idx].unbind(0)
+        where = self._positions.expand(-1, key_states.shape[1], 1, key_states.shape[-1])
+        keys.scatter_(2, where, key_states)
+        values.scatter_(2, where, value_states)
         return keys, values
+
+
+class ReadOnlyCache(Cache):
+    """Hands a model's layers their part of a fixed cache and collects what is new, as a graph without side effects.
+
+    content: keys, then values, of each layer in turn, each (R, heads, length, head_dim); positions (R,): how many of
+    the `length` places of each row are filled.
+    """
+
+    def __init__(self, content: Sequence[Tensor], positions: Tensor) -> None:
+        super().__init__(layers=[])
+        self.added: list[Tensor] = []
+        self._content = content
+        length = content[0].shape[-2]
+        places = torch.arange(length + 1, device=positions.device)
+        # A row attends to what is filled, and to its new token, which comes after the last place.
+        mask = (places < positions.unsqueeze(1)) | (places == length)
+        self.mask = mask.reshape(-1, 1, 1, length + 1)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """New keys and values (R, heads, 1, head_dim) in; those and the filled ones, (R, heads, length + 1, head_dim), out."""
+        self.added.append(torch.stack([key_states.squeeze(2), value_states.squeeze(2)], dim=1))
+        keys, values = self._content[2 * layer_idx], self._content[2 * layer_idx + 1]
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
 
 class _PrefixCache(Cache):
@@ -111,8 +128,10 @@ def prefill(model: PreTrainedModel, prefix: Tensor) -> tuple[Tensor, Tensor]:
     return logits[:, -1].float(), torch.stack(cache.collected)
 
 
-def step(model: PreTrainedModel, token_ids: Tensor, cache: RowCache, positions: Tensor) -> Tensor:
-    """The tokens (R,) at `positions` (R,) to logits (R, V) of the next ones; `cache` takes up what they add."""
+def step(
+    model: PreTrainedModel, token_ids: Tensor, cache: RowCache | ReadOnlyCache, positions: Tensor
+) -> Tensor:
+    """The tokens (R,) at `positions` (R,) to logits (R, V) of the next ones; `cache` takes in what they add."""
     return (
         model(
             inputs_embeds=embed_tokens(model, token_ids.unsqueeze(1)),
@@ -128,29 +147,32 @@ def step(model: PreTrainedModel, token_ids: Tensor, cache: RowCache, positions: 
 
 
 class PrefillStage(nn.Module):
-    """Prefixes (R, n, H) to logits (R, V) and a cache (layers, 2, R, heads, length, head_dim), zero after n."""
-
-    def __init__(self, model: PreTrainedModel, length: int) -> None:
-        super().__init__()
-        self.language_model = model
-        self.length = length
-
-    def forward(self, prefix: Tensor) -> tuple[Tensor, Tensor]:
-        logits, cache = prefill(self.language_model, prefix)
-        return logits, nn.functional.pad(cache, (0, 0, 0, self.length - prefix.shape[1]))
-
-
-class StepStage(nn.Module):
-    """Tokens (R,), their positions (R,) and the cache to logits (R, V) and the cache with the tokens in it."""
+    """Prefixes (R, n, H) to logits (R, V) and their keys and values (R, layers, 2, heads, n, head_dim)."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.language_model = model
 
-    def forward(self, token_ids: Tensor, positions: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        rows = RowCache(cache, positions, in_place=False)
+    def forward(self, prefix: Tensor) -> tuple[Tensor, Tensor]:
+        logits, cache = prefill(self.language_model, prefix)
+        return logits, cache.permute(2, 0, 1, 3, 4, 5)
+
+
+class StepStage(nn.Module):
+    """Tokens (R,), their positions (R,) and the cache to logits (R, V) and what the tokens add to the cache.
+
+    The cache is handed over as keys, then values, of each layer in turn, each (R, heads, length, head_dim); what is
+    added is (R, layers, 2, heads, head_dim), and the caller writes it to the positions. So no step copies a cache.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.language_model = model
+
+    def forward(self, token_ids: Tensor, positions: Tensor, *cache: Tensor) -> tuple[Tensor, Tensor]:
+        rows = ReadOnlyCache(cache, positions)
         logits = step(self.language_model, token_ids, rows, positions)
-        return logits, torch.stack(rows.updated)
+        return logits, torch.stack(rows.added, dim=1)
 
 
 def end_mask(token_ids: Tensor, ends: Sequence[int]) -> Tensor:

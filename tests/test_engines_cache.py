@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from engines.backends import backend_named
+from engines.backends.openvino import BLOB_NAME
 from engines.cache import EngineCache
 from engines.devices import probe
 from engines.manifest import MANIFEST_NAME, EngineRejected
 from engines.parity import Probes
 from engines.precision import Precision
-from engines.workshop import BuildPolicy, Workshop
+from engines.workshop import BuildPolicy, MakeProbes, ReadyEngine, Workshop
 from sca.export_stages import Stage
 from tests.engine_fixtures import small_stage
 
@@ -33,6 +34,11 @@ class Bench:
         self.lines: list[str] = []
         self.cache = EngineCache(root)
         self.workshop = Workshop(self.cache, probe("cpu"), self.lines.append)
+
+    def obtain(
+        self, stage: Stage, make_probes: MakeProbes, policy: BuildPolicy = BuildPolicy.IF_NEEDED
+    ) -> ReadyEngine:
+        return self.workshop.obtain(stage, make_probes, precision="float32", policy=policy)
 
     def built(self) -> int:
         return sum("built in" in line for line in self.lines)
@@ -67,7 +73,7 @@ def no_probes() -> Probes:
 
 def test_a_stored_engine_is_found_and_not_checked_again(bench: Bench) -> None:
     stage = small_stage()
-    ready = bench.workshop.obtain(stage, no_probes, policy=BuildPolicy.NEVER)
+    ready = bench.obtain(stage, no_probes, policy=BuildPolicy.NEVER)
     assert ready.backend == "openvino"
     assert bench.built() == 0
     inputs = stage.example(prompts=7)
@@ -89,14 +95,14 @@ def test_an_engine_checked_on_another_machine_is_checked_here(bench: Bench) -> N
     stage = small_stage()
     path = bench.folder(stage) / MANIFEST_NAME
     path.write_text(path.read_text().replace(probe("cpu").fingerprint, "another machine"))
-    bench.workshop.obtain(stage, lambda: probes(stage))
+    bench.obtain(stage, lambda: probes(stage))
     assert bench.built() == 0
     machines = {check["machine"] for check in json.loads(path.read_text())["verifications"]}
     assert machines == {"another machine", probe("cpu").fingerprint}
 
 
 def damage(folder: Path, kind: str) -> None:
-    weights, side_car = folder / "engine.bin", folder / MANIFEST_NAME
+    weights, side_car = folder / BLOB_NAME, folder / MANIFEST_NAME
     match kind:
         case "flipped byte":
             content = bytearray(weights.read_bytes())
@@ -116,7 +122,7 @@ def damage(folder: Path, kind: str) -> None:
 def test_a_damaged_engine_is_not_loaded_and_the_list_says_why(bench: Bench, kind: str) -> None:
     stage = small_stage()
     damage(bench.folder(stage), kind)
-    ready = bench.workshop.obtain(stage, no_probes, policy=BuildPolicy.NEVER)
+    ready = bench.obtain(stage, no_probes, policy=BuildPolicy.NEVER)
     assert ready.backend == "eager"
     problems = [entry.problem for entry in bench.cache.entries()]
     assert len(problems) == 1
@@ -128,7 +134,7 @@ def test_a_damaged_engine_is_explained_and_built_again(
 ) -> None:
     stage = small_stage()
     damage(bench.folder(stage), "flipped byte")
-    ready = bench.workshop.obtain(stage, lambda: probes(stage))
+    ready = bench.obtain(stage, lambda: probes(stage))
     assert ready.backend == "openvino"
     assert bench.built() == 1
     assert "checksum differs" in caplog.text
@@ -157,21 +163,47 @@ def test_an_engine_that_once_failed_the_gate_stays_refused(bench: Bench) -> None
     content = json.loads(path.read_text())
     content["verifications"][0]["report"]["cosine"] = 0.5
     path.write_text(json.dumps(content))
-    ready = bench.workshop.obtain(stage, no_probes, policy=BuildPolicy.NEVER)
+    ready = bench.obtain(stage, no_probes, policy=BuildPolicy.NEVER)
     assert ready.backend == "eager"
     assert any("cosine 0.5" in reason for reason in ready.refused)
 
 
+def test_an_engine_that_was_slower_than_eager_here_stays_refused(bench: Bench) -> None:
+    stage = small_stage()
+    path = bench.folder(stage) / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    content["verifications"][0]["timing"] = {"eager_s": 0.010, "engine_s": 0.020}
+    path.write_text(json.dumps(content))
+    ready = bench.obtain(stage, no_probes, policy=BuildPolicy.NEVER)
+    assert ready.backend == "eager"
+    assert any("slower than eager (20.0 ms, eager 10.0 ms)" in reason for reason in ready.refused)
+
+
+def test_the_same_model_has_the_same_key_in_every_process() -> None:
+    """Two source files of one name once swapped places from run to run, and engines were built again."""
+    code = """
+import sca
+from engines.digests import digest_code
+from sca.model_stages import mask_decoder_stage
+print(digest_code(mask_decoder_stage(sca.load("demo").model, 4).module))
+"""
+    found = set()
+    for seed in ("0", "1", "2"):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
+        found.add(subprocess.check_output([sys.executable, "-c", code], env=environment, cwd=ROOT, text=True))
+    assert len(found) == 1
+
+
 def test_new_weights_make_the_old_engine_stale_and_the_flag_refuses_to_build(bench: Bench) -> None:
     stage = small_stage(seed=1)
-    ready = bench.workshop.obtain(stage, lambda: probes(stage), policy=BuildPolicy.NEVER)
+    ready = bench.obtain(stage, lambda: probes(stage), policy=BuildPolicy.NEVER)
     assert ready.backend == "eager"
     assert any("stale (other weights)" in reason for reason in ready.refused)
 
 
 def test_more_prompts_make_another_engine(bench: Bench) -> None:
     stage = small_stage(maximum=256)
-    ready = bench.workshop.obtain(stage, lambda: probes(stage), policy=BuildPolicy.NEVER)
+    ready = bench.obtain(stage, lambda: probes(stage), policy=BuildPolicy.NEVER)
     assert any("stale (other shapes)" in reason for reason in ready.refused)
 
 
@@ -184,8 +216,7 @@ def test_an_engine_that_computes_something_else_is_refused_and_eager_serves(tmp_
     assert manifest is not None
     with torch.no_grad():
         stage.module.out.weight.neg_()  # type: ignore[union-attr, operator]
-    report = bench.workshop.verify(stage, manifest, probes(stage))
-    assert not report.passed
+    assert bench.workshop.verify(stage, manifest, probes(stage)).failures()
     after = bench.cache.find(right_key)
     assert after is not None
     check = after.verified_on(probe("cpu").fingerprint)
@@ -196,7 +227,7 @@ def test_an_engine_that_computes_something_else_is_refused_and_eager_serves(tmp_
 def test_a_killed_build_leaves_nothing_that_is_taken_for_an_engine(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
     left = cache.working_folder()
-    (left / "engine.bin").write_bytes(b"half")
+    (left / BLOB_NAME).write_bytes(b"half")
     assert list(cache.entries()) == []
     assert cache.sweep(now=time.time() + 10) == 0, "a build may still be at work"
     assert cache.sweep(now=time.time() + 7200) == 1
@@ -209,15 +240,16 @@ from pathlib import Path
 from engines.cache import EngineCache
 from engines.devices import probe
 from engines.parity import Probes
-from engines.precision import Precision
-from engines.workshop import BuildPolicy, Workshop
+from engines.workshop import Workshop
 from tests.engine_fixtures import small_stage
 workshop = Workshop(EngineCache(Path(sys.argv[1])), probe("cpu"), lambda line: print(line, flush=True))
-workshop.build(small_stage(), "openvino", Precision.FLOAT32, policy=BuildPolicy.IF_NEEDED)
+stage = small_stage()
+ready = workshop.obtain(stage, lambda: Probes([stage.example(prompts=5)]), precision="float32")
+assert ready.backend == "openvino", ready.refused
 """
 
 
-def test_two_processes_that_want_the_same_engine_build_it_once(tmp_path: Path) -> None:
+def test_two_processes_that_want_the_same_engine_build_and_check_it_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BUILD_ONE, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     both = [
@@ -227,6 +259,7 @@ def test_two_processes_that_want_the_same_engine_build_it_once(tmp_path: Path) -
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum("built in" in text for text in said) == 1
+    assert sum("comparing" in text for text in said) == 1
     assert len(list(EngineCache(tmp_path).entries())) == 1
 
 

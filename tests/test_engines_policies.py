@@ -14,7 +14,8 @@ from engines.devices import Device
 from engines.manifest import EngineKey
 from engines.parity import compare
 from engines.precision import Precision, choose_precision
-from engines.selection import attempts
+from engines.selection import attempts, language_choice
+from engines.timing import Timing
 from sca.export_stages import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
 from tests.engine_fixtures import small_stage
 
@@ -28,6 +29,9 @@ H200 = Device("cuda", "H200", "sm90", True, "H200 sm90")
     [
         ("auto", "openvino", NEW_CPU, Precision.BFLOAT16),
         ("auto", "openvino", OLD_CPU, Precision.FLOAT32),
+        ("auto", "eager", NEW_CPU, Precision.FLOAT32),
+        ("auto", "eager", H200, Precision.BFLOAT16),
+        ("auto", "onnxruntime", H200, Precision.BFLOAT16),
         ("auto", "tensorrt", H200, Precision.BFLOAT16),
         ("auto", "tensorrt", OLD_CPU, Precision.BFLOAT16),
         ("bfloat16", "openvino", OLD_CPU, Precision.FLOAT32),
@@ -69,6 +73,28 @@ def test_every_order_begins_with_the_wish_and_ends_with_eager_float32(requested:
     assert requested in ("auto", tried[0].backend)
     assert (tried[-1].backend, tried[-1].precision) == ("eager", Precision.FLOAT32)
     assert len({(one.backend, one.precision) for one in tried}) == len(tried)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [
+        (NEW_CPU, "auto", ("auto", "float32")),
+        (NEW_CPU, "bfloat16", ("auto", "bfloat16")),
+        (H200, "auto", ("eager", "auto")),
+    ],
+)
+def test_words_are_kept_exact_on_a_cpu_and_captured_whole_on_a_gpu(
+    device: Device, precision: str, expected: tuple[str, str]
+) -> None:
+    assert language_choice("auto", precision, device) == expected
+
+
+@pytest.mark.parametrize(
+    ("eager_s", "engine_s", "refused"),
+    [(0.1, 0.05, False), (0.1, 0.12, False), (0.1, 0.2, True), (0.0001, 0.0009, False)],
+)
+def test_only_a_clearly_slower_engine_is_refused(eager_s: float, engine_s: float, refused: bool) -> None:
+    assert bool(Timing(eager_s, engine_s).failures()) is refused
 
 
 @given(minimum=st.integers(1, 9), extra=st.integers(0, 300), data=st.data())

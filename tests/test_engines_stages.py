@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from engines.devices import probe
 from engines.probes import ModelProbes, reference_frames
 from engines.workshop import BuildPolicy, Workshop
 from sca.export_stages import Stage
+from sca.language_stages import language_stages
 from sca.model_stages import model_stages
 from sca.predictor import Predictor
 
@@ -35,12 +37,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
 
 @pytest.fixture(scope="module")
 def accelerated(predictor: Predictor, cache: EngineCache) -> Predictor:
-    return accelerate(predictor, max_prompts=MAX_PROMPTS, cache=cache)
+    return accelerate(predictor, precision="float32", max_prompts=MAX_PROMPTS, cache=cache)
 
 
 @pytest.fixture(scope="module")
 def stages(predictor: Predictor) -> dict[str, Stage]:
-    return {stage.name: stage for stage in model_stages(predictor.model, MAX_PROMPTS)}
+    model = predictor.model
+    return {
+        stage.name: stage
+        for stage in (*model_stages(model, MAX_PROMPTS), *language_stages(model, MAX_PROMPTS))
+    }
 
 
 @pytest.fixture(scope="module", params=["openvino", "onnxruntime"])
@@ -92,8 +98,36 @@ def test_every_number_of_frames_gives_the_numbers_of_torch(
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 33])
+@pytest.mark.parametrize("name", ["language-prefill", "language-step"])
+@torch.inference_mode()
+def test_every_number_of_captions_gives_the_numbers_of_torch(
+    name: str, rows: int, engines: dict[str, Engine], stages: dict[str, Stage]
+) -> None:
+    inputs = stages[name].example(rows=rows)
+    for expected, got in zip(stages[name].module(*inputs), engines[name](*inputs), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_captions_of_several_callers_on_engines_are_those_of_eager(
+    predictor: Predictor, accelerated: Predictor
+) -> None:
+    """Three threads caption at once, so that regions join while others are under way."""
+    frames = reference_frames()
+    features = []
+    for frame in frames:
+        encoding = predictor.encode(frame)
+        points = [[[x, y]] for x in range(40, 280, 40) for y in range(40, 280, 60)]
+        features.append(predictor.region_features(encoding, predictor.segment(encoding, points=points)))
+    expected = [[caption.token_ids for caption in predictor.caption(each)] for each in features]
+    with ThreadPoolExecutor(3) as pool:
+        got = list(pool.map(accelerated.caption, features))
+    assert [[caption.token_ids for caption in each] for each in got] == expected
+
+
 def test_on_cpu_openvino_computes_every_stage(accelerated: Predictor) -> None:
-    assert accelerated.stages.origin
+    assert len(accelerated.stages.origin) == 5
     assert all("openvino" in line for line in accelerated.stages.origin)
 
 
@@ -102,7 +136,12 @@ def test_the_next_start_builds_nothing(
 ) -> None:
     said: list[str] = []
     again = accelerate(
-        predictor, max_prompts=MAX_PROMPTS, cache=cache, policy=BuildPolicy.NEVER, report=said.append
+        predictor,
+        precision="float32",
+        max_prompts=MAX_PROMPTS,
+        cache=cache,
+        policy=BuildPolicy.NEVER,
+        report=said.append,
     )
     assert again.stages.origin == accelerated.stages.origin
     assert said == []

@@ -7,6 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from sca.decoding import decode
+from sca.language_steps import EagerSteps, StagedSteps
 from sca.slot_decoding import SlotDecoder
 from sca.static_cache import CacheShape, PrefillStage, StepStage
 
@@ -74,17 +75,34 @@ def test_who_joins_late_changes_nothing_for_those_under_way(model: PreTrainedMod
 
 
 @torch.inference_mode()
+def test_finished_captions_are_not_computed_again(model: PreTrainedModel) -> None:
+    given = prefixes(12, seed=2)
+    lengths = [len(ids) for ids in decode(model, given).sequences()]
+    rows: list[int] = []
+
+    class Counting(EagerSteps):
+        def step(self, token_ids: torch.Tensor, positions: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+            rows.append(len(token_ids))
+            return super().step(token_ids, positions, cache)
+
+    SlotDecoder(model, PREFIX, slots=12, steps=Counting(model)).decode(given)
+    # The first token of a caption comes of its prefix.
+    assert rows == [sum(length > done for length in lengths) for done in range(1, max(lengths))]
+
+
+@torch.inference_mode()
 def test_the_exportable_stages_give_the_same_logits_as_the_model(model: PreTrainedModel) -> None:
     given = prefixes(3)
     length = PREFIX + 5
-    logits, cache = PrefillStage(model, length)(given)
-    assert cache.shape == CacheShape.of(model, length).empty(3, torch.float32, torch.device("cpu")).shape
+    steps = StagedSteps(PrefillStage(model), StepStage(model))
+    logits, filled = steps.prefill(given)
+    cache = CacheShape.of(model, length).empty(3, torch.float32, torch.device("cpu"))
+    cache[..., :PREFIX, :] = filled
     ids = torch.zeros(3, 0, dtype=torch.int64)
-    stepper = StepStage(model)
     for offset in range(5):
         token = logits.argmax(-1)
         ids = torch.cat([ids, token.unsqueeze(1)], dim=1)
-        logits, cache = stepper(token, torch.full((3,), PREFIX + offset), cache)
+        logits = steps.step(token, torch.full((3,), PREFIX + offset), cache)
         embeds = torch.cat([given, model.get_input_embeddings()(ids)], dim=1)
         expected = model(inputs_embeds=embeds, use_cache=False).logits[:, -1]
         torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3)

@@ -47,6 +47,8 @@ class PrecisionName(StrEnum):
     FLOAT16 = "float16"
 
 
+COLUMNS = ["stage", "back end", "precision", "built for", "built in", "size", "check"]
+
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A model's name or directory.")]
 CacheOption = Annotated[
     Path | None,
@@ -81,10 +83,9 @@ def build(
     progress = _progress(started)
     progress(f"loading model {model}")
     import sca
-    from engines.acceleration import Workshop
     from engines.probes import ModelProbes
-    from engines.workshop import BuildPolicy
-    from sca.model_stages import model_stages
+    from engines.selection import stages_for
+    from engines.workshop import BuildPolicy, Workshop
 
     device = _device()
     predictor = sca.load(model, device=device.kind)
@@ -95,22 +96,26 @@ def build(
     probes = ModelProbes(predictor.model)
     rows: list[tuple[str, ...]] = []
     reasons: list[str] = []
-    for stage in model_stages(predictor.model, max_prompts):
+    for stage, chosen, kind in stages_for(predictor.model, backend, precision, device, max_prompts):
         if backend is BackendName.AUTO:
-            ready = workshop.obtain(stage, partial(probes.of, stage.name), precision=precision, policy=policy)
+            ready = workshop.obtain(
+                stage, partial(probes.of, stage.name), backend=chosen, precision=kind, policy=policy
+            )
             reasons += [f"{stage.name}: {reason}" for reason in ready.refused]
             manifest = ready.manifest
             rows.append(
                 _row(stage.name, manifest, device, store) if manifest else (stage.name, ready.backend)
             )
-        else:
+        elif chosen == backend:
             manifest = workshop.build_and_verify(
-                stage, partial(probes.of, stage.name), backend, precision=precision, policy=policy
+                stage, partial(probes.of, stage.name), chosen, precision=kind, policy=policy
             )
             rows.append(_row(stage.name, manifest, device, store))
-    _print_table(["stage", "back end", "precision", "built for", "built in", "size", "check"], rows)
+        else:
+            reasons.append(f"{stage.name}: on a GPU its steps run as one captured CUDA graph")
+    _print_table(COLUMNS, rows)
     for reason in reasons:
-        typer.echo(f"not used: {reason}", err=True)
+        typer.echo(f"not used: {reason}" if backend is BackendName.AUTO else f"not built: {reason}", err=True)
     typer.echo(f"{len(rows)} engines in {store.root} after {time.monotonic() - started:.1f} s")
     return 0
 
@@ -130,7 +135,7 @@ def list_engines(cache: CacheOption = None) -> int:
     if not rows:
         typer.echo(f"No engines in {store.root}. To make some: sca engines build")
         return 0
-    _print_table(["stage", "back end", "precision", "built for", "built in", "size", "check"], rows)
+    _print_table(COLUMNS, rows)
     typer.echo(f"{len(rows)} engines in {store.root}")
     return 0
 
@@ -142,18 +147,20 @@ def verify(model: ModelOption = "demo", max_prompts: MaxPromptsOption = 64, cach
     progress = _progress(started)
     progress(f"loading model {model}")
     import sca
-    from engines.acceleration import Workshop
     from engines.backends import backend_named
     from engines.backends.interface import EngineBuildError
     from engines.precision import Precision
     from engines.probes import ModelProbes
+    from engines.workshop import Workshop
+    from sca.language_stages import language_stages
     from sca.model_stages import model_stages
 
     device, store = _device(), _open_cache(cache)
     predictor = sca.load(model, device=device.kind)
     workshop = Workshop(store, device, progress)
     probes = ModelProbes(predictor.model)
-    stages = {stage.name: stage for stage in model_stages(predictor.model, max_prompts)}
+    known = (*model_stages(predictor.model, max_prompts), *language_stages(predictor.model, max_prompts))
+    stages = {stage.name: stage for stage in known}
     rows: list[tuple[str, ...]] = []
     failed = 0
     for entry in store.entries():
@@ -175,14 +182,14 @@ def verify(model: ModelOption = "demo", max_prompts: MaxPromptsOption = 64, cach
             rows.append((found.key.stage, found.key.backend, f"cannot be checked here: {reason}"))
             continue
         try:
-            report = workshop.verify(stage, found, probes.of(stage.name))
+            made = workshop.verify(stage, found, probes.of(stage.name))
         except EngineBuildError as error:
             failed += 1
             rows.append((found.key.stage, found.key.backend, f"FAILED: {error}"))
             continue
-        failed += not report.passed
-        verdict = "passed" if report.passed else "FAILED"
-        rows.append((found.key.stage, found.key.backend, f"{verdict}: {report}"))
+        failed += bool(made.failures())
+        verdict = "FAILED" if made.failures() else "passed"
+        rows.append((found.key.stage, found.key.backend, f"{verdict}: {made.report}, {made.timing}"))
     if not rows:
         typer.echo(f"No engines in {store.root}. To make some: sca engines build")
         return 0
@@ -224,8 +231,8 @@ def _obsolete(manifest: Manifest | None, device: Device) -> str | None:
     assert manifest is not None
     key = manifest.key
     made = manifest.verified_on(device.fingerprint)
-    if made is not None and not made.report.passed:
-        return f"refused by the parity gate: {', '.join(made.report.failures())}"
+    if made is not None and made.failures():
+        return f"refused by the gate: {', '.join(made.failures())}"
     if key.gate != GATE_VERSION:
         return f"checked by gate {key.gate}, now it is {GATE_VERSION}"
     if key.torch_version != torch.__version__:
@@ -267,7 +274,7 @@ def _row(stage: str, manifest: Manifest, device: Device, store: EngineCache) -> 
     if made is None:
         check = "on first load there" if manifest.built_for != device.capability else "not yet"
     else:
-        check = f"{'passed' if made.report.passed else 'REFUSED'}: {made.report}"
+        check = f"{'REFUSED' if made.failures() else 'passed'}: {made.report}, {made.timing}"
     size = sum(artefact.size for artefact in manifest.artefacts)
     key = manifest.key
     return (

@@ -130,6 +130,27 @@ def test_every_stage_runs_at_its_own_input_size(data_dir: Path, tmp_path: Path) 
     assert not torch.equal(frozen, encoder.backbone.blocks[5][0].conv_pw.weight)
 
 
+def test_a_language_stage_learns_phrases_and_leaves_the_rest_alone(data_dir: Path, tmp_path: Path) -> None:
+    stage = {"name": "words", "trains": "language", "steps": 60, "size": 64, "images": 2, "regions": 4,
+             "learning_rate": 3e-3, "warmup_steps": 1, "ema": 0.5}  # fmt: skip
+    data, pictures = prepare_data(data_dir, data_dir / "cache")
+    config = parse_training_config(_TINY | {"stages": [stage]}, "tiny")
+    trainer = Trainer(config, data, pictures, tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    losses = [trainer.train_step(trainer.make_batch(step)).caption for step in range(30)]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
+    after = trainer.model.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"language_model", "language_project", "task_tokens"}
+    trainer.save()
+    table = next(tmp_path.glob("caption_tokens_*.pt"))
+    made = table.stat().st_mtime_ns
+    resumed = Trainer(config, data, pictures, tmp_path)
+    assert (resumed.progress.step, table.stat().st_mtime_ns) == (30, made)
+    one, other = (t.train_step(t.make_batch(30)).caption for t in (trainer, resumed))
+    assert one == pytest.approx(other, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "near"),
     [

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from sca.data.annotations import decode_mask
 from sca.data.image_cache import ImageCache
 from sca.data.targets import RegionTarget, TrainingImage, repeat_factors
 from sca.data.views import View, degrade, plain_view, random_view
+
+Made = TypeVar("Made")
 
 _MIN_SIDE = 4.0  # input pixels: smaller regions teach nothing
 _PADDING = 127.5  # what inference pads with: zero after normalisation by mean and deviation .5
@@ -82,7 +85,7 @@ class BatchMaker:
         masks: list[np.ndarray] = []
         for row, index in enumerate(self._indices(step)):
             entry = self.data[index]
-            view, candidates = self._view(rng, entry)
+            view, candidates = self.view(rng, entry)
             picture = degrade(rng, self.pictures[entry.image.id])
             pixels[row] = view.warp(picture, fill=_PADDING)
             for slot, (target, box) in enumerate(self._draw(rng, candidates)):
@@ -133,9 +136,10 @@ class BatchMaker:
             }
         return self._epoch_orders[epoch]
 
-    def _view(
+    def view(
         self, rng: np.random.Generator, entry: TrainingImage
     ) -> tuple[View, list[tuple[RegionTarget, np.ndarray]]]:
+        """A random view of an image, and the targets in it with their boxes xyxy in input pixels."""
         image = entry.image
         raw = np.array([target.box for target in entry.targets], dtype=np.float64)
         for attempt in range(4):
@@ -192,12 +196,12 @@ def click(rng: np.random.Generator, box: np.ndarray, mask: np.ndarray | None, si
     return box[:2] + (box[2:] - box[:2]) * np.clip(rng.normal(0.5, 0.12, 2), 0.1, 0.9)
 
 
-def ahead(make: Callable[[int], Batch], first: int, last: int) -> Iterator[Batch]:
+def ahead(make: Callable[[int], Made], first: int, last: int) -> Iterator[Made]:
     """`make(step)` for the steps first .. last - 1, made by a thread a little ahead of time."""
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=3)
+    ready: queue.Queue[Made | BaseException] = queue.Queue(maxsize=3)
     stop = threading.Event()
 
-    def put(item: Batch | BaseException) -> None:
+    def put(item: Made | BaseException) -> None:
         while not stop.is_set():
             try:
                 return ready.put(item, timeout=0.5)

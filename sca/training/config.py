@@ -49,11 +49,15 @@ class StageConfig(_Strict):
     get a correcting click. caption_clicks, mask_clicks: share of steps whose prompts are clicks, the others being
     boxes. zoom: range of the random view's scale. key_pool: caption steps attend to the image averaged over
     n x n cells, which is nearly the same and much cheaper. language_learning_rate: of the language model and its
-    prefix, learning_rate if it is not given; a small one bears (and needs) several times as much. ema: decay of the averaged weights.
+    prefix, learning_rate if it is not given; a small one bears (and needs) several times as much. trains: "language"
+    freezes all but the language model and its prefix, which then learn from caption tokens that are computed once, in
+    `views` views of every image; a step takes images x regions of them. ema: decay of the averaged weights.
     """
 
     name: str
     steps: int = Field(gt=0)
+    trains: Literal["all", "language"] = "all"
+    views: int = Field(default=2, gt=0)
     size: int = Field(default=320, multiple_of=32)
     images: int = Field(default=8, gt=0)
     regions: int = Field(default=6, gt=0)

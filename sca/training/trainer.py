@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import signal
 import time
@@ -18,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 
 from sca.checkpoints import load_shipped
 from sca.config import with_image_size
@@ -32,6 +31,8 @@ from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
 from sca.training.average import WeightAverage
 from sca.training.config import StageConfig, TrainingConfig
+from sca.training.language_stage import TokenBatch, TokenTable, language_losses, token_table
+from sca.training.optimizer import build_optimizer, schedule
 from sca.training.step import StepLosses, caption_losses, mask_losses
 from sca.training.word_probe import WordProbe
 from sca.training.workers import Team, run_team
@@ -39,12 +40,6 @@ from sca.training.workers import Team, run_team
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
-# Strides 2 to 8: edges and textures, which transfer as they are; leaving them out saves half of the backward pass.
-_EARLY = tuple(
-    f"image_encoder.backbone.{part}." for part in ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
-)
-_LANGUAGE = ("language_model.", "language_project.", "task_tokens.")
-_PROBE_RATE = 5.0  # a linear probe learns fast and holds nothing that could be spoilt
 
 
 @dataclass
@@ -116,7 +111,7 @@ class Trainer:
             self.save()
             self.team.any(False)
 
-    def train_step(self, batch: Batch) -> StepLosses:
+    def train_step(self, batch: Batch | TokenBatch) -> StepLosses:
         """One optimisation step on one batch."""
         stage, step = self.stage, self.progress.step
         rate = schedule(step, stage)
@@ -127,7 +122,15 @@ class Trainer:
         # Seeded anew at every step: a resumed run repeats exactly what an uncut one would have done.
         torch.manual_seed(int(rng.integers(2**31)) + self.team.rank)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)) + self.team.rank)
-        if self._trains_masks(step):
+        if isinstance(batch, TokenBatch):
+            losses = language_losses(
+                self.model,
+                self.tokenizer,
+                batch,
+                weights=self.config.loss,
+                max_tokens=self.config.language.max_tokens,
+            )
+        elif self._trains_masks(step):
             losses = mask_losses(
                 self.model,
                 batch,
@@ -206,6 +209,11 @@ class Trainer:
         encoder.head.eval()  # ImageNet's batch-norm statistics stay: batches here are too small for their own
         self.captions = self._maker(self.data, stage.regions)
         self.masks = self._maker(outlined_regions(self.data), stage.mask_regions)
+        self.tokens: TokenTable | None = None
+        if stage.trains == "language":
+            self.tokens = token_table(
+                self.model, self.data, self.pictures, stage, self.captions.seed, self.folder, self.team
+            )
 
     def _trains_masks(self, step: int) -> bool:
         return step % self.stage.mask_every == self.stage.mask_every - 1
@@ -222,8 +230,13 @@ class Trainer:
             zoom=stage.zoom,
         )
 
-    def make_batch(self, step: int) -> Batch:
+    def make_batch(self, step: int) -> Batch | TokenBatch:
         """This process's share of one step's batch; the kinds of step count their batches apart."""
+        if self.tokens is not None:
+            stage = self.stage
+            size = stage.images * stage.regions // self.team.size
+            seed = self.captions.seed + 7 * self.team.rank
+            return self.tokens.batch(self.data, seed, step, size)
         earlier_masks = step // self.stage.mask_every
         if self._trains_masks(step):
             return self.masks.make(earlier_masks * self.team.size + self.team.rank)
@@ -293,48 +306,6 @@ class _Meter:
         means["images_per_s"] = round(images * len(self.rows) / (time.monotonic() - self.start), 2)
         self.rows, self.start = [], time.monotonic()
         return means
-
-
-def schedule(step: int, stage: StageConfig) -> float:
-    """Learning-rate factor: linear warm-up, then cosine to `final_rate`."""
-    if step < stage.warmup_steps:
-        return (step + 1) / stage.warmup_steps
-    share = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
-    return stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-
-
-def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.optim.Optimizer:
-    """AdamW over what the stage trains; matrices decay, vectors (biases, norms, single tokens) do not."""
-    encoder = model.image_encoder
-    assert isinstance(encoder, TimmEncoder)
-    groups: dict[tuple[float, bool], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        in_backbone = name.startswith(("image_encoder.backbone.", "image_encoder.head."))
-        trained = not in_backbone or stage.backbone == "full"
-        if in_backbone and stage.backbone == "late":
-            trained = not name.startswith(_EARLY)
-        parameter.requires_grad_(trained)
-        if trained:
-            rate = stage.learning_rate
-            if in_backbone:
-                rate = stage.backbone_learning_rate
-            elif name.startswith(_LANGUAGE):
-                rate = stage.language_learning_rate or rate
-            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
-    probe_rate = _PROBE_RATE * stage.learning_rate
-    settings: list[dict[str, Any]] = [
-        {"params": list(probe.parameters()), "lr": probe_rate, "base_lr": probe_rate, "weight_decay": 0.0}
-    ]
-    for (rate, decays), parameters in groups.items():
-        settings.append(
-            {
-                "params": parameters,
-                "lr": rate,
-                "base_lr": rate,
-                "weight_decay": stage.weight_decay if decays else 0.0,
-            }
-        )
-    return torch.optim.AdamW(settings, betas=(0.9, 0.99), foreach=True)
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.caption_events import CaptionEventOptions
 from pipeline.caption_gate import CaptionGateOptions
+from pipeline.flow import FlowOptions
 from pipeline.keyframes import KeyframeOptions
 from pipeline.nearest import did_you_mean
 from pipeline.options import Options
 from pipeline.perception_options import PerceptionOptions
 from pipeline.recorder import RecordingOptions
+from pipeline.restarts import RestartOptions
 from pipeline.sources.opening import SourceOptions
 from pipeline.tracking import TrackingOptions
 
@@ -40,6 +42,17 @@ class RuntimeOptions(Options):
         default=0, ge=0, description="CPU threads of torch; 0: all processors but one, which decodes"
     )
     captioning_threads: int = Field(default=1, ge=1)
+    perception_actors: int = Field(default=1, ge=1, description="streams are spread over them")
+    captioning_actors: int = Field(default=1, ge=1, description="each takes captions of any stream")
+    perception_cpus: float = Field(
+        default=0.0, ge=0, description="processors of the cluster that a perception actor claims"
+    )
+    captioning_cpus: float = Field(default=0.0, ge=0)
+    perception_gpus: float = Field(default=0.5, ge=0, description="the same for GPUs, where there are any")
+    captioning_gpus: float = Field(default=0.5, ge=0)
+    encode_batch: int = Field(
+        default=8, ge=1, description="keyframes of different streams that are encoded together at most"
+    )
     credits: int = Field(
         default=4, ge=1, description="keyframes of a stream between source and store at most"
     )
@@ -57,7 +70,10 @@ class DisplayOptions(Options):
 
 
 class RunConfig(Options):
-    """Everything that `sca run` can be told, one group a stage."""
+    """Everything that `sca run` can be told, one group a stage.
+
+    `model` and `runtime` hold for the whole run; the other groups may differ from stream to stream.
+    """
 
     model: str = Field(default="demo", description="a name from `sca models list`, or a checkpoint directory")
     sources: SourceOptions = SourceOptions()
@@ -67,6 +83,8 @@ class RunConfig(Options):
     captions: CaptionGateOptions = CaptionGateOptions()
     events: CaptionEventOptions = CaptionEventOptions()
     recording: RecordingOptions = RecordingOptions()
+    flow: FlowOptions = FlowOptions()
+    restarts: RestartOptions = RestartOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     display: DisplayOptions = DisplayOptions()
 

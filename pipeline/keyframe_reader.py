@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.frame import Frame
+from pipeline.frame import Frame, FrameTime
 from pipeline.keyframes import KeyframeGate, KeyframeOptions
 from pipeline.records import Gap, ResumePoint
 from pipeline.sources import DecodedFrame, Source, SourceCounts
@@ -38,7 +38,17 @@ class KeyframeReader:
         self._skipped: DecodedFrame | None = None
         if resume is not None and resume.pts_ns >= 0:
             source.resume_after(resume)
+            self._gate.resume_after(FrameTime(resume.pts_ns, resume.wall_ns, resume.epoch))
         self._events: Iterator[DecodedFrame | Gap | None] = iter(source)
+
+    @property
+    def interval_factor(self) -> float:
+        """How many times as long as usual the time between keyframes is. May be set while another thread reads."""
+        return self._gate.interval_factor
+
+    @interval_factor.setter
+    def interval_factor(self, factor: float) -> None:
+        self._gate.interval_factor = factor
 
     def step(self) -> tuple[SourceStep, Frame | None]:
         """Read on to the next keyframe, to the end, or until a live source has nothing to give."""

@@ -52,34 +52,47 @@ def changed_share(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def keyframe_reason(
-    elapsed_ns: int | None, changed: float, options: KeyframeOptions
+    elapsed_ns: int | None, changed: float, options: KeyframeOptions, interval_factor: float = 1.0
 ) -> KeyframeReason | None:
-    """Whether a frame `elapsed_ns` after the last keyframe (None: there was none) becomes a keyframe, and why."""
+    """Whether a frame `elapsed_ns` after the last keyframe (None: there was none) becomes a keyframe, and why.
+
+    `interval_factor`: how many times as long as usual to wait between keyframes.
+    """
     if elapsed_ns is None:
         return KeyframeReason.FIRST
-    if elapsed_ns + _TOLERANCE_NS < options.interval_s * 1e9:
+    waited_s = (elapsed_ns + _TOLERANCE_NS) / 1e9 / interval_factor
+    if waited_s < options.interval_s:
         return None
     if changed >= options.change:
         return KeyframeReason.CHANGED
-    return KeyframeReason.OLD if elapsed_ns + _TOLERANCE_NS >= options.max_interval_s * 1e9 else None
+    return KeyframeReason.OLD if waited_s >= options.max_interval_s else None
 
 
 class KeyframeGate:
-    """`keyframe_reason` over one stream. A new epoch (reconnect, PTS reset) starts with a keyframe."""
+    """`keyframe_reason` over one stream. A new epoch (reconnect, PTS reset) starts with a keyframe.
+
+    `interval_factor` may be set at any time.
+    """
 
     def __init__(self, options: KeyframeOptions) -> None:
         self._options = options
         self._last: LastKeyframe | None = None
+        self.interval_factor = 1.0
+
+    def resume_after(self, time: FrameTime) -> None:
+        """Count from an earlier run's last keyframe, whose looks are not known."""
+        self._last = LastKeyframe(time, np.empty((0, 0), np.uint8))
 
     def consider(self, frame: DecodedFrame) -> KeyframeReason | None:
         """The reason why `frame` is a keyframe, or None. Call in stream order."""
         last = self._last
         if last is not None and last.time.epoch == frame.time.epoch:
-            elapsed = frame.time.pts_ns - last.time.pts_ns
-            if elapsed + _TOLERANCE_NS < self._options.interval_s * 1e9:
+            elapsed, factor = frame.time.pts_ns - last.time.pts_ns, self.interval_factor
+            if keyframe_reason(elapsed, 1.0, self._options, factor) is None:
                 return None
             thumbnail = frame.thumbnail()
-            reason = keyframe_reason(elapsed, changed_share(last.thumbnail, thumbnail), self._options)
+            changed = changed_share(last.thumbnail, thumbnail)
+            reason = keyframe_reason(elapsed, changed, self._options, factor)
         else:
             thumbnail = frame.thumbnail()
             reason = keyframe_reason(None, 1.0, self._options)

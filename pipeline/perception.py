@@ -104,18 +104,27 @@ class Perception:
         return StreamView(ProbeSchedule(self._options.probing), MotionProposals())
 
     @torch.inference_mode()
-    def look(self, frame: Frame, expected: Expected, view: StreamView) -> Sightings:
+    def look(
+        self,
+        frame: Frame,
+        expected: Expected,
+        view: StreamView,
+        *,
+        encoding: ImageEncoding | None = None,
+        probe_share: float = 1.0,
+    ) -> Sightings:
         """Find regions in `frame`: one prompt for each expected track, boxes around what moves, then probes elsewhere.
 
-        Boxes of `expected` are xyxy pixels of the frame. Updates `view`.
+        Boxes of `expected` are xyxy pixels of the frame. `encoding`: of the frame, where it was encoded in a batch
+        with others. `probe_share`: of the budget of probes. Updates `view`.
         """
         changed = self._changes(frame, view)
-        encoding = self._model.encode(frame.rgb)
+        encoding = encoding or self._model.encode(frame.rgb)
         limit = self._options.max_track_prompts
         known = self._prompt(encoding, boxes=expected.boxes[:limit]).passing(self._limits)
         moving = self._moving(frame, encoding, known, view)
         covered, hidden = coverage([known, moving], self._options.probing.large_region)
-        points = view.probes.next_points(covered, hidden, changed) * (frame.width, frame.height)
+        points = view.probes.next_points(covered, hidden, changed, probe_share) * (frame.width, frame.height)
         fresh = self._prompt(encoding, points=points[:, None]).passing(self._limits)
         return self._describe(frame, encoding, [known, moving, fresh], expected.keys)
 

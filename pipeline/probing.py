@@ -45,15 +45,18 @@ class ProbeSchedule:
         self._age = np.full(len(self._points), 1.0)
         self._first = True
 
-    def next_points(self, covered: np.ndarray, hidden: np.ndarray, changed: np.ndarray) -> np.ndarray:
-        """(n, 2) xy in 0..1 to try in this keyframe.
+    def next_points(
+        self, covered: np.ndarray, hidden: np.ndarray, changed: np.ndarray, share: float = 1.0
+    ) -> np.ndarray:
+        """(n, 2) xy in 0..1 to try in this keyframe, `share` (0..1] of the budget, but one at least.
 
         Three pictures of any size, sampled at the points: `covered` (bool) by the mask of a small region, `hidden`
         (bool) inside a large one, `changed` (0..1) since the last keyframe.
         """
         weight = np.where(self._sample(hidden), 0.3, 1.0) * (1 - self._sample(covered).astype(float))
         weight *= 1 + self._options.change_weight * self._sample(changed)
-        budget = self._options.first_budget if self._first else self._options.budget
+        full = self._options.first_budget if self._first else self._options.budget
+        budget = max(min(1, full), round(full * share))
         chosen = choose_probes(self._age, weight, budget, self._options.grid)
         self._age += 1
         self._age[chosen] = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import RunConfig
@@ -13,16 +13,19 @@ from pipeline.records import ResumePoint
 from pipeline.sources import DecodedFrame, Source, SourceInfo, expand_inputs, open_source
 from pipeline.sources.identity import stream_name
 from pipeline.store import CaptionStore, StreamInfo
+from pipeline.stream_list import StreamRequest
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
     """One stream of a run. `uri` may hold credentials: never print or store it; `source.address` is safe.
 
-    `start_ns`: wall clock of PTS 0, for files. `resume`: what the store holds already. `complete`: nothing is left.
+    `config`: its own settings. `start_ns`: wall clock of PTS 0, for files. `resume`: what the store holds already.
+    `complete`: nothing is left.
     """
 
     uri: str
+    config: RunConfig
     start_ns: int | None
     source: SourceInfo
     info: StreamInfo
@@ -36,7 +39,7 @@ class StreamPlan:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """Streams to read into one store, with one configuration."""
+    """Streams to read into one store. `config`: the run's settings; each stream has its own beside them."""
 
     store: Path
     streams: tuple[StreamPlan, ...]
@@ -44,7 +47,7 @@ class RunPlan:
 
 
 def plan_run(
-    inputs: Sequence[str],
+    inputs: Sequence[str] | Sequence[StreamRequest],
     config: RunConfig,
     *,
     store: Path | None = None,
@@ -53,20 +56,13 @@ def plan_run(
 ) -> RunPlan:
     """Open every input once, find out what is stored already, and decide where to go on.
 
-    `store`: by default the input's name with `.zarr` in the current directory. `name`: of the stream, for a single
-    input. Raises `ValueError` for inputs that cannot be read, a store that cannot be written, two inputs of one
-    name, and another video under a known name.
+    `inputs`: addresses that share `config`, or requests with settings of their own. `store`: by default the input's
+    name with `.zarr` in the current directory. `name`: of the stream, for a single input. Raises `ValueError` for
+    inputs that cannot be read, a store that cannot be written, two inputs of one name, and another video under a
+    known name.
     """
-    uris = expand_inputs(list(inputs))
-    if not uris:
-        raise ValueError(
-            "no input; give a video file, a directory of images, a stream address or a camera number"
-        )
-    if name is not None and len(uris) > 1:
-        raise ValueError(
-            f"--name {name}: it names one stream, but there are {len(uris)} inputs; leave it out"
-        )
-    names = [name or stream_name(uri) for uri in uris]
+    requests = _requests(inputs, config, name)
+    names = [request.name or stream_name(request.uri) for request in requests]
     doubled = [stream for stream, count in Counter(names).items() if count > 1]
     if doubled:
         raise ValueError(f"two inputs would both be stream {doubled[0]!r}; run them apart, with --name")
@@ -76,11 +72,33 @@ def plan_run(
     if exists:
         known = CaptionStore.open(path).streams()
     streams = [
-        _plan_stream(uri, stream, config, path, known.get(stream), start_ns)
-        for uri, stream in zip(uris, names, strict=True)
+        _plan_stream(request.uri, stream, request.config, path, known.get(stream), start_ns)
+        for request, stream in zip(requests, names, strict=True)
     ]
     CaptionStore.create(path)
     return RunPlan(path, tuple(streams), config)
+
+
+def _requests(
+    inputs: Sequence[str] | Sequence[StreamRequest], config: RunConfig, name: str | None
+) -> list[StreamRequest]:
+    requests: list[StreamRequest] = []
+    for given in inputs:
+        if isinstance(given, StreamRequest):
+            requests.append(given)
+        else:
+            requests += [StreamRequest(uri, config) for uri in expand_inputs([given])]
+    if not requests:
+        raise ValueError(
+            "no input; give a video file, a directory of images, a stream address or a camera number"
+        )
+    if name is None:
+        return requests
+    if len(requests) > 1:
+        raise ValueError(
+            f"--name {name}: it names one stream, but there are {len(requests)} inputs; leave it out"
+        )
+    return [replace(requests[0], name=name)]
 
 
 def check_same_stream(
@@ -114,7 +132,7 @@ def _plan_stream(
             start_ns = source.info.start_wall_ns
         complete = resume.pts_ns >= 0 and not source.info.live and not _anything_left(source, resume)
         return StreamPlan(
-            uri, start_ns, source.info, _stream_info(source.info, config, start_ns), resume, complete
+            uri, config, start_ns, source.info, _stream_info(source.info, config, start_ns), resume, complete
         )
     finally:
         source.close()

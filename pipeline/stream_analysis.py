@@ -12,6 +12,7 @@ from pipeline.frame import Frame, FrameTime
 from pipeline.perception import Perception
 from pipeline.regions import Regions, RleMask
 from pipeline.tracking import EndedTrack, Tracker, TrackingOptions
+from sca.predictor import ImageEncoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,13 @@ class StreamAnalysis:
         self._tracker = Tracker(tracking, next_track)
         self._gate = CaptionGate(captions)
 
-    def keyframe(self, frame: Frame) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
-        """Analyse the next keyframe of the stream."""
+    def keyframe(
+        self, frame: Frame, *, encoding: ImageEncoding | None = None, probe_share: float = 1.0
+    ) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
+        """Analyse the next keyframe of the stream; `encoding` and `probe_share` as in `Perception.look`."""
         size = (frame.height, frame.width)
         expected = self._tracker.expect(frame.time, size)
-        found = self._perception.look(frame, expected, self._view)
+        found = self._perception.look(frame, expected, self._view, encoding=encoding, probe_share=probe_share)
         update = self._tracker.update(frame.time, Candidates(found.boxes, found.features), found.prompted_by)
         regions = Regions(
             stream=self._stream,

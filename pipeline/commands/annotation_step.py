@@ -22,7 +22,7 @@ def annotate_run(plan: RunPlan, output: Path, console: Console) -> None:
     with CaptionStore.open(plan.store) as store:
         paths = track_paths(store, stream.stream)
     source = open_source(
-        stream.uri, stream=stream.stream, start_ns=stream.start_ns, options=plan.config.sources
+        stream.uri, stream=stream.stream, start_ns=stream.start_ns, options=stream.config.sources
     )
     bar = Progress(
         TextColumn("drawing {task.description}"),
@@ -39,8 +39,8 @@ def annotate_run(plan: RunPlan, output: Path, console: Console) -> None:
                 source,
                 paths,
                 output,
-                max_gap_s=plan.config.keyframes.max_interval_s * _GAP_INTERVALS,
-                min_score=plan.config.display.min_score,
+                max_gap_s=stream.config.keyframes.max_interval_s * _GAP_INTERVALS,
+                min_score=stream.config.display.min_score,
                 on_frame=lambda pts_ns: bar.update(task, completed=pts_ns / 1e9),
             )
             if total:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from pipeline.log_format import LogFormat, run_logs
+
 if TYPE_CHECKING:
     from pipeline.run_plan import RunPlan
-    from pipeline.runtime.progress import OnProgress, StopRequest, StreamProgress
+    from pipeline.runtime.observer import RunObserver
+    from pipeline.runtime.progress import StopRequest, StreamProgress
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -23,7 +29,8 @@ def run(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Video files, globs, directories of images, rtsp:// or http:// addresses, 0 for a webcam.",
+            help="Video files, globs, directories of images, rtsp:// or http:// addresses, 0 for a webcam, "
+            "or a YAML list of them.",
         ),
     ],
     store: Annotated[
@@ -55,6 +62,18 @@ def run(
         str | None, typer.Option(help="ray (default) or inline: everything in one process.")
     ] = None,
     address: Annotated[str | None, typer.Option(help="An existing Ray cluster to run on.")] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Serve /metrics, /healthz and /readyz on this port; 0: any free one."
+        ),
+    ] = None,
+    metrics_address: Annotated[
+        str, typer.Option(help="Where to listen for them; 0.0.0.0: from other machines too.")
+    ] = "127.0.0.1",
+    log_format: Annotated[
+        LogFormat, typer.Option(help="json: one object a line on stderr, and no progress bar.")
+    ] = LogFormat.TEXT,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")] = False,
 ) -> None:
     """Caption every region of a video and store when each was seen.
@@ -68,26 +87,31 @@ def run(
     sca run rtsp://camera/stream --store yard.zarr --preset live
 
     sca run 'clips/*.mp4' --store clips.zarr --set keyframes.interval_s=1
+
+    sca run cams.yaml --store site.zarr --preset live --metrics-port 9464
     """
     from pipeline.clock import iso_ns
-    from pipeline.config import load_config
     from pipeline.run_plan import plan_run
+    from pipeline.stream_list import stream_requests
     from sca.model_names import find_model
 
     changes: dict[str, Any] = {"runtime.kind": runtime, "runtime.address": address, "model": model}
-    config = load_config(preset, settings or [], changes={k: v for k, v in changes.items() if v is not None})
+    given = {key: value for key, value in changes.items() if value is not None}
+    config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
     find_model(config.model)
     if annotate is not None:
-        check_annotation(inputs, annotate)
+        check_annotation([request.uri for request in requests], annotate)
     start_ns = None if start is None else iso_ns(start)
-    plan = plan_run(inputs, config, store=store, start_ns=start_ns, name=name)
+    plan = plan_run(requests, config, store=store, start_ns=start_ns, name=name)
+    quiet = quiet or log_format is LogFormat.JSON
     console = Console(quiet=quiet)
     for stream in plan.streams:
         if stream.complete:
             console.print(f"{stream.stream}: complete in {plan.store}, nothing to do", soft_wrap=True)
         elif stream.resume.pts_ns >= 0:
             console.print(f"{stream.stream}: going on at {stream.resume.pts_ns / 1e9:.1f} s", soft_wrap=True)
-    stopped = _execute(plan, console)
+    with run_logs(log_format, console):
+        stopped = _execute(plan, console, metrics_port, metrics_address)
     if stopped:
         console.print(
             f"Stopped. Everything so far is in {plan.store}; run the same command to go on.", soft_wrap=True
@@ -115,30 +139,51 @@ def check_annotation(inputs: list[str], output: Path) -> None:
         raise ValueError(f"--annotate {output}: that is the input itself; choose another name")
 
 
-def _execute(plan: RunPlan, console: Console) -> bool:
+def _execute(plan: RunPlan, console: Console, port: int | None, address: str) -> bool:
     """Run what is left of the plan. Returns whether it was stopped before the end."""
     from dataclasses import replace
 
     from pipeline.commands.run_report import RunDisplay
+    from pipeline.runtime.observer import Observers, ProgressOnly
     from pipeline.runtime.progress import StopRequest
 
     todo = tuple(stream for stream in plan.streams if not stream.complete)
     if not todo:
         return False
     stop = StopRequest()
-    with stop_on_interrupt(stop), RunDisplay(console, time.monotonic) as display:
-        progress = _run(replace(plan, streams=todo), display.update, stop)
+    with ExitStack() as during:
+        observers: list[RunObserver] = []
+        if port is not None:
+            observers += during.enter_context(_served(plan, console, port, address))
+        during.enter_context(stop_on_interrupt(stop))
+        display = during.enter_context(RunDisplay(console, time.monotonic))
+        progress = _run(
+            replace(plan, streams=todo), Observers(ProgressOnly(display.update), *observers), stop
+        )
     return stop.is_set and not all(stream.finished for stream in progress)
 
 
-def _run(plan: RunPlan, on_progress: OnProgress, stop: StopRequest) -> list[StreamProgress]:
+@contextmanager
+def _served(plan: RunPlan, console: Console, port: int, address: str) -> Iterator[list[RunObserver]]:
+    """Metrics and health over HTTP, fed by the observers that are yielded."""
+    from pipeline.runtime.health_server import Health, health_server
+    from pipeline.runtime.metrics import RunMetrics
+
+    metrics, health = RunMetrics(), Health(plan.config.runtime.stall_deadline_s)
+    with health_server(address, port, metrics, health) as actual:
+        log.info("metrics on port %d", actual)
+        console.print(f"Metrics: http://{address}:{actual}/metrics", soft_wrap=True)
+        yield [metrics, health]
+
+
+def _run(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[StreamProgress]:
     if plan.config.runtime.kind == "inline":
         from pipeline.runtime.inline import run_inline
 
-        return run_inline(plan, on_progress, stop)
+        return run_inline(plan, observer.progress, stop)
     from pipeline.runtime.ray_runtime import run_on_ray
 
-    return run_on_ray(plan, on_progress, stop)
+    return run_on_ray(plan, observer, stop)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def run_inline(
 def _run_stream(
     plan: RunPlan, stream: StreamPlan, predictor: Predictor, on_progress: OnProgress, stop: StopRequest
 ) -> StreamProgress:
-    config = plan.config
+    config = stream.config
     tally = ProgressTally(stream)
     captioner = Captioner(predictor)
     with CaptionStore.open(plan.store).writer(stream.stream, stream.info) as writer:
@@ -37,7 +37,7 @@ def _run_stream(
             config.captions,
             resume.next_track,
         )
-        reader = open_reader(stream, config, resume)
+        reader = open_reader(stream, resume)
         at_end = False
         step = None
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from pipeline.keyframe_reader import SourceStep
 from pipeline.recorder import Recorded
@@ -28,6 +28,8 @@ class StreamProgress:
     captions: int = 0
     captions_avoided: int = 0
     gaps: int = 0
+    reconnects: int = 0
+    restarts: int = 0
     finished: bool = False
 
     @property
@@ -54,25 +56,47 @@ class StopRequest:
 
 
 class ProgressTally:
-    """Builds the `StreamProgress` of one stream from what its stages report."""
+    """Builds the `StreamProgress` of one stream from what its stages report, over any number of restarts."""
 
     def __init__(self, plan: StreamPlan) -> None:
         self._plan = plan
         self._step: SourceStep | None = None
-        self._recorded: Recorded | None = None
+        self._now = _Totals()
+        self._before = _Totals()
         self._position_ns = max(0, plan.resume.pts_ns)
-        self._avoided = 0
+        self._restarts = 0
         self._finished = False
 
     def read(self, step: SourceStep) -> None:
         self._step = step
+        counts = step.counts
+        self._now = replace(
+            self._now,
+            frames=counts.frames,
+            corrupt=counts.corrupt,
+            dropped=counts.dropped,
+            reconnects=counts.reconnects,
+        )
 
     def analysed(self, position_ns: int, avoided: int) -> None:
         self._position_ns = max(self._position_ns, position_ns)
-        self._avoided = avoided
+        self._now = replace(self._now, avoided=avoided)
 
     def recorded(self, recorded: Recorded) -> None:
-        self._recorded = recorded
+        self._now = replace(
+            self._now,
+            keyframes=recorded.keyframes,
+            observations=recorded.observations,
+            tracks=recorded.tracks,
+            captions=recorded.captions,
+            gaps=recorded.gaps,
+        )
+
+    def restarted(self) -> None:
+        """The stages of the stream count from zero again."""
+        self._before, self._now = self._before + self._now, _Totals()
+        self._restarts += 1
+        self._finished = False
 
     def finish(self, *, at_end: bool) -> None:
         self._finished = at_end
@@ -81,21 +105,39 @@ class ProgressTally:
 
     @property
     def progress(self) -> StreamProgress:
-        counts = self._step.counts if self._step else None
-        done = self._recorded
+        total = self._before + self._now
         return StreamProgress(
             stream=self._plan.stream,
             duration_ns=self._plan.source.duration_ns,
             begun_ns=max(0, self._plan.resume.pts_ns),
             position_ns=self._position_ns,
-            frames=counts.frames if counts else 0,
-            corrupt=counts.corrupt if counts else 0,
-            dropped=counts.dropped if counts else 0,
-            keyframes=done.keyframes if done else 0,
-            regions=done.observations if done else 0,
-            tracks=done.tracks if done else 0,
-            captions=done.captions if done else 0,
-            captions_avoided=self._avoided,
-            gaps=done.gaps if done else 0,
+            frames=total.frames,
+            corrupt=total.corrupt,
+            dropped=total.dropped,
+            keyframes=total.keyframes,
+            regions=total.observations,
+            tracks=total.tracks,
+            captions=total.captions,
+            captions_avoided=total.avoided,
+            gaps=total.gaps,
+            reconnects=total.reconnects,
+            restarts=self._restarts,
             finished=self._finished,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    frames: int = 0
+    corrupt: int = 0
+    dropped: int = 0
+    reconnects: int = 0
+    keyframes: int = 0
+    observations: int = 0
+    tracks: int = 0
+    captions: int = 0
+    avoided: int = 0
+    gaps: int = 0
+
+    def __add__(self, other: _Totals) -> _Totals:
+        return _Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

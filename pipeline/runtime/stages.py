@@ -6,19 +6,32 @@ import os
 from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
+from pipeline.flow import KeyframeBuffer
 from pipeline.keyframe_reader import KeyframeReader
+from pipeline.real_time import RealTime
 from pipeline.records import ResumePoint
 from pipeline.run_plan import StreamPlan
-from pipeline.sources import open_source
+from pipeline.runtime.buffered_reader import BufferedReader
+from pipeline.sources import Source, open_source
 
 if TYPE_CHECKING:
     from sca.predictor import Predictor
 
 
-def open_reader(plan: StreamPlan, config: RunConfig, resume: ResumePoint) -> KeyframeReader:
+def open_reader(plan: StreamPlan, resume: ResumePoint) -> KeyframeReader:
     """The source of a stream behind its keyframe gate, placed behind `resume`."""
-    source = open_source(plan.uri, stream=plan.stream, start_ns=plan.start_ns, options=config.sources)
+    config = plan.config
+    source: Source = open_source(plan.uri, stream=plan.stream, start_ns=plan.start_ns, options=config.sources)
+    if config.flow.real_time and not source.info.live:
+        source = RealTime(source)
     return KeyframeReader(source, config.keyframes, resume)
+
+
+def open_buffered(plan: StreamPlan, resume: ResumePoint) -> BufferedReader:
+    """The same, reading ahead in a thread and dropping by the stream's policy."""
+    flow = plan.config.flow
+    buffer = KeyframeBuffer(flow.policy_of(live=plan.source.live), flow.buffer)
+    return BufferedReader(open_reader(plan, resume), buffer, plan.stream)
 
 
 def load_predictor(config: RunConfig, threads: int) -> Predictor:

@@ -1,0 +1,154 @@
+"""Keeps the stages that all streams share alive: perception, captioning, the recorder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from pipeline.restarts import Ending, RestartHistory, next_restart
+from pipeline.run_plan import RunPlan
+from pipeline.runtime.failure import StageFailed
+from pipeline.runtime.observer import RunObserver
+from pipeline.runtime.ray_calls import Calls
+from pipeline.runtime.ray_stages import Stage, StageFactory, StageKind
+from pipeline.runtime.remote_errors import plain
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Starts the shared stages, notices the death of any stage at once, and starts shared ones again.
+
+    `on_death` hears of each stage that died, sources included. The run's own `restarts` bound how often.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        factory: StageFactory,
+        calls: Calls,
+        observer: RunObserver,
+        on_death: Callable[[Stage], None],
+    ) -> None:
+        self._plan = plan
+        self._factory = factory
+        self._calls = calls
+        self._observer = observer
+        self._on_death = on_death
+        self._due: list[tuple[float, StageKind]] = []
+        self._histories = {kind: RestartHistory() for kind in StageKind}
+        self.perceptions: list[Stage] = []
+        self.captioners: list[Stage] = []
+        self.recorder: Stage | None = None
+
+    def start(self) -> None:
+        runtime = self._plan.config.runtime
+        self._spawn(StageKind.RECORDER)
+        for _ in range(runtime.perception_actors):
+            self._spawn(StageKind.PERCEPTION)
+        for _ in range(runtime.captioning_actors):
+            self._spawn(StageKind.CAPTIONER)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Shared stages that run now."""
+        recorder = [self.recorder] if self.recorder is not None else []
+        return [*self.perceptions, *self.captioners, *recorder]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shared stage is there and ready."""
+        return not self._due and all(stage.ready for stage in self.stages)
+
+    def respawn(self, now_s: float) -> None:
+        """Start the stages whose pause is over."""
+        due = [kind for moment, kind in self._due if moment <= now_s]
+        self._due = [(moment, kind) for moment, kind in self._due if moment > now_s]
+        for kind in due:
+            self._spawn(kind)
+
+    def watch(self, stage: Stage) -> None:
+        """Hear of the death of `stage`."""
+
+        def failed(error: Exception) -> None:
+            self.died(stage, str(plain(error)))
+
+        self._calls.add(stage.life, lambda _: None, failed, math.inf)
+
+    def unwatch(self, stage: Stage) -> None:
+        self._calls.forget(stage.life)
+
+    def died(self, stage: Stage, reason: str) -> None:
+        """`stage` is dead or stuck: end it, tell, and start it again if it is a shared one.
+
+        Raises `StageFailed` when the policy does not allow that.
+        """
+        if stage.dead:
+            return
+        self.unwatch(stage)
+        stage.end()
+        log.warning("the %s stage %s %s", stage.kind, stage.name, reason)
+        if stage.kind is not StageKind.SOURCE:
+            self._remove(stage)
+            history, now = self._histories[stage.kind], time.monotonic()
+            again = next_restart(Ending.FAILED, history, now, self._plan.config.restarts)
+            if again is None:
+                raise StageFailed(
+                    f"the {stage.kind} stage {reason} ({len(history.granted_s)} restarts); "
+                    "run the same command to go on"
+                )
+            self._histories[stage.kind] = again.history
+            self._due.append((now + again.delay_s, stage.kind))
+        shared = stage.kind is not StageKind.SOURCE
+        self._observer.restarted(stage.kind, "" if shared else stage.name)
+        self._on_death(stage)
+
+    def end(self) -> None:
+        """End every shared stage."""
+        for stage in self.stages:
+            self.unwatch(stage)
+            stage.end()
+
+    def _remove(self, stage: Stage) -> None:
+        if stage is self.recorder:
+            self.recorder = None
+        for group in (self.perceptions, self.captioners):
+            if stage in group:
+                group.remove(stage)
+
+    def _spawn(self, kind: StageKind) -> None:
+        if kind is StageKind.RECORDER:
+            stage = self.recorder = self._factory.recorder()
+            loading = stage.handle.open.remote(self._plan.store)
+        elif kind is StageKind.PERCEPTION:
+            stage = self._factory.perception()
+            self.perceptions.append(stage)
+            loading = stage.handle.load.remote(self._plan.config)
+        else:
+            stage = self._factory.captioner()
+            self.captioners.append(stage)
+            loading = stage.handle.load.remote(self._plan.config)
+        self.watch(stage)
+        deadline = self._plan.config.runtime.start_deadline_s
+        self._calls.add(loading, partial(self._loaded, stage), partial(self._not_loaded, stage), deadline)
+
+    def _loaded(self, stage: Stage, _: Any) -> None:
+        stage.ready = True
+
+    def _not_loaded(self, stage: Stage, error: Exception) -> None:
+        if stage.dead:
+            return
+        if isinstance(error, TimeoutError):
+            deadline = self._plan.config.runtime.start_deadline_s
+            raise StageFailed(
+                f"the {stage.kind} stage did not start within {deadline:.0f} s: the machine is overloaded, or no "
+                "node of the cluster has what it needs (runtime.*_cpus, runtime.*_gpus)"
+            )
+        cause = plain(error)
+        if isinstance(cause, ValueError):
+            raise cause
+        self.died(stage, str(cause))

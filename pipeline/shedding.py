@@ -1,0 +1,82 @@
+"""What a stream goes without when it falls behind: new regions first, then keyframes, then frames that are too old."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pydantic import Field
+
+from pipeline.options import Options
+
+
+class SheddingOptions(Options):
+    """When a stream that may drop frames works less, and when it works more again. Seconds."""
+
+    enabled: bool = True
+    staleness_s: float = Field(
+        default=5.0, gt=0, description="budget: a keyframe should be queryable this long after it came"
+    )
+    calm_share: float = Field(
+        default=0.5, ge=0, lt=1, description="calm is staleness below this share of the budget"
+    )
+    hold_s: float = Field(default=2.0, ge=0, description="a step down is given this long to show")
+    calm_s: float = Field(default=10.0, ge=0, description="calm that lasts this long takes one step back")
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much work a stream gets. `reason`: how the step is stored.
+
+    `probe_share`: of the prompts for new regions. `interval_factor`: on the time between keyframes. `drop_stale`:
+    keyframes older than the budget are not looked at.
+    """
+
+    reason: str
+    probe_share: float = 1.0
+    interval_factor: float = 1.0
+    drop_stale: bool = False
+
+
+EFFORTS = (
+    Effort("effort:full"),
+    Effort("effort:half-probes", probe_share=0.5),
+    Effort("effort:few-probes", probe_share=0.125),
+    Effort("effort:half-keyframes", probe_share=0.125, interval_factor=2.0),
+    Effort("effort:quarter-keyframes", probe_share=0.125, interval_factor=4.0),
+    Effort("effort:drop-stale", probe_share=0.125, interval_factor=4.0, drop_stale=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Where a stream stands. `step`: index into `EFFORTS`. `changed_s`: when it got there; `calm_since_s`: since when
+    it is calm, None when it is not. Seconds on a steady clock.
+    """
+
+    step: int = 0
+    changed_s: float = float("-inf")
+    calm_since_s: float | None = None
+
+    @property
+    def effort(self) -> Effort:
+        return EFFORTS[self.step]
+
+
+def next_load(state: LoadState, staleness_s: float, now_s: float, options: SheddingOptions) -> LoadState:
+    """The state at `now_s`, when the newest rows are `staleness_s` behind the camera.
+
+    At most one step a call. Above the budget the stream sheds a step every `hold_s`; below `calm_share` of it for
+    `calm_s` it takes one back; in between nothing changes, so that it does not swing.
+    """
+    if not options.enabled:
+        return LoadState()
+    if staleness_s > options.staleness_s:
+        if state.step + 1 < len(EFFORTS) and now_s - state.changed_s >= options.hold_s:
+            return LoadState(state.step + 1, now_s, None)
+        return replace(state, calm_since_s=None)
+    if staleness_s >= options.calm_share * options.staleness_s:
+        return replace(state, calm_since_s=None)
+    calm_since = now_s if state.calm_since_s is None else state.calm_since_s
+    if state.step > 0 and now_s - max(calm_since, state.changed_s) >= options.calm_s:
+        return LoadState(state.step - 1, now_s, now_s)
+    return replace(state, calm_since_s=calm_since)

@@ -215,7 +215,7 @@ class Conveyor:
                 lane.tally.analysed(keyframe.step.reached.pts_ns, keyframe.avoided)
             for gap in gaps:
                 self._observer.gap(lane.name, gap)
-            self._recorded(lane, recorded)
+            self._lifecycle.recorded(lane, recorded)
 
         self._lifecycle.call(lane, recorder, record, then)
 
@@ -225,15 +225,7 @@ class Conveyor:
 
         def then(recorded: Recorded) -> None:
             lane.committing = False
-            self._recorded(lane, recorded)
+            self._lifecycle.recorded(lane, recorded)
 
         commit = recorder.handle.commit.remote(lane.name, lane.attempt)
         self._lifecycle.call(lane, recorder, commit, then)
-
-    def _recorded(self, lane: Lane, recorded: Recorded) -> None:
-        lane.touched_s = time.monotonic()
-        lane.tally.recorded(recorded)
-        order = (recorded.durable.epoch, recorded.durable.pts_ns)
-        for latency in lane.durable_up_to(order, time.time_ns()):
-            self._observer.queryable(lane.name, latency)
-        self._observer.progress(lane.tally.progress)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ray.exceptions import RayActorError
+
 from pipeline.recorder import Recorded
 from pipeline.records import ResumePoint
 from pipeline.restarts import Ending, next_restart
@@ -111,6 +113,15 @@ class Lifecycle:
         lane.state = LaneState.RUNNING
         lane.touched_s = time.monotonic()
 
+    def recorded(self, lane: Lane, recorded: Recorded) -> None:
+        """The recorder has told where the stream stands."""
+        lane.touched_s = time.monotonic()
+        lane.tally.recorded(recorded)
+        order = (recorded.durable.epoch, recorded.durable.pts_ns)
+        for latency in lane.durable_up_to(order, time.time_ns()):
+            self._observer.queryable(lane.name, latency)
+        self._observer.progress(lane.tally.progress)
+
     # -- ending
 
     def finish(self, lane: Lane, recorder: Stage) -> None:
@@ -123,9 +134,8 @@ class Lifecycle:
         self.call(lane, recorder, finish, partial(self._finished, lane))
 
     def _finished(self, lane: Lane, recorded: Recorded) -> None:
-        lane.tally.recorded(recorded)
         lane.tally.finish(at_end=lane.exhausted)
-        self._observer.progress(lane.tally.progress)
+        self.recorded(lane, recorded)
         again = None
         if lane.exhausted and lane.plan.source.live and not self._stop.is_set:
             restarts = lane.plan.config.restarts
@@ -143,6 +153,8 @@ class Lifecycle:
         """A call that concerns a stream went wrong: its stage died or got stuck, its input is bad, or by itself."""
         if isinstance(error, TimeoutError):
             self.shared.died(stage, "gave no answer in time")
+        elif stage.kind is StageKind.SOURCE and isinstance(error, RayActorError):
+            self.shared.died(stage, str(plain(error)))
         if lane.attempt != attempt or lane.state is LaneState.OVER:
             return
         cause = plain(error)

@@ -212,5 +212,7 @@ def test_without_restarts_a_dead_stage_ends_the_run_with_one_line_and_the_next_r
         texts = opened.captions().to_pandas()
         events = texts[texts["frame"] > plan.streams[0].resume.frame]
     assert 0 < len(events) <= now[sample("sca_captions_total", "clip")]
-    assert now[sample("sca_captions_total", "clip")] + now[sample("sca_captions_avoided_total", "clip")] <= own
+    assert (
+        now[sample("sca_captions_total", "clip")] + now[sample("sca_captions_avoided_total", "clip")] <= own
+    )
     assert all(now[sample("sca_queue_depth", place)] == 0 for place in ("waiting", "analysing", "recording"))

@@ -74,7 +74,7 @@ class Driver:
         self._calls.wait(_POLL_S)
 
     def _tell(self, now_s: float) -> None:
-        ready = self._lifecycle.shared.complete
+        ready = self._lifecycle.shared.serving
         running = (LaneState.RUNNING, LaneState.FINISHING, LaneState.OVER)
         up = {lane.name: ready and lane.state in running and lane.error is None for lane in self._lanes}
         self._observer.running(up)

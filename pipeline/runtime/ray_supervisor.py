@@ -60,9 +60,9 @@ class Supervisor:
         return [*self.perceptions, *self.captioners, *recorder]
 
     @property
-    def complete(self) -> bool:
-        """Whether every shared stage is there and ready."""
-        return not self._due and all(stage.ready for stage in self.stages)
+    def serving(self) -> bool:
+        """Whether at least one stage of each kind is ready."""
+        return {stage.kind for stage in self.stages if stage.ready} == set(StageKind) - {StageKind.SOURCE}
 
     def respawn(self, now_s: float) -> None:
         """Start the stages whose pause is over."""
@@ -142,8 +142,17 @@ class Supervisor:
     def _not_loaded(self, stage: Stage, error: Exception) -> None:
         if stage.dead:
             return
+        deadline = self._plan.config.runtime.start_deadline_s
+        others = [other for other in self.stages if other.kind is stage.kind and other.ready]
+        if isinstance(error, TimeoutError) and others:
+            # A cluster that has lost a node may have no room for it; the others carry on meanwhile.
+            log.warning("no %s stage could be added within %.0f s; trying again", stage.kind, deadline)
+            self.unwatch(stage)
+            stage.end()
+            self._remove(stage)
+            self._due.append((time.monotonic() + deadline, stage.kind))
+            return
         if isinstance(error, TimeoutError):
-            deadline = self._plan.config.runtime.start_deadline_s
             raise StageFailed(
                 f"the {stage.kind} stage did not start within {deadline:.0f} s: the machine is overloaded, or no "
                 "node of the cluster has what it needs (runtime.*_cpus, runtime.*_gpus)"

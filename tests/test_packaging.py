@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +15,9 @@ import yaml
 
 from pipeline.cli import LATER, app
 from pipeline.config import load_config, preset_names
+from pipeline.records import Gap
+from pipeline.runtime.metrics import RunMetrics
+from pipeline.runtime.progress import StreamProgress
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,6 +70,56 @@ def test_the_image_installs_what_it_copies() -> None:
     copied = {word.rstrip("/") for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
     assert {"sca", "engines", "pipeline", "configs", "constraints.txt", "pyproject.toml"} <= copied
     assert all((ROOT / name).exists() for name in copied)
+
+
+def deployed(path: str) -> object:
+    return yaml.safe_load((ROOT / "deploy" / path).read_text())
+
+
+def metric_names() -> set[str]:
+    """Every sample name that a run with one stream and one of each event hands out."""
+    metrics = RunMetrics()
+    metrics.progress(StreamProgress("cam", None))
+    metrics.gap("cam", Gap(0, 1, "dropped", 1))
+    metrics.queryable("cam", 0.5)
+    metrics.shed("cam", 1)
+    metrics.restarted("perception", "")
+    metrics.running({"cam": True})
+    metrics.depths({})
+    metrics.memory("source-cam", 1)
+    return {sample.name for family in metrics.registry.collect() for sample in family.samples}
+
+
+def test_every_query_of_the_dashboard_names_metrics_and_labels_that_exist() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/sca.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    named = {name for query in queries for name in re.findall(r"\b(?:sca|process)_\w+", query)}
+    assert named <= metric_names()
+    ours = {name for name in metric_names() if name.startswith("sca_")}
+    shown = {name for name in ours if not name.endswith(("_created", "_sum", "_count"))}
+    assert shown <= named, "a metric that the dashboard forgets"
+    sources = deployed("grafana/provisioning/datasources/prometheus.yml")["datasources"]  # type: ignore[index]
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {
+        source["uid"] for source in sources
+    }
+
+
+def test_prometheus_asks_where_the_program_answers() -> None:
+    services = compose()
+    (scrape,) = deployed("prometheus.yml")["scrape_configs"]  # type: ignore[index]
+    (target,) = scrape["dns_sd_configs"]
+    for profile in ("cpu", "gpu"):
+        words = [str(word) for word in services[profile]["command"]]  # type: ignore[attr-defined]
+        assert words[words.index("--metrics-port") + 1] == str(target["port"])
+        aliases = services[profile]["networks"]["default"]["aliases"]  # type: ignore[index]
+        assert aliases == target["names"]
+    source = deployed("grafana/provisioning/datasources/prometheus.yml")["datasources"][0]  # type: ignore[index]
+    assert source["url"] == "http://prometheus:9090"
+    for name in ("prometheus", "grafana"):
+        assert services[name]["profiles"] == ["metrics"]
+        for volume in services[name]["volumes"]:  # type: ignore[attr-defined]
+            assert (ROOT / volume.split(":")[0]).exists()
+    assert "/var/lib/grafana/dashboards" in str(deployed("grafana/provisioning/dashboards/files.yml"))
 
 
 @pytest.mark.parametrize("preset", preset_names())

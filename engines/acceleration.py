@@ -62,15 +62,16 @@ def accelerate(
         ValueError: an unknown back end or precision, or a cache that cannot be written.
     """
     model = predictor.model
-    device = probe(str(predictor.device))
-    workshop = Workshop(cache or EngineCache(), device, report)
-    probes = ModelProbes(model, frames)
-
-    made = []
-    for stage, chosen, kind in stages_for(model, backend, precision, device, max_prompts):
-        make_probes = partial(probes.of, stage.name)
-        ready = workshop.obtain(stage, make_probes, backend=chosen, precision=kind, policy=policy)
-        made.append((stage, ready))
+    made = obtain_engines(
+        predictor,
+        backend,
+        precision=precision,
+        max_prompts=max_prompts,
+        policy=policy,
+        cache=cache,
+        frames=frames,
+        report=report,
+    )
     (_, encoder), (_, decoder), (_, mixer), *language = made
     stages = engine_stages(model, encoder, decoder, mixer, max_prompts=max_prompts)
     if language:
@@ -78,6 +79,29 @@ def accelerate(
     for line in stages.origin:
         LOGGER.info("%s", line)
     return predictor.with_stages(stages)
+
+
+def obtain_engines(
+    predictor: Predictor,
+    backend: str = AUTO,
+    *,
+    precision: str = AUTO,
+    max_prompts: int = MAX_PROMPTS,
+    policy: BuildPolicy = BuildPolicy.IF_NEEDED,
+    cache: EngineCache | None = None,
+    frames: Sequence[np.ndarray] | None = None,
+    report: Report | None = None,
+) -> list[tuple[Stage, ReadyEngine]]:
+    """Every stage of a predictor's model with the engine that `accelerate` would put in its place."""
+    device = probe(str(predictor.device))
+    workshop = Workshop(cache or EngineCache(), device, report)
+    probes = ModelProbes(predictor.model, frames)
+    made = []
+    for stage, chosen, kind in stages_for(predictor.model, backend, precision, device, max_prompts):
+        make_probes = partial(probes.of, stage.name)
+        ready = workshop.obtain(stage, make_probes, backend=chosen, precision=kind, policy=policy)
+        made.append((stage, ready))
+    return made
 
 
 def engine_stages(

@@ -14,19 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock
 
+from engines.cache_root import ENVIRONMENT_VARIABLE, default_root
 from engines.digests import digest_file
 from engines.manifest import MANIFEST_NAME, Artefact, EngineKey, EngineRejected, Manifest
-
-ENVIRONMENT_VARIABLE = "SCA_ENGINE_CACHE"
-
-
-def default_root() -> Path:
-    """Where engines are kept: `$SCA_ENGINE_CACHE`, or the user's cache folder."""
-    chosen = os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("segment-caption-stream")) / "engines"
 
 
 @dataclass(frozen=True)

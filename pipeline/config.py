@@ -34,9 +34,11 @@ class RuntimeOptions(Options):
         default=None, description="an existing Ray cluster; none: one on this machine"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    engine: str = Field(
-        default="eager",
-        description="eager, auto, or a back end of `sca engines`: how the model's stages are compiled",
+    engine: Literal["auto", "eager", "tensorrt", "torch-tensorrt", "inductor", "openvino", "onnxruntime"] = (
+        Field(
+            default="auto",
+            description="how the model's stages are compiled; auto: by the fastest that passes its checks",
+        )
     )
     perception_threads: int = Field(
         default=0, ge=0, description="CPU threads of torch; 0: all processors but one, which decodes"

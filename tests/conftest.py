@@ -1,6 +1,9 @@
 """Settings of every test run."""
 
 import os
+from pathlib import Path
 
 # Models in tests are tiny: more threads only wait for each other, badly so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Engines that one test builds serve the next, and the next run; nobody's own cache is touched.
+os.environ["SCA_ENGINE_CACHE"] = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "engines")

@@ -143,6 +143,7 @@ def _execute(plan: RunPlan, console: Console, port: int | None, address: str) ->
     """Run what is left of the plan. Returns whether it was stopped before the end."""
     from dataclasses import replace
 
+    from pipeline.commands.engine_step import engines_for
     from pipeline.commands.run_report import RunDisplay
     from pipeline.runtime.observer import Observers, ProgressOnly
     from pipeline.runtime.progress import StopRequest
@@ -150,6 +151,7 @@ def _execute(plan: RunPlan, console: Console, port: int | None, address: str) ->
     todo = tuple(stream for stream in plan.streams if not stream.complete)
     if not todo:
         return False
+    plan = engines_for(replace(plan, streams=todo), console)
     stop = StopRequest()
     with ExitStack() as during:
         observers: list[RunObserver] = []
@@ -157,9 +159,7 @@ def _execute(plan: RunPlan, console: Console, port: int | None, address: str) ->
             observers += during.enter_context(_served(plan, console, port, address))
         during.enter_context(stop_on_interrupt(stop))
         display = during.enter_context(RunDisplay(console, time.monotonic))
-        progress = _run(
-            replace(plan, streams=todo), Observers(ProgressOnly(display.update), *observers), stop
-        )
+        progress = _run(plan, Observers(ProgressOnly(display.update), *observers), stop)
     return stop.is_set and not all(stream.finished for stream in progress)
 
 

@@ -20,6 +20,7 @@ class StreamInfo:
 
     `uri`: the source; user, password and secret parameters are removed. `model`: name of the model that captioned.
     `fingerprint`: tells the content of two sources apart, so that a run is never resumed on another video.
+    `engines`: what computed each of the model's stages in the last run, and why nothing faster did.
     """
 
     uri: str
@@ -30,6 +31,7 @@ class StreamInfo:
     fps: float = 0.0
     model: str = ""
     fingerprint: str = ""
+    engines: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", without_credentials(self.uri))

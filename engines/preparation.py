@@ -1,0 +1,143 @@
+"""Builds a model's engines before a program starts its workers: once, in a process of its own that gives its memory back.
+
+A note in the cache says what was prepared, so that the next start knows without loading the model or torch. The note only
+saves time: who loads an engine checks it all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from engines.cache_root import default_root
+
+MARK = "engines: "
+"""Begins the lines of the building process that are meant for us: the rest is what libraries print."""
+
+_NOTES = ".prepared"
+_COMPILERS = (
+    "torch",
+    "openvino",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt_rtx",
+    "torch-tensorrt",
+)
+_CODE = (Path(__file__).parent, Path(__file__).parent.parent / "sca")
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What is to be prepared. `model`: a name or path; `device`: auto, cpu, cuda or cuda:N; `backend`: auto or a name."""
+
+    model: str
+    device: str = "auto"
+    backend: str = "auto"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`origin`: one line per stage on what computes it, and why nothing better does. `folders`: of the engines."""
+
+    origin: tuple[str, ...]
+    folders: tuple[str, ...]
+
+
+class PreparationFailed(Exception):
+    """The engines could not be built; the message says why in one line."""
+
+
+def find_prepared(request: EngineRequest) -> Prepared | None:
+    """What was prepared on this machine for this very request, if its engines are still there. Takes milliseconds."""
+    root = default_root()
+    try:
+        content = json.loads((root / _NOTES / f"{_digest(request)}.json").read_text(encoding="utf-8"))
+        prepared = Prepared(tuple(content["origin"]), tuple(content["folders"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return prepared if all((root / folder).is_dir() for folder in prepared.folders) else None
+
+
+def prepare(request: EngineRequest, report: Callable[[str], None]) -> Prepared:
+    """Builds and checks what is missing; `report` takes lines of progress, the first at once.
+
+    Raises:
+        PreparationFailed: the process that builds ended without a result.
+    """
+    report("starting")
+    command = [sys.executable, "-m", "engines.build_process", json.dumps(asdict(request))]
+    # Waiting threads that spin would take the processor from whatever else runs.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    last = ""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if not line.startswith(MARK):
+                    last = line.strip() or last
+                    continue
+                said = json.loads(line.removeprefix(MARK))
+                if isinstance(said, str):
+                    report(said)
+                else:
+                    return Prepared(tuple(said["origin"]), tuple(said["folders"]))
+        except BaseException:
+            process.kill()
+            raise
+    raise PreparationFailed(last or f"the process that builds ended with code {process.returncode}")
+
+
+def note_prepared(root: Path, request: EngineRequest, prepared: Prepared) -> None:
+    """Leaves the note that `find_prepared` finds."""
+    note = root / _NOTES / f"{_digest(request)}.json"
+    note.parent.mkdir(exist_ok=True)
+    temporary = note.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(prepared)), encoding="utf-8")
+    temporary.replace(note)
+
+
+def _digest(request: EngineRequest) -> str:
+    """Of everything that may change which engines serve: model files, code, compilers, machine."""
+    from sca.model_names import find_model
+
+    parts: list[object] = [asdict(request), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    found = find_model(request.model)
+    directory = found if isinstance(found, Path) else found.directory
+    files = sorted(directory.iterdir()) if directory is not None and directory.is_dir() else []
+    parts += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    for folder in _CODE:
+        parts += [
+            (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.rglob("*.py"))
+        ]
+    parts += [(name, _version(name)) for name in _COMPILERS]
+    parts.append(_machine())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _machine() -> list[str]:
+    """Processor and GPUs, without asking torch."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    first = [
+        next((line for line in lines if line.startswith(key)), "")
+        for key in ("model name", "flags", "Features")
+    ]
+    gpus = Path("/proc/driver/nvidia/gpus")
+    return first + sorted(str(gpu) for gpu in gpus.iterdir()) if gpus.is_dir() else first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from transformers import PreTrainedModel
 
 from sca.decoding import MAX_NEW_TOKENS
 from sca.export_stages import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
@@ -34,13 +35,18 @@ def fits(model: Sca) -> bool:
 
 def language_stages(model: Sca, max_rows: int) -> tuple[Stage, Stage]:
     """Prefill and step for one to `max_rows` captions at a time. ValueError if the model has too few positions."""
-    shape = cache_shape(model)
+    return decoder_stages(model.language_model, prefix_length(model), max_rows)
+
+
+def decoder_stages(model: PreTrainedModel, prefix: int, max_rows: int) -> tuple[Stage, Stage]:
+    """The same for a language model alone that reads prefixes of `prefix` vectors."""
+    shape = CacheShape.of(model, prefix + MAX_NEW_TOKENS - 1)
     rows = DynamicAxis("rows", 1, min(16, max_rows), max_rows)
     logits = StageOutput("logits", OutputKind.TOKEN_LOGITS)
     prefill = Stage(
         LANGUAGE_PREFILL,
-        PrefillStage(model.language_model).eval(),
-        (StageInput("prefix", (rows, prefix_length(model), model.language_project.out_features)),),
+        PrefillStage(model).eval(),
+        (StageInput("prefix", (rows, prefix, int(model.config.hidden_size))),),
         (logits, StageOutput("cache")),
     )
     part = (rows, shape.heads, shape.length, shape.head_dim)
@@ -49,7 +55,7 @@ def language_stages(model: Sca, max_rows: int) -> tuple[Stage, Stage]:
     ]
     step = Stage(
         LANGUAGE_STEP,
-        StepStage(model.language_model).eval(),
+        StepStage(model).eval(),
         (
             StageInput("token_ids", (rows,), torch.int64),
             StageInput("positions", (rows,), torch.int64),

@@ -15,11 +15,11 @@ from engines.backends.interface import Engine, Report
 from engines.cache import EngineCache
 from engines.devices import probe
 from engines.probes import ModelProbes
-from engines.selection import AUTO, stages_for
+from engines.selection import AUTO, ModelPart, stages_for
 from engines.typed_module import TypedBody, in_precision
 from engines.workshop import BuildPolicy, ReadyEngine, Workshop
 from sca.export_stages import Stage
-from sca.language_stages import prefix_length
+from sca.language_stages import LANGUAGE_PREFILL, LANGUAGE_STEP, prefix_length
 from sca.language_steps import StagedSteps
 from sca.model_stages import MAX_FRAMES, MAX_PROMPT_TOKENS, mixer_tokens
 from sca.modeling import ImageFeatures, Sca
@@ -40,6 +40,7 @@ def accelerate(
     *,
     precision: str = AUTO,
     max_prompts: int = MAX_PROMPTS,
+    part: ModelPart = ModelPart.ALL,
     policy: BuildPolicy = BuildPolicy.IF_NEEDED,
     cache: EngineCache | None = None,
     frames: Sequence[np.ndarray] | None = None,
@@ -53,6 +54,7 @@ def accelerate(
     Args:
         backend, precision: `auto`, or what to try first.
         max_prompts: the largest batch of prompts that engines are built for; larger ones are cut.
+        part: the stages that this process needs; the others stay eager, and cost no memory.
         policy: whether engines may be, must be or must not be built.
         cache: where engines are kept; by default `$SCA_ENGINE_CACHE` or the user's cache folder.
         frames: RGB uint8 (H, W, 3) frames to check on; by default photographs that come with the package.
@@ -67,13 +69,18 @@ def accelerate(
         backend,
         precision=precision,
         max_prompts=max_prompts,
+        part=part,
         policy=policy,
         cache=cache,
         frames=frames,
         report=report,
     )
-    (_, encoder), (_, decoder), (_, mixer), *language = made
-    stages = engine_stages(model, encoder, decoder, mixer, max_prompts=max_prompts)
+    stages = replace(eager_stages(model), origin=())
+    words = (LANGUAGE_PREFILL, LANGUAGE_STEP)
+    language = [(stage, ready) for stage, ready in made if stage.name in words]
+    vision = [ready for stage, ready in made if stage.name not in words]
+    if vision:
+        stages = engine_stages(model, *vision, max_prompts=max_prompts)
     if language:
         stages = with_language_engines(stages, model, language, slots=max_prompts)
     for line in stages.origin:
@@ -87,6 +94,7 @@ def obtain_engines(
     *,
     precision: str = AUTO,
     max_prompts: int = MAX_PROMPTS,
+    part: ModelPart = ModelPart.ALL,
     policy: BuildPolicy = BuildPolicy.IF_NEEDED,
     cache: EngineCache | None = None,
     frames: Sequence[np.ndarray] | None = None,
@@ -97,7 +105,7 @@ def obtain_engines(
     workshop = Workshop(cache or EngineCache(), device, report)
     probes = ModelProbes(predictor.model, frames)
     made = []
-    for stage, chosen, kind in stages_for(predictor.model, backend, precision, device, max_prompts):
+    for stage, chosen, kind in stages_for(predictor.model, backend, precision, device, max_prompts, part):
         make_probes = partial(probes.of, stage.name)
         ready = workshop.obtain(stage, make_probes, backend=chosen, precision=kind, policy=policy)
         made.append((stage, ready))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 from engines.devices import Device
 from engines.precision import Precision, choose_precision
@@ -33,6 +34,14 @@ def language_choice(backend: str, precision: str, device: Device) -> tuple[str, 
     if device.kind == "cuda" or backend in GPU_ONLY:
         return "eager", precision
     return backend, Precision.FLOAT32 if precision == AUTO else precision
+
+
+class ModelPart(StrEnum):
+    """Which of a model's stages a process needs."""
+
+    ALL = "all"
+    VISION = "vision"
+    LANGUAGE = "language"
 
 
 @dataclass(frozen=True)
@@ -65,15 +74,21 @@ def attempts(requested: str, precision: str, device: Device) -> tuple[Attempt, .
 
 
 def stages_for(
-    model: Sca, backend: str, precision: str, device: Device, max_prompts: int
+    model: Sca,
+    backend: str,
+    precision: str,
+    device: Device,
+    max_prompts: int,
+    part: ModelPart = ModelPart.ALL,
 ) -> Iterator[tuple[Stage, str, str]]:
-    """Every compilable stage of a model, each with the back end and the precision to ask for.
+    """The compilable stages of (a part of) a model, each with the back end and the precision to ask for.
 
     Without those of a language model that has too few positions for a caption of the usual length.
     """
-    for stage in model_stages(model, max_prompts):
-        yield stage, backend, precision
-    if not fits(model):
+    if part is not ModelPart.LANGUAGE:
+        for stage in model_stages(model, max_prompts):
+            yield stage, backend, precision
+    if part is ModelPart.VISION or not fits(model):
         return
     chosen = language_choice(backend, precision, device)
     for stage in language_stages(model, max_prompts):

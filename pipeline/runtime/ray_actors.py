@@ -78,7 +78,7 @@ class PerceptionActor(_Actor):
     def load(self, config: RunConfig) -> None:
         from pipeline.runtime.stages import load_predictor
 
-        self._predictor = load_predictor(config, config.runtime.perception_threads)
+        self._predictor = load_predictor(config, config.runtime.perception_threads, "vision")
         self._streams: dict[str, tuple[int, StreamAnalysis]] = {}
 
     def open_stream(self, plan: StreamPlan, attempt: int, next_track: int) -> None:
@@ -138,7 +138,8 @@ class CaptionerActor(_Actor):
         from pipeline.runtime.stages import load_predictor
 
         self._deadline_s = config.runtime.stall_deadline_s
-        self._queue = CaptionQueue(Captioner(load_predictor(config, config.runtime.captioning_threads)))
+        predictor = load_predictor(config, config.runtime.captioning_threads, "language")
+        self._queue = CaptionQueue(Captioner(predictor))
 
     def caption(self, requests: tuple[CaptionRequest, ...]) -> list[RegionCaption | None]:
         return self._queue.caption(requests, self._deadline_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.config import RunConfig
 from pipeline.flow import KeyframeBuffer
@@ -34,8 +34,13 @@ def open_buffered(plan: StreamPlan, resume: ResumePoint) -> BufferedReader:
     return BufferedReader(open_reader(plan, resume), buffer, plan.stream)
 
 
-def load_predictor(config: RunConfig, threads: int) -> Predictor:
-    """The model of a run on its device, with `threads` CPU threads of torch (0: all processors but one)."""
+def load_predictor(
+    config: RunConfig, threads: int, part: Literal["all", "vision", "language"] = "all"
+) -> Predictor:
+    """The model of a run on its device, with `threads` CPU threads of torch (0: all processors but one).
+
+    part: what this process computes; the rest gets no compiled engines.
+    """
     # Threads that spin while they wait for each other starve when anything else needs the processor: measured
     # fifteen times slower on two busy cores. OpenMP reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -51,5 +56,6 @@ def load_predictor(config: RunConfig, threads: int) -> Predictor:
     if config.runtime.engine == "eager":
         return predictor
     from engines.acceleration import accelerate
+    from engines.selection import ModelPart
 
-    return accelerate(predictor, config.runtime.engine)
+    return accelerate(predictor, config.runtime.engine, part=ModelPart(part))

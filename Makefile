@@ -38,6 +38,7 @@ demo: $(READY) ## caption every region of a real video with the shipped model, a
 	$(BIN)/sca run $(DEMO_CLIP) --store out/demo.zarr --annotate out/demo.mp4
 
 test: $(READY) ## run the whole test suite
+	@.ci/install-test-packages
 	$(BIN)/python -m pytest
 
 check: $(READY) ## formatting, lint and types

@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import replace
 
-import av
-from av.error import FFmpegError
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_when_event_set,
-    wait_random_exponential,
-)
-
-from pipeline.frame import ClockSource, FrameTime
 from pipeline.records import Gap, ResumePoint
-from pipeline.sources.file import video_stream
+from pipeline.sources.connection import Connection, ConnectionLost, Deadlines, Picture
 from pipeline.sources.identity import address_fingerprint
 from pipeline.sources.latest import LatestFrame
+from pipeline.sources.live_clock import Arrival, LiveClock
+from pipeline.sources.options import SourceOptions
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
-from pipeline.sources.redact import redact_text, redact_url
+from pipeline.sources.reconnect import HEALTHY_S, Ending, backoff_s, reconnects
+from pipeline.sources.redact import redact_url
+from pipeline.sources.secrets import fill_in
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
-from pipeline.sources.timing import ticks_to_ns
+from pipeline.sources.timing import NS
+from pipeline.sources.unwatched import Unwatched
 
 log = logging.getLogger(__name__)
 
-# A pause between frames longer than this is told as an outage, even without a reconnect.
-_OUTAGE_NS = 5_000_000_000
 _POLL_S = 0.2
 
 
 class LiveStream:
-    """A camera or network stream: the newest frame wins, drops and outages become gaps.
+    """A camera or network stream: the newest frame wins; drops, damage and outages become gaps.
 
-    A decoder thread reads with deadlines (`open_timeout_s`, `read_timeout_s`), reconnects with jittered exponential
-    backoff and never gives up until `close`. PTS counts from the first frame of the run; each reconnect or PTS reset
-    starts a new epoch. Wall clock: time of arrival. The first connection is made here, so that a wrong address or
-    password is a `ValueError` at once; its text never holds credentials.
+    A thread of its own connects, reads with deadlines, and connects again by `options.reconnect`, so that `close` and
+    an interrupted first connection never wait for the network. Frames are timed by `LiveClock`; all have the size of
+    the first one, so that pixels mean the same when a camera changes its resolution.
+
+    Unless `known` says what an earlier opening found out, the first connection is made here, and what is wrong with
+    it is a `ValueError`. Iterating raises `ValueError` when the stream ended for good with an error: credentials that
+    are refused, or any under the policy "never". No text holds credentials.
     """
 
     def __init__(
@@ -50,56 +45,38 @@ class LiveStream:
         uri: str,
         *,
         stream: str,
-        transport: str = "tcp",
-        open_timeout_s: float = 10.0,
-        read_timeout_s: float = 5.0,
-        max_backoff_s: float = 30.0,
+        options: SourceOptions | None = None,
+        known: SourceInfo | None = None,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._uri = uri
         self._address = redact_url(uri)
-        self._stream_name = stream
-        self._transport = transport
-        self._timeouts = (open_timeout_s, read_timeout_s)
-        self._max_backoff_s = max_backoff_s
-        self._now = wall_clock_ns
+        self._stream = stream
+        self._options = options or SourceOptions()
+        self._wall_clock_ns = wall_clock_ns
         self._stop = threading.Event()
+        self._begin = threading.Event()
+        self._tried = threading.Event()
         self._box = LatestFrame()
-        self._thread: threading.Thread | None = None
+        self._failure: str | None = None
         self._resume = ResumePoint()
-        self._frames = 0
-        self._corrupt = 0
-        self._reconnects = 0
-        try:
-            self._connection: _Connection | None = self._open()
-            first = next(self._pictures(self._connection))
-        except (FFmpegError, OSError) as error:
-            raise ValueError(
-                f"{self._address}: cannot connect ({redact_text(str(error.strerror or error))}); "
-                "check the address, the network and the credentials"
-            ) from None
-        except StopIteration:
-            raise ValueError(f"{self._address}: connected, but no frame came; check the camera") from None
-        width, height = displayed_size(first)
-        video = self._connection.video
-        self._info = SourceInfo(
-            stream=stream,
-            address=self._address,
-            kind=SourceKind.LIVE,
-            width=width,
-            height=height,
-            start_wall_ns=self._now(),
-            fingerprint=address_fingerprint(uri),
-            nominal_fps=float(video.average_rate) if video.average_rate else None,
-        )
+        self._clock: LiveClock | None = None
+        self._unwatched: Unwatched | None = None
+        self._counts = SourceCounts(connected=False)
+        self._index = 0
+        self._info: SourceInfo | None = replace(known, stream=stream) if known is not None else None
+        self._thread = threading.Thread(target=self._run, name=f"live-{stream}", daemon=True)
+        if self._info is None:
+            self._meet()
 
     @property
     def info(self) -> SourceInfo:
+        assert self._info is not None
         return self._info
 
     @property
     def counts(self) -> SourceCounts:
-        return SourceCounts(self._frames, self._corrupt, self._box.dropped, self._reconnects)
+        return replace(self._counts, dropped=self._box.dropped)
 
     def resume_after(self, point: ResumePoint) -> None:
         """A camera cannot go back: numbering goes on, and the time since `point` becomes an outage."""
@@ -107,127 +84,149 @@ class LiveStream:
 
     def close(self) -> None:
         self._stop.set()
+        self._begin.set()
         self._box.finish()
-        connection = self._connection
-        if self._thread is None and connection is not None:
-            connection.container.close()
 
     def __iter__(self) -> Iterator[DecodedFrame | Gap | None]:
-        if self._resume.pts_ns >= 0 and self._resume.wall_ns:
-            yield Gap(self._resume.wall_ns, self._info.start_wall_ns, "outage", 0)
-        self._thread = threading.Thread(
-            target=self._read_forever, name=f"live-{self._stream_name}", daemon=True
-        )
-        self._thread.start()
+        self._prepare()
+        self._begin.set()
+        if not self._thread.is_alive():
+            self._thread.start()
+        assert self._unwatched is not None
         while not self._box.finished:
-            yield self._box.take(_POLL_S)
+            event = self._box.take(_POLL_S)
+            yield event
+            if event is None and (gap := self._unwatched.waiting(time.monotonic_ns())) is not None:
+                yield gap
+        if self._failure is not None and not self._stop.is_set():
+            raise ValueError(self._failure)
 
-    def _open(self) -> _Connection:
-        options = {"rtsp_transport": self._transport} if self._uri.startswith("rtsp") else {}
-        container = av.open(self._uri, options=options, timeout=self._timeouts, metadata_errors="replace")
+    def _meet(self) -> None:
+        """Connect for the first time, in the thread, so that an interrupt gets through at any moment."""
+        self._thread.start()
         try:
-            return _Connection(container, video_stream(container, self._address))
-        except ValueError:
-            container.close()
+            self._tried.wait()
+        except BaseException:
+            self.close()
             raise
+        if self._failure is not None:
+            raise ValueError(self._failure)
 
-    def _read_forever(self) -> None:
-        """The decoder thread: read until the stream breaks, tell the outage, connect again."""
-        numbering = _LiveNumbering(self._resume)
-        retry = Retrying(
-            retry=retry_if_exception_type((FFmpegError, OSError, ValueError)),
-            wait=wait_random_exponential(multiplier=0.5, max=self._max_backoff_s),
-            stop=stop_when_event_set(self._stop),
-            sleep=self._sleep,
-            before_sleep=self._note_failure,
-            reraise=True,
+    def _prepare(self) -> None:
+        """Decide where numbers and times go on."""
+        resumed = self._resume.pts_ns >= 0
+        since_ns = self._resume.wall_ns if resumed else self.info.start_wall_ns
+        self._index = self._resume.frame + 1
+        self._clock = LiveClock(
+            replace(self._resume, wall_ns=since_ns), max_error_ns=round(self._options.max_clock_error_s * NS)
         )
+        self._unwatched = Unwatched(
+            since_ns=since_ns,
+            resumed=resumed,
+            pause_ns=round(self._options.stall_timeout_s * NS),
+            wall_ns=self._wall_clock_ns(),
+            steady_ns=time.monotonic_ns(),
+        )
+
+    def _run(self) -> None:
+        """The thread: connect, read until the stream breaks, wait, connect again."""
+        failures = 0
         try:
             while not self._stop.is_set():
-                connection = self._connection
-                self._connection = None
-                if connection is None:
-                    connection = retry(self._open)
-                    self._reconnects += 1
+                begun = time.monotonic()
                 try:
-                    self._read(connection, numbering)
-                except (FFmpegError, OSError) as error:
-                    log.warning("%s: %s; reconnecting", self._address, redact_text(str(error)))
-                finally:
-                    connection.container.close()
-                numbering.new_epoch()
-                self._stop.wait(_POLL_S)
-        except (FFmpegError, OSError, ValueError):
-            assert self._stop.is_set()
+                    self._connect_and_read()
+                except ConnectionLost as lost:
+                    failures = 0 if time.monotonic() - begun > HEALTHY_S else failures
+                    if self._stop.is_set() or not self._goes_on(lost):
+                        return
+                    pause_s = backoff_s(failures, random.random(), self._options.max_backoff_s)
+                    failures += 1
+                    log.warning("%s: %s; next attempt in %.1f s", self._address, lost, pause_s)
+                    self._stop.wait(pause_s)
+        except Exception as error:
+            # Whoever iterates must hear of it: a thread that dies in silence looks like a camera that is off.
+            log.exception("%s: the reader failed", self._address)
+            self._failure = f"{self._address}: reading it failed ({type(error).__name__}); please report this"
         finally:
+            self._counts = replace(self._counts, connected=False)
             self._box.finish()
+            self._tried.set()
 
-    def _read(self, connection: _Connection, numbering: _LiveNumbering) -> None:
-        time_base = connection.video.time_base
-        assert time_base is not None
-        for picture in self._pictures(connection):
-            if self._stop.is_set():
-                return
-            if picture.is_corrupt:
-                self._corrupt += 1
-                continue
-            wall_ns = self._now()
-            if numbering.last_wall_ns and wall_ns - numbering.last_wall_ns > _OUTAGE_NS:
-                self._box.put_gap(Gap(numbering.last_wall_ns, wall_ns, "outage", 0))
-            index, moment = numbering.number(picture.pts, time_base, wall_ns)
-            self._frames += 1
-            self._box.put(from_video_frame(self._stream_name, index, moment, picture))
+    def _goes_on(self, lost: ConnectionLost) -> bool:
+        """Whether to connect again after `lost`; says why not."""
+        self._counts = replace(self._counts, connected=False)
+        if self._unwatched is not None:
+            self._unwatched.broken()
+        if self._clock is not None:
+            self._clock.reconnected()
+        met = self._info is not None
+        if met and reconnects(self._options.reconnect, lost.ending):
+            return True
+        if not met:
+            self._failure = f"{self._address}: cannot connect: {lost}; {lost.remedy}"
+        elif lost.ending is not Ending.OVER:
+            self._failure = f"{self._address}: the connection was lost: {lost}; {lost.remedy}"
+        return False
 
-    def _pictures(self, connection: _Connection) -> Iterator[av.VideoFrame]:
-        for packet in connection.container.demux(connection.video):
-            try:
-                yield from packet.decode()
-            except FFmpegError:
-                self._corrupt += 1
+    def _connect_and_read(self) -> None:
+        """One connection's life. Ends with `ConnectionLost`, or because of `close`."""
+        options = self._options
+        try:
+            url = fill_in(self._uri)
+        except ValueError as error:
+            raise ConnectionLost(str(error), Ending.FAILED, "then start again") from None
+        deadlines = Deadlines(options.open_timeout_s, options.stall_timeout_s)
+        connection = Connection(url, transport=options.rtsp_transport, deadlines=deadlines)
+        try:
+            for picture in connection.pictures():
+                if self._stop.is_set():
+                    return
+                if self._info is None:
+                    self._info = self._introduce(connection, picture)
+                    self._tried.set()
+                if not self._begin.is_set():
+                    self._begin.wait()
+                    if self._stop.is_set():
+                        return
+                if not self._counts.connected:
+                    again = self._counts.frames > 0
+                    self._counts = replace(
+                        self._counts, connected=True, reconnects=self._counts.reconnects + again
+                    )
+                self._take(connection, picture)
+        finally:
+            connection.close()
 
-    def _sleep(self, seconds: float) -> None:
-        self._stop.wait(seconds)
-
-    def _note_failure(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        log.warning("%s: attempt %d failed: %s", self._address, state.attempt_number, redact_text(str(error)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    container: av.container.InputContainer
-    video: av.VideoStream
-
-
-class _LiveNumbering:
-    """Frame numbers and times that grow over reconnects and PTS resets, continuing an earlier run."""
-
-    def __init__(self, resume: ResumePoint) -> None:
-        self._index = resume.frame + 1
-        self._epoch = resume.epoch + 1 if resume.pts_ns >= 0 else 0
-        self._base_ns = max(resume.pts_ns, 0)
-        self._origin: int | None = None
-        self._last_pts: int | None = None
-        self._last_ns = self._base_ns
-        self.last_wall_ns = 0
-
-    def new_epoch(self) -> None:
-        self._epoch += 1
-        self._base_ns = self._last_ns
-        self._origin = self._last_pts = None
-
-    def number(self, pts: int | None, time_base: Fraction, wall_ns: int) -> tuple[int, FrameTime]:
-        """The number and time of the next frame; without PTS, the time of arrival stands in."""
-        ticks = (
-            pts if pts is not None else int(wall_ns * time_base.denominator // (time_base.numerator * 10**9))
+    def _introduce(self, connection: Connection, picture: Picture) -> SourceInfo:
+        width, height = displayed_size(picture.frame)
+        return SourceInfo(
+            stream=self._stream,
+            address=self._address,
+            kind=SourceKind.LIVE,
+            width=width,
+            height=height,
+            start_wall_ns=self._wall_clock_ns(),
+            fingerprint=address_fingerprint(self._uri),
+            nominal_fps=connection.nominal_fps,
         )
-        if self._last_pts is not None and ticks < self._last_pts:
-            self.new_epoch()
-        if self._origin is None:
-            self._origin = ticks
-        self._last_pts = ticks
-        self._last_ns = self._base_ns + ticks_to_ns(ticks - self._origin, time_base)
-        self.last_wall_ns = wall_ns
-        index = self._index
+
+    def _take(self, connection: Connection, picture: Picture) -> None:
+        """Time and hand on one picture."""
+        assert self._clock is not None
+        assert self._unwatched is not None
+        if picture.damaged:
+            self._counts = replace(self._counts, corrupt=self._counts.corrupt + 1)
+            self._unwatched.damaged()
+            return
+        arrival = Arrival(self._wall_clock_ns(), time.monotonic_ns())
+        moment = self._clock.at(picture.frame.pts, connection.time_base, picture.sender_ns, arrival)
+        if moment is None:
+            return
+        gap = self._unwatched.seen(moment.wall_ns, arrival.steady_ns)
+        if gap is not None:
+            self._box.put_gap(gap)
+        size = (self.info.width, self.info.height)
+        self._box.put(from_video_frame(self._stream, self._index, moment, picture.frame, size))
+        self._counts = replace(self._counts, frames=self._counts.frames + 1)
         self._index += 1
-        return index, FrameTime(self._last_ns, wall_ns, self._epoch, ClockSource.ARRIVAL)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from pydantic import Field
-
-from pipeline.options import Options
 from pipeline.sources.file import VideoFile
 from pipeline.sources.identity import stream_name
 from pipeline.sources.images import IMAGE_SUFFIXES, ImageSequence, image_paths
+from pipeline.sources.options import SourceOptions
 from pipeline.sources.redact import redact_url
-from pipeline.sources.source import Source
+from pipeline.sources.source import Source, SourceInfo
 
 _LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp"}
 _VIDEO_SUFFIXES = frozenset(
@@ -35,25 +33,20 @@ _VIDEO_SUFFIXES = frozenset(
 )
 
 
-class SourceOptions(Options):
-    """How sources are opened. Durations in seconds."""
-
-    image_interval_s: float = Field(
-        default=1.0, gt=0, description="time between two pictures of an image directory"
-    )
-    rtsp_transport: str = Field(default="tcp", pattern="^(tcp|udp)$")
-    open_timeout_s: float = Field(default=10.0, gt=0)
-    read_timeout_s: float = Field(default=5.0, gt=0)
-    max_backoff_s: float = Field(default=30.0, gt=0)
-
-
 def open_source(
-    uri: str, *, stream: str | None = None, start_ns: int | None = None, options: SourceOptions | None = None
+    uri: str,
+    *,
+    stream: str | None = None,
+    start_ns: int | None = None,
+    options: SourceOptions | None = None,
+    known: SourceInfo | None = None,
 ) -> Source:
     """Open a video file, a directory or glob of images, a network stream or a webcam.
 
     `stream`: the name under which it is stored (default: from the address). `start_ns`: wall clock of the first
-    frame, ns UTC; files and images only. Raises `ValueError` naming the input and the remedy.
+    frame, ns UTC; files and images only. `known`: what an earlier opening found out; a network stream is then opened
+    without waiting for it to answer. `${NAME}` and `${file:PATH}` in an address are filled in from the environment and
+    from files. Raises `ValueError` naming the input and the remedy.
     """
     options = options or SourceOptions()
     name = stream or stream_name(uri)
@@ -65,7 +58,7 @@ def open_source(
             raise ValueError(
                 f"{redact_url(uri)}: unknown address; known: {', '.join(sorted(_LIVE_SCHEMES))}, file"
             )
-        return _open_live(uri, name, start_ns, options)
+        return _open_live(uri, name, start_ns, options, known)
     if uri.isdigit() or uri.startswith("/dev/video"):
         from pipeline.sources.webcam import Webcam
 
@@ -111,16 +104,11 @@ def expand_inputs(inputs: list[str]) -> list[str]:
     return expanded
 
 
-def _open_live(uri: str, name: str, start_ns: int | None, options: SourceOptions) -> Source:
+def _open_live(
+    uri: str, name: str, start_ns: int | None, options: SourceOptions, known: SourceInfo | None
+) -> Source:
     from pipeline.sources.live import LiveStream
 
     if start_ns is not None:
         raise ValueError(f"{redact_url(uri)}: a live stream has its own clock; leave --start out")
-    return LiveStream(
-        uri,
-        stream=name,
-        transport=options.rtsp_transport,
-        open_timeout_s=options.open_timeout_s,
-        read_timeout_s=options.read_timeout_s,
-        max_backoff_s=options.max_backoff_s,
-    )
+    return LiveStream(uri, stream=name, options=options, known=known)

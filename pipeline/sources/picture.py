@@ -48,13 +48,18 @@ class DecodedFrame:
         return Frame(stream=self.stream, index=self.index, time=self.time, rgb=self._rgb())
 
 
-def from_video_frame(stream: str, index: int, time: FrameTime, picture: av.VideoFrame) -> DecodedFrame:
-    """Wrap a PyAV frame; the display rotation of phone videos is applied to the pixels."""
+def from_video_frame(
+    stream: str, index: int, time: FrameTime, picture: av.VideoFrame, size: tuple[int, int] | None = None
+) -> DecodedFrame:
+    """Wrap a PyAV frame; the display rotation of phone videos is applied to the pixels.
+
+    `size`: (width, height) of the stream, for a frame that has another.
+    """
     return DecodedFrame(
         stream,
         index,
         time,
-        rgb=lambda: _upright(picture, _rgb(picture)),
+        rgb=lambda: _sized(_upright(picture, _rgb(picture)), size),
         luma=lambda: _upright(picture, _luma(picture)),
     )
 
@@ -79,6 +84,12 @@ def _quarter_turns(picture: av.VideoFrame) -> int:
 def _upright(picture: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
     turns = _quarter_turns(picture)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _sized(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    if size is None or (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
 
 
 def _rgb(picture: av.VideoFrame) -> np.ndarray:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from pipeline.sources.secrets import BLANK
+
 _SECRET_KEYS = re.compile(r"pass|pwd|token|secret|key|auth|user|login|sig", re.IGNORECASE)
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
 
 
 def redact_url(uri: str) -> str:
-    """`uri` without user name, password and secret-looking query values; a plain path comes back unchanged."""
+    """`uri` without user name, password, blanks and secret-looking query values; a plain path comes back unchanged."""
     if "://" not in uri:
         return uri
+    uri = BLANK.sub("***", uri)
     try:
         parts = urlsplit(uri)
         port = f":{parts.port}" if parts.port else ""

@@ -47,18 +47,23 @@ class SourceInfo:
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """How many frames were decoded, found corrupt, dropped on purpose, and how often the source reconnected."""
+    """How many frames were decoded, found corrupt, dropped on purpose, and how often the source reconnected.
+
+    `connected`: whether frames may be expected now; False while a camera is away.
+    """
 
     frames: int = 0
     corrupt: int = 0
     dropped: int = 0
     reconnects: int = 0
+    connected: bool = True
 
 
 class Source(Protocol):
     """An open source: iterate it once for frames in order and for gaps, then close it.
 
-    A live source yields None when nothing came for a moment, so that its reader can look around.
+    A live source yields None when nothing came for a moment, so that its reader can look around. Iterating may raise
+    `ValueError` when a live source ends for good with an error.
     """
 
     @property

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
 
 import cv2
 
-from pipeline.frame import ClockSource, FrameTime
 from pipeline.records import Gap, ResumePoint
 from pipeline.sources.latest import LatestFrame
+from pipeline.sources.live_clock import Arrival, LiveClock
 from pipeline.sources.picture import DecodedFrame, from_array
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
 
@@ -63,7 +65,7 @@ class Webcam:
         self._box.finish()
 
     def __iter__(self) -> Iterator[DecodedFrame | Gap | None]:
-        if self._resume.pts_ns >= 0 and self._resume.wall_ns:
+        if self._resume.pts_ns >= 0 and self._resume.wall_ns < self._info.start_wall_ns:
             yield Gap(self._resume.wall_ns, self._info.start_wall_ns, "outage", 0)
         threading.Thread(target=self._read_forever, name=f"webcam-{self._info.stream}", daemon=True).start()
         while not self._box.finished:
@@ -71,15 +73,14 @@ class Webcam:
 
     def _read_forever(self) -> None:
         index = self._resume.frame + 1
-        epoch = self._resume.epoch + 1 if self._resume.pts_ns >= 0 else 0
-        base_ns = max(self._resume.pts_ns, 0)
+        begun = max(self._resume.wall_ns, self._info.start_wall_ns)
+        clock = LiveClock(replace(self._resume, wall_ns=begun), max_error_ns=0)
         while not self._stop.is_set():
             ok, bgr = self._capture.read()
             if not ok:
                 break
-            wall_ns = self._now()
-            pts_ns = base_ns + max(0, wall_ns - self._info.start_wall_ns)
-            moment = FrameTime(pts_ns, wall_ns, epoch, ClockSource.ARRIVAL)
+            moment = clock.at(None, Fraction(1), None, Arrival(self._now(), time.monotonic_ns()))
+            assert moment is not None
             rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
             self._frames += 1
             self._box.put(from_array(self._info.stream, index, moment, rgb))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.frame import ClockSource
 from pipeline.records import ResumePoint
-from pipeline.sources import DecodedFrame, Source, SourceInfo, expand_inputs, open_source
-from pipeline.sources.identity import stream_name
+from pipeline.sources import DecodedFrame, Source, SourceInfo, SourceKind, expand_inputs, open_source
+from pipeline.sources.identity import address_fingerprint, stream_name
 from pipeline.store import CaptionStore, StreamInfo
 from pipeline.stream_list import StreamRequest
 
@@ -24,7 +24,7 @@ class StreamPlan:
     `complete`: nothing is left.
     """
 
-    uri: str
+    uri: str = field(repr=False)
     config: RunConfig
     start_ns: int | None
     source: SourceInfo
@@ -120,7 +120,9 @@ def check_same_stream(
 def _plan_stream(
     uri: str, stream: str, config: RunConfig, store: Path, known: StreamInfo | None, start_ns: int | None
 ) -> StreamPlan:
-    source = open_source(uri, stream=stream, start_ns=start_ns, options=config.sources)
+    # A camera that was recorded before need not answer now: the run waits for it.
+    seen = None if known is None else _seen_before(uri, stream, known)
+    source = open_source(uri, stream=stream, start_ns=start_ns, options=config.sources, known=seen)
     try:
         resume = ResumePoint()
         if known is not None:
@@ -136,6 +138,22 @@ def _plan_stream(
         )
     finally:
         source.close()
+
+
+def _seen_before(uri: str, stream: str, known: StreamInfo) -> SourceInfo | None:
+    """What the store tells of a network stream; None for anything else and for another stream."""
+    if "://" not in uri or known.fingerprint != address_fingerprint(uri):
+        return None
+    return SourceInfo(
+        stream=stream,
+        address=known.uri,
+        kind=SourceKind.LIVE,
+        width=known.width,
+        height=known.height,
+        start_wall_ns=known.start_wall_ns,
+        fingerprint=known.fingerprint,
+        nominal_fps=known.fps or None,
+    )
 
 
 def _anything_left(source: Source, resume: ResumePoint) -> bool:

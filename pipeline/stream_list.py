@@ -104,7 +104,7 @@ def _own_config(
     if entry.policy is not None:
         own["flow.policy"] = entry.policy.value
     if entry.restart is not None:
-        own["restarts.policy"] = entry.restart.value
+        own["restarts.policy"] = own["sources.reconnect"] = entry.restart.value
     for key in own:
         if key.split(".", 1)[0] in _SHARED:
             raise ValueError(

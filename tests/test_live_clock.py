@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline.frame import ClockSource, FrameTime
 from pipeline.records import Gap, ResumePoint
+from pipeline.restarts import RestartPolicy
 from pipeline.sources.live_clock import Arrival, LiveClock, SenderClock
-from pipeline.sources.reconnect import Ending, ReconnectPolicy, backoff_s, reconnects
+from pipeline.sources.reconnect import Ending, backoff_s, reconnects
 from pipeline.sources.unwatched import Unwatched
 
 NS = 1_000_000_000
@@ -185,11 +186,11 @@ def test_backoff_grows_to_its_cap_with_full_jitter(failures: int, draw: float, l
 
 
 def test_the_policy_decides_what_is_opened_again() -> None:
-    allowed = {policy: {e for e in Ending if reconnects(policy, e)} for policy in ReconnectPolicy}
+    allowed = {policy: {e for e in Ending if reconnects(policy, e)} for policy in RestartPolicy}
     assert allowed == {
-        ReconnectPolicy.NEVER: set(),
-        ReconnectPolicy.ON_ERROR: {Ending.FAILED},
-        ReconnectPolicy.ALWAYS: {Ending.FAILED, Ending.OVER},
+        RestartPolicy.NEVER: set(),
+        RestartPolicy.ON_ERROR: {Ending.FAILED},
+        RestartPolicy.ALWAYS: {Ending.FAILED, Ending.OVER},
     }
 
 

@@ -65,7 +65,7 @@ def test_resumed_camera_tells_the_outage_and_counts_on(server: str) -> None:
     events = iter(source)
     outage = next(events)
     assert isinstance(outage, Gap)
-    assert (outage.reason, outage.start_ns) == ("outage", point.wall_ns)
+    assert (outage.reason, outage.start_ns) == ("outage", point.wall_ns + 1)
     first = next(event for event in events if isinstance(event, DecodedFrame))
     assert first.index >= 100
     assert first.time.order > (point.epoch, point.pts_ns)

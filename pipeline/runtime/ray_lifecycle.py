@@ -22,6 +22,7 @@ from pipeline.runtime.ray_lane import Lane, LaneState
 from pipeline.runtime.ray_stages import Stage, StageFactory, StageKind
 from pipeline.runtime.ray_supervisor import Supervisor
 from pipeline.runtime.remote_errors import plain
+from pipeline.sources import SourceKind
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,9 @@ class Lifecycle:
         locked = lane.state is LaneState.OPENING and not lane.first_start
         if bad_input and stage.kind is StageKind.RECORDER and not locked:
             raise cause
-        if bad_input and stage.kind is StageKind.SOURCE and not lane.plan.source.live:
+        # A camera that cannot be reached is waited for by its source: what that gives up on is over, such as a
+        # password that is refused and must not be tried again.
+        if bad_input and stage.kind is StageKind.SOURCE and lane.plan.source.kind is not SourceKind.WEBCAM:
             self._give_up(lane, cause)
         else:
             self.lost(lane, f"{stage.name} {cause}")

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 def open_reader(plan: StreamPlan, resume: ResumePoint) -> KeyframeReader:
     """The source of a stream behind its keyframe gate, placed behind `resume`."""
     config = plan.config
-    source: Source = open_source(plan.uri, stream=plan.stream, start_ns=plan.start_ns, options=config.sources)
+    # A camera that is away when a stage starts is waited for: what it looks like is known from the plan.
+    source: Source = open_source(
+        plan.uri,
+        stream=plan.stream,
+        start_ns=plan.start_ns,
+        options=config.sources,
+        known=plan.source if plan.source.live else None,
+    )
     if config.flow.real_time and not source.info.live:
         source = RealTime(source)
     return KeyframeReader(source, config.keyframes, resume)

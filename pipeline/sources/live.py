@@ -115,7 +115,7 @@ class LiveStream:
     def _prepare(self) -> None:
         """Decide where numbers and times go on."""
         resumed = self._resume.pts_ns >= 0
-        since_ns = self._resume.wall_ns if resumed else self.info.start_wall_ns
+        since_ns = self._resume.wall_ns + 1 if resumed else self.info.start_wall_ns
         self._index = self._resume.frame + 1
         self._clock = LiveClock(
             replace(self._resume, wall_ns=since_ns), max_error_ns=round(self._options.max_clock_error_s * NS)

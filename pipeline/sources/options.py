@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.options import Options
-from pipeline.sources.reconnect import ReconnectPolicy
+from pipeline.restarts import RestartPolicy
 
 
 class SourceOptions(Options):
@@ -23,8 +23,8 @@ class SourceOptions(Options):
     stall_timeout_s: float = Field(
         default=5.0, gt=0, description="without data for so long, a camera is connected to again"
     )
-    reconnect: ReconnectPolicy = Field(
-        default=ReconnectPolicy.ALWAYS,
+    reconnect: RestartPolicy = Field(
+        default=RestartPolicy.ALWAYS,
         description="never, on-error, or always: also when the sender ends the stream",
     )
     max_backoff_s: float = Field(

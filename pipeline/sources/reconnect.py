@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pipeline.restarts import RestartPolicy
+
 _FIRST_S = 0.5
 # A connection that held for this long starts the next series of attempts from the beginning.
 HEALTHY_S = 10.0
-
-
-class ReconnectPolicy(StrEnum):
-    """When a live stream is opened again."""
-
-    NEVER = "never"
-    ON_ERROR = "on-error"
-    ALWAYS = "always"
 
 
 class Ending(StrEnum):
@@ -25,14 +19,14 @@ class Ending(StrEnum):
     REFUSED = "refused"
 
 
-def reconnects(policy: ReconnectPolicy, ending: Ending) -> bool:
+def reconnects(policy: RestartPolicy, ending: Ending) -> bool:
     """Whether a stream that ended so is opened again.
 
     Refused credentials never are: cameras lock accounts after a few wrong passwords.
     """
-    if ending is Ending.REFUSED or policy is ReconnectPolicy.NEVER:
+    if ending is Ending.REFUSED or policy is RestartPolicy.NEVER:
         return False
-    return policy is ReconnectPolicy.ALWAYS or ending is Ending.FAILED
+    return policy is RestartPolicy.ALWAYS or ending is Ending.FAILED
 
 
 def backoff_s(failures: int, draw: float, longest_s: float) -> float:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -141,9 +142,11 @@ class RtspCamera:
         assert line == word, f"the RTSP server said {line!r} instead of {word!r}"
 
 
-def wait_for(condition, what: str, timeout_s: float = 60.0) -> None:  # type: ignore[no-untyped-def]
+def wait_for(
+    condition: Callable[[], bool], what: str, timeout_s: float = 60.0, every_s: float = 0.02
+) -> None:
     """Wait until `condition()` holds; fails with `what` after a generous time."""
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, f"waited {timeout_s:.0f} s for {what}"
-        time.sleep(0.02)
+        time.sleep(every_s)

@@ -79,7 +79,9 @@ class LiveRun:
     def wait_rows(self, more: int = 8) -> None:
         """Until so many more observations are stored."""
         before = len(rows(self.store))
-        wait_for(lambda: len(rows(self.store)) >= before + more or not self._thread.is_alive(), "rows", 120)
+        wait_for(
+            lambda: len(rows(self.store)) >= before + more or not self._thread.is_alive(), "rows", 120, 0.3
+        )
         assert self.error is None, self.error
 
     def _run(self, predictor: Predictor) -> None:
@@ -134,7 +136,9 @@ def test_a_run_survives_everything_that_happens_to_its_camera(
         camera.set_clock_back(3600)
         run.wait_rows()
         camera.tell("stall")
-        wait_for(lambda: sum(reason == "outage" for reason, *_ in gaps(store)) >= 1, "the first outage")
+        wait_for(
+            lambda: sum(reason == "outage" for reason, *_ in gaps(store)) >= 1, "the first outage", 60, 0.3
+        )
         time.sleep(3)
         camera.tell("go")
         run.wait_rows()
@@ -217,11 +221,11 @@ def test_no_password_gets_into_store_logs_titles_or_output(
             titles.update(titles_of(process.pid))
             return (store / "zarr.json").exists() and len(rows(store)) > 10
 
-        wait_for(running, "rows", 240)
+        wait_for(running, "rows", 240, 0.5)
         camera.kill()
         camera.start()
         before = len(rows(store))
-        wait_for(lambda: running() and len(rows(store)) > before, "rows after the camera came back", 240)
+        wait_for(lambda: running() and len(rows(store)) > before, "rows after the camera came back", 240, 0.5)
         # Now the camera wants another password: the run ends, with a message.
         camera.kill()
         (tmp_path / "camera-login").write_text("viewer:changed")

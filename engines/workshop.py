@@ -147,20 +147,28 @@ class Workshop:
             ValueError: it cannot be built here, or it differs from eager float32.
         """
         choice = choose_precision(precision, backend, self.device)
-        compiler = backend_named(backend)
         if choice.reason:
             self._report(f"{stage.name}: {choice.precision} instead of {precision}: {choice.reason}")
-        try:
-            manifest = self.build(stage, backend, choice.precision, policy=policy)
-            if compiler.unavailable(self.device) is None:
-                engine, manifest = self._serve(stage, compiler, choice.precision, manifest, probes)
-                del engine
-        except (EngineBuildError, EngineRejected) as error:
-            raise ValueError(
-                f"{stage.name} cannot be served by {backend}: {error}. Remedy: use --backend auto, which takes the best "
-                "that works."
-            ) from error
-        return manifest
+        tried = [choice.precision]
+        if precision == AUTO and choice.precision is not Precision.FLOAT32:
+            tried.append(Precision.FLOAT32)
+        compiler = backend_named(backend)
+        refusal: Exception | None = None
+        for kind in tried:
+            if refusal is not None:
+                self._report(f"{stage.name}: {kind} instead of {tried[0]}: {refusal}")
+            try:
+                manifest = self.build(stage, backend, kind, policy=policy)
+                if compiler.unavailable(self.device) is None:
+                    engine, manifest = self._serve(stage, compiler, kind, manifest, probes)
+                    del engine
+                return manifest
+            except (EngineBuildError, EngineRejected) as error:
+                refusal = error
+        raise ValueError(
+            f"{stage.name} cannot be served by {backend}: {refusal}. Remedy: use --backend auto, which takes the best "
+            "that works."
+        ) from refusal
 
     def build(self, stage: Stage, backend: str, precision: Precision, *, policy: BuildPolicy) -> Manifest:
         """Makes sure that the engine is stored, without running it; the parity check waits for a machine that can.

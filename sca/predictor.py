@@ -15,6 +15,7 @@ from sca.automatic_settings import AutomaticSettings
 from sca.caption_score import CaptionCalibration
 from sca.config import ScaConfig
 from sca.decoding import MAX_NEW_TOKENS, end_of_text_ids
+from sca.device_preprocessing import to_model_input_on
 from sca.modeling import ImageFeatures, Sca
 from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input
 from sca.stages import Stages, eager_stages
@@ -132,7 +133,8 @@ class Predictor:
         """Encode RGB images, uint8 (H, W, 3) of any sizes, in one batch."""
         if not images:
             return []
-        pixels, sizes = to_model_input(images, self.config, self.device)
+        prepare = to_model_input_on if self.device.type == "cuda" else to_model_input
+        pixels, sizes = prepare(images, self.config, self.device)
         embedding, region_map = self.stages.encode_image(pixels)
         return [
             ImageEncoding(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,31 @@ def test_an_engine_that_computes_something_else_is_refused_and_eager_serves(tmp_
     check = after.verified_on(probe("cpu").fingerprint)
     assert check is not None
     assert not check.report.passed
+
+
+def test_a_named_back_end_goes_down_to_float32_by_itself_but_not_against_a_wish(tmp_path: Path) -> None:
+    """As on a processor with bfloat16 where the gate has refused that engine."""
+    new = replace(probe("cpu"), native_bf16=True)
+    said: list[str] = []
+    workshop, stage = Workshop(EngineCache(tmp_path), new, said.append), small_stage()
+    low = workshop.build(stage, "openvino", Precision.BFLOAT16, policy=BuildPolicy.IF_NEEDED)
+    path = workshop.cache.folder(low.key) / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    report = {"inputs": 1, "max_error": 1.0, "cosine": 0.5}
+    timing = {"eager_s": 1.0, "engine_s": 0.5}
+    content["verifications"] = [{"machine": new.fingerprint, "at": "", "report": report, "timing": timing}]
+    path.write_text(json.dumps(content))
+
+    def build(precision: str) -> str:
+        made = workshop.build_and_verify(
+            stage, lambda: probes(stage), "openvino", precision=precision, policy=BuildPolicy.IF_NEEDED
+        )
+        return made.key.precision
+
+    assert build("auto") == "float32"
+    assert any("float32 instead of bfloat16: it differs" in line for line in said)
+    with pytest.raises(ValueError, match=r"cosine 0\.5"):
+        build("bfloat16")
 
 
 def test_a_killed_build_leaves_nothing_that_is_taken_for_an_engine(tmp_path: Path) -> None:

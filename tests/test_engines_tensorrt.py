@@ -22,6 +22,7 @@ from engines.typed_module import in_precision
 from engines.workshop import BuildPolicy, Workshop
 from sca.config import VitEncoderConfig
 from sca.export_stages import Stage, StageInput, StageOutput
+from sca.language_stages import language_stages
 from sca.model_stages import IMAGE_ENCODER, model_stages
 from sca.modeling.fused_vit import FusedVit
 from sca.modeling.image_encoder import VitEncoder
@@ -50,6 +51,16 @@ def test_a_plan_of_every_shipped_stage_is_built_without_a_gpu(
     assert [file.name for file in tmp_path.iterdir()] == [PLAN_NAME]
     fused = f"{attentions} attention operators, all fused" if attentions else "no attention operators"
     assert notes == (fused,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1], ids=["prefill", "step"])
+def test_the_language_model_s_stages_become_plans_too(which: int, tmp_path: Path) -> None:
+    model = sca.load("demo").model
+    stage = language_stages(model, 64)[which]
+    notes = TensorRtBackend().build(stage, Precision.BFLOAT16, probe("cpu"), tmp_path, quiet)
+    layers = model.language_model.config.num_hidden_layers
+    assert notes == (f"{layers} attention operators, all fused",)
 
 
 @pytest.mark.slow

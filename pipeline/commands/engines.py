@@ -127,9 +127,7 @@ def list_engines(cache: CacheOption = None) -> int:
     rows: list[tuple[str, ...]] = []
     for entry in store.entries():
         if entry.manifest is None:
-            rows.append(
-                (entry.folder.name, "", "", "", "", _megabytes(entry.size), f"unusable: {entry.problem}")
-            )
+            rows.append((*_named(entry.folder), "", "", _megabytes(entry.size), f"unusable: {entry.problem}"))
         else:
             rows.append(_row(entry.manifest.key.stage, entry.manifest, device, store))
     if not rows:
@@ -286,6 +284,12 @@ def _row(stage: str, manifest: Manifest, device: Device, store: EngineCache) -> 
         _megabytes(size),
         "; ".join((check, *manifest.notes)),
     )
+
+
+def _named(folder: Path) -> tuple[str, str, str]:
+    """Stage, back end and precision, as the name of a folder gives them."""
+    stage, backend, precision, *_ = (*folder.name.split("."), "", "")
+    return stage, backend, precision
 
 
 def _megabytes(size: int) -> str:

@@ -112,11 +112,15 @@ def _own_config(
             )
     given = {setting.partition("=")[0].strip() for setting in settings}
     kept = {key: value for key, value in own.items() if key not in given}
-    return load_config(entry.preset or preset, settings, changes={**kept, **changes})
+    try:
+        return load_config(entry.preset or preset, settings, changes={**kept, **changes})
+    except ValueError as error:
+        raise ValueError(f"{path}: stream {entry.name or 'without a name'}: {error}") from None
 
 
 def _explain(error: ValidationError, example: str) -> str:
-    problem = error.errors()[0]
+    # A misspelt key also misses the right one: say the former.
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     where = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
         group: type[BaseModel] = StreamList if len(where) == 1 else StreamEntry

@@ -204,3 +204,30 @@ def test_coalescing_keeps_the_time_that_each_track_says_each_thing(found: list[C
     assert said(joined) == said(found)
     assert coalesce(joined, gap_ns=0) == joined
     assert len(joined) <= len(found)
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten seconds of one stream, of which two were dropped, with a change of effort in between."""
+    path = tmp_path_factory.mktemp("gaps") / "a.zarr"
+    gaps = (Gap(T0 + 2 * S, T0 + 4 * S, "dropped", 7), Gap(T0 + 5 * S, T0 + 5 * S, "effort:half-probes", 0))
+    with CaptionStore.create(path).writer("cam", INFO) as writer:
+        writer.commit(Batch(gaps=gaps, resume=ResumePoint(10 * S, 100, 0, T0 + 10 * S)))
+    return path
+
+
+def test_gaps_and_shed_steps_can_be_asked_for(troubled: Path) -> None:
+    found = objects(troubled, "--gaps")
+    assert [(row["reason"], row["frames"]) for row in found] == [("dropped", 7), ("effort:half-probes", 0)]
+    assert found[1]["t_start"] == found[1]["t_end"] == "2026-09-21T14:13:25.000000Z"
+    assert [row["reason"] for row in objects(troubled, "--gaps", "--from", "4.5s")] == ["effort:half-probes"]
+    lines = list(csv.DictReader(io.StringIO(run(troubled, "--gaps", "--format", "csv").output)))
+    assert [line["stream"] for line in lines] == ["cam", "cam"]
+    table = run(troubled, "--gaps").output
+    assert "effort:half-probes" in table
+    assert "80.0% of the window was watched" in table
+
+
+def test_a_change_of_effort_is_no_gap(troubled: Path) -> None:
+    shown = run(troubled).output
+    assert "80.0% of the window was watched (1 gap: dropped)" in shown

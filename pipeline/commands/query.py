@@ -25,6 +25,7 @@ from pipeline.clock_time import (
     to_datetime,
 )
 from pipeline.commands.quiet_pipe import quiet_pipe
+from pipeline.gap_rows import gap_csv_lines, gap_json_lines, gap_rows
 from pipeline.store import CaptionStore
 
 PIPED_WIDTH = 140
@@ -64,6 +65,9 @@ def query(
     utc: Annotated[
         bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
     ] = False,
+    gaps: Annotated[
+        bool, typer.Option("--gaps", help="Show what was not watched and when load was shed, not captions.")
+    ] = False,
     output: Annotated[
         OutputFormat, typer.Option("--format", help="json: one object a line.")
     ] = OutputFormat.TABLE,
@@ -75,6 +79,9 @@ def query(
     zone = UTC if utc else local_zone()
     with CaptionStore.open(store) as opened:
         windows = stream_windows(opened, stream, start, end, zone)
+        if gaps:
+            _print_gaps(opened, windows, zone, limit, output)
+            return
         tables = [
             opened.captions(
                 w.start, w.end, stream=w.stream, track=track, text=text, min_score=min_score,
@@ -95,6 +102,32 @@ def query(
             else:
                 kept = rows if limit is None else rows[:limit]
                 sys.stdout.writelines(json_lines(kept) if output is OutputFormat.JSON else csv_lines(kept))
+
+
+def _print_gaps(
+    store: CaptionStore, windows: list[StreamWindow], zone: tzinfo, limit: int | None, output: OutputFormat
+) -> None:
+    found = [row for w in windows for row in gap_rows(store.gaps(w.start, w.end, stream=w.stream))]
+    rows = sorted(found, key=lambda row: row.start_ns)[:limit]
+    with quiet_pipe():
+        if output is OutputFormat.JSON:
+            sys.stdout.writelines(gap_json_lines(rows))
+        elif output is OutputFormat.CSV:
+            sys.stdout.writelines(gap_csv_lines(rows))
+        else:
+            table = Table("date", "from", "to", "stream", "reason", "frames", box=None, pad_edge=False)
+            for row in rows:
+                day = str(to_datetime(row.start_ns, zone).date())
+                end = "" if row.is_step else clock_text(row.end_ns, zone)
+                frames = str(row.frames) if row.frames else ""
+                table.add_row(day, clock_text(row.start_ns, zone), end, row.stream, row.reason, frames)
+            console = Console(
+                file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False
+            )
+            console.print(table if rows else "No gaps and no change of effort.")
+            for w in windows:
+                share = store.coverage(w.start, w.end, stream=w.stream)
+                console.print(f"{w.stream}: {share:.1%} of the window was watched", markup=False)
 
 
 def stream_windows(
@@ -155,10 +188,11 @@ def _coverage_lines(store: CaptionStore, windows: list[StreamWindow], found: boo
     """Per stream: how much of the window was watched where that is not all of it, and when nothing was found."""
     lines = []
     for window in windows:
-        gaps = store.gaps(window.start, window.end, stream=window.stream)
+        found_gaps = gap_rows(store.gaps(window.start, window.end, stream=window.stream))
+        gaps = [row for row in found_gaps if not row.is_step]
         share = store.coverage(window.start, window.end, stream=window.stream)
-        if len(gaps) and share < 1:
-            reasons = ", ".join(sorted(set(gaps["reason"].to_pylist())))
+        if gaps and share < 1:
+            reasons = ", ".join(sorted({row.reason for row in gaps}))
             lines.append(
                 f"{window.stream}: {share:.1%} of the window was watched ({_count(len(gaps), 'gap')}: {reasons})"
             )

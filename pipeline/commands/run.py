@@ -180,7 +180,12 @@ def _run(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[Stream
     if plan.config.runtime.kind == "inline":
         from pipeline.runtime.inline import run_inline
 
-        return run_inline(plan, observer.progress, stop)
+        def tell(now: StreamProgress) -> None:
+            observer.progress(now)
+            observer.running({now.stream: True})
+            observer.alive()
+
+        return run_inline(plan, tell, stop)
     from pipeline.runtime.ray_runtime import run_on_ray
 
     return run_on_ray(plan, observer, stop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ LIST_SUFFIXES = frozenset({".yaml", ".yml"})
 class StreamEntry(Options):
     """One source of a stream list. What is not said comes from the command line."""
 
-    uri: str
+    uri: str = Field(repr=False)
     name: str | None = None
     preset: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict, description="group.key: value")
@@ -42,7 +42,7 @@ class StreamList(Options):
 class StreamRequest:
     """A source to read and how. `uri` may hold credentials. `name`: None for one made from the address."""
 
-    uri: str
+    uri: str = field(repr=False)
     config: RunConfig
     name: str | None = None
 

@@ -29,6 +29,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -176,6 +177,7 @@ class Watch:
         self.lags: list[float] = []
         self.queries: list[float] = []
         self.metrics: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self.stages: dict[str, list[tuple[float, float]]] = {}
         self.errors: Counter[str] = Counter()
         threading.Thread(target=self._read_log, daemon=True).start()
 
@@ -224,6 +226,9 @@ class Watch:
             self.memory.append((now, resident(family)))
             if second % 5 == 0:
                 self.scrape()
+                for (name, labels), bytes_ in self.metrics.items():
+                    if name == "sca_stage_resident_memory_bytes":
+                        self.stages.setdefault(dict(labels)["stage"], []).append((now, bytes_))
             if second % 10 == 0:
                 self._query()
             second += 1
@@ -250,7 +255,7 @@ def resident(process: psutil.Process) -> int:
     return total
 
 
-def slope(samples: list[tuple[float, int]]) -> tuple[float, float]:
+def slope(samples: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """MiB an hour and half the width of its 95 % interval, from block means (single samples depend on each other)."""
     kept = samples[len(samples) // 5 :]
     blocks = [np.mean(block, axis=0) for block in np.array_split(np.array(kept, float), BLOCKS)]
@@ -265,6 +270,11 @@ def report(watch: Watch, store: Path, budget: float, rtsp: bool) -> None:
     noise = "within noise" if abs(rate) <= half else "NOT within noise"
     print(f"memory: median {np.median(sizes):.0f} MiB, last tenth {np.mean(sizes[-len(sizes) // 10 :]):.0f} MiB, "
           f"slope {rate:+.1f} ± {half:.1f} MiB an hour ({noise})")  # fmt: skip
+    for stage, samples in sorted(watch.stages.items()):
+        if len(samples) > 2 * BLOCKS:
+            own, spread = slope(samples)
+            last = samples[-1][1] / MIB
+            print(f"  {stage:16} {last:6.0f} MiB resident, slope {own:+8.1f} ± {spread:.1f} MiB an hour")
     print(f"{'stream':8} {'frames':>8} {'keyframes':>9} {'regions':>8} {'captions':>8} {'avoided':>8} {'restarts':>8} "
           f"{'<= budget':>9} {'shed steps':>10} {'stored':>7} {'watched':>8}")  # fmt: skip
     with CaptionStore.open(store) as opened:

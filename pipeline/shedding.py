@@ -8,6 +8,9 @@ from pydantic import Field
 
 from pipeline.options import Options
 
+MAX_PATIENCE = 16.0
+_RELAPSE = 2.0
+
 
 class SheddingOptions(Options):
     """When a stream that may drop frames works less, and when it works more again. Seconds."""
@@ -20,7 +23,11 @@ class SheddingOptions(Options):
         default=0.5, ge=0, lt=1, description="calm is staleness below this share of the budget"
     )
     hold_s: float = Field(default=2.0, ge=0, description="a step down is given this long to show")
-    calm_s: float = Field(default=10.0, ge=0, description="calm that lasts this long takes one step back")
+    calm_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="calm that lasts this long takes one step back; longer after a relapse",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +57,15 @@ EFFORTS = (
 @dataclass(frozen=True, slots=True)
 class LoadState:
     """Where a stream stands. `step`: index into `EFFORTS`. `changed_s`: when it got there; `calm_since_s`: since when
-    it is calm, None when it is not. Seconds on a steady clock.
+    it is calm, None when it is not; `relaxed_s`: when it last took a step back. Seconds on a steady clock.
+    `patience`: times `calm_s` that calm must last.
     """
 
     step: int = 0
     changed_s: float = float("-inf")
     calm_since_s: float | None = None
+    relaxed_s: float = float("-inf")
+    patience: float = 1.0
 
     @property
     def effort(self) -> Effort:
@@ -66,17 +76,20 @@ def next_load(state: LoadState, staleness_s: float, now_s: float, options: Shedd
     """The state at `now_s`, when the newest rows are `staleness_s` behind the camera.
 
     At most one step a call. Above the budget the stream sheds a step every `hold_s`; below `calm_share` of it for
-    `calm_s` it takes one back; in between nothing changes, so that it does not swing.
+    `calm_s` it takes one back; in between nothing changes, so that it does not swing. A step back that proves wrong
+    soon makes the next one wait longer, one that proves right less long.
     """
     if not options.enabled:
         return LoadState()
     if staleness_s > options.staleness_s:
         if state.step + 1 < len(EFFORTS) and now_s - state.changed_s >= options.hold_s:
-            return LoadState(state.step + 1, now_s, None)
+            relapse = now_s - state.relaxed_s < _RELAPSE * options.calm_s * state.patience
+            patience = min(MAX_PATIENCE, state.patience * 4) if relapse else state.patience
+            return LoadState(state.step + 1, now_s, None, state.relaxed_s, patience)
         return replace(state, calm_since_s=None)
     if staleness_s >= options.calm_share * options.staleness_s:
         return replace(state, calm_since_s=None)
     calm_since = now_s if state.calm_since_s is None else state.calm_since_s
-    if state.step > 0 and now_s - max(calm_since, state.changed_s) >= options.calm_s:
-        return LoadState(state.step - 1, now_s, now_s)
+    if state.step > 0 and now_s - max(calm_since, state.changed_s) >= options.calm_s * state.patience:
+        return LoadState(state.step - 1, now_s, now_s, now_s, max(1.0, state.patience / 2))
     return replace(state, calm_since_s=calm_since)

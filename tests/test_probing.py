@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,3 +62,15 @@ def test_large_regions_are_probed_less_often_than_open_ground() -> None:
         inside += int((points[:, 0] < 0.5).sum())
         outside += int((points[:, 0] >= 0.5).sum())
     assert 0 < inside < outside
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(1.0, [16, 8, 8]), (0.5, [8, 4, 4]), (0.125, [2, 1, 1]), (0.01, [1, 1, 1])]
+)
+def test_less_effort_tries_fewer_points_but_never_none(share: float, expected: list[int]) -> None:
+    schedule = ProbeSchedule(ProbeOptions(grid=8, budget=8, first_budget=16))
+    nothing = np.zeros((4, 4), bool)
+    counts = [len(schedule.next_points(nothing, nothing, nothing.astype(float), share)) for _ in range(3)]
+    assert counts == expected
+    off = ProbeSchedule(ProbeOptions(grid=8, budget=0, first_budget=0))
+    assert len(off.next_points(nothing, nothing, nothing.astype(float), share)) == 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shedding import EFFORTS, LoadState, SheddingOptions, next_load
+from pipeline.shedding import EFFORTS, MAX_PATIENCE, LoadState, SheddingOptions, next_load
 
 options_ = st.builds(
     SheddingOptions,
@@ -90,6 +92,22 @@ def test_between_calm_and_the_budget_nothing_changes(
             state, min(low + share * (options.staleness_s - low), options.staleness_s), now, options
         )
         assert state.step == start
+
+
+def test_a_machine_that_bears_one_step_but_not_the_one_before_swings_less_and_less() -> None:
+    """At step 3 all is calm, at step 2 it is not: the pauses between attempts grow, but attempts never end."""
+    options = SheddingOptions()
+    state, relaxed, budget = LoadState(), [], options.staleness_s
+    for tenth in range(30_000):
+        before, now = state, tenth / 10
+        state = next_load(state, 0.0 if state.step >= 3 else 2 * budget, now, options)
+        if state.step < before.step:
+            relaxed.append(now)
+    pauses = [b - a for a, b in pairwise(relaxed)]
+    assert max(pauses[:1]) < max(pauses)
+    assert max(pauses) <= MAX_PATIENCE * options.calm_s + 10
+    assert len(relaxed) < 3000 / (4 * options.calm_s)
+    assert 3000 - relaxed[-1] <= MAX_PATIENCE * options.calm_s + 10
 
 
 def test_shedding_can_be_turned_off() -> None:

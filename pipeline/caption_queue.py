@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
+from pipeline.analysed import CaptionRequest
 from pipeline.caption_events import RegionCaption
 from pipeline.captioning import Captioner
-from pipeline.stream_analysis import CaptionRequest
 
 _Job = tuple[tuple[CaptionRequest, ...], "Future[list[RegionCaption | None]]"]
 

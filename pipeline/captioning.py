@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.analysed import CaptionRequest
 from pipeline.caption_events import RegionCaption
-from pipeline.stream_analysis import CaptionRequest
 from sca.predictor import Caption
 
 

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-
+from pipeline.analysed import AnalysedKeyframe, CaptionRequest
 from pipeline.association import Candidates
 from pipeline.caption_gate import CaptionGate, CaptionGateOptions
-from pipeline.frame import Frame, FrameTime
+from pipeline.frame import Frame
 from pipeline.perception import Perception
-from pipeline.regions import Regions, RleMask
+from pipeline.regions import Regions
 from pipeline.tracking import EndedTrack, Tracker, TrackingOptions
 from sca.predictor import ImageEncoding
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionRequest:
-    """A region that needs a caption. `tokens`: (Nc, C) float16 caption tokens; `box` xyxy pixels."""
-
-    track: int
-    frame: int
-    time: FrameTime
-    box: tuple[float, float, float, float]
-    mask: RleMask | None
-    feature: np.ndarray
-    tokens: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysedKeyframe:
-    """What one keyframe brought. `avoided`: observations so far that needed no caption."""
-
-    regions: Regions
-    ended: tuple[EndedTrack, ...]
-    next_track: int
-    avoided: int
 
 
 class StreamAnalysis:

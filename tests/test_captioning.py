@@ -7,12 +7,12 @@ import threading
 import numpy as np
 import pytest
 
+from pipeline.analysed import CaptionRequest
 from pipeline.caption_events import RegionCaption
 from pipeline.caption_queue import CaptionQueue
 from pipeline.captioning import Captioner
 from pipeline.frame import FrameTime
 from pipeline.regions import RleMask
-from pipeline.stream_analysis import CaptionRequest
 from sca.predictor import Predictor
 from tests.tiny_models import region_token_config, tiny_model, word_tokenizer
 

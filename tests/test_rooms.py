@@ -59,6 +59,9 @@ def test_no_file_outgrows_one_idea() -> None:
     ("module", "forbidden"),
     [
         ("pipeline.store", ("torch", "ray")),
+        # What the source and the recorder processes of a run load.
+        ("pipeline.runtime.stages", ("torch", "transformers")),
+        ("pipeline.analysed, pipeline.recorder, pipeline.run_plan", ("torch", "transformers", "ray")),
         ("pipeline.cli", ("torch", "ray", "transformers")),
         ("sca", ("ray", "zarr")),
         ("sca.model_names", ("torch", "transformers")),

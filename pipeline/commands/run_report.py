@@ -91,6 +91,10 @@ def counts_text(now: StreamProgress, speed: str) -> str:
         parts.append(f"{now.corrupt} damaged")
     if now.dropped:
         parts.append(f"{now.dropped} dropped")
+    if now.reconnects:
+        parts.append(f"{now.reconnects} reconnects")
+    if now.restarts:
+        parts.append(f"{now.restarts} restarts")
     return ", ".join(parts) + (f", {speed}" if speed else "")
 
 

@@ -22,10 +22,11 @@ from pipeline.run_plan import StreamPlan
 from pipeline.runtime.messages import AnalysisReport, LogCollector, StepReport, Work
 
 if TYPE_CHECKING:
+    from pipeline.analysed import AnalysedKeyframe, CaptionRequest
     from pipeline.caption_events import RegionCaption
     from pipeline.recorder import Recorded, Recorder
     from pipeline.store import StreamWriter
-    from pipeline.stream_analysis import AnalysedKeyframe, CaptionRequest, StreamAnalysis
+    from pipeline.stream_analysis import StreamAnalysis
     from pipeline.tracking import EndedTrack
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ def test_each_stream_has_its_own_preset_settings_and_policies(folder: Path) -> N
         folder,
         """
         streams:
-          - {name: gate, uri: FOLDER/a.mp4, preset: live, policy: drop-oldest, restart: always}
+          - {name: gate, uri: FOLDER/a.mp4, preset: live, policy: drop-oldest, restart: never}
           - {uri: FOLDER/b.mp4, settings: {keyframes.interval_s: 3, display.min_score: 0.9}}
         """,
     )
@@ -40,7 +40,8 @@ def test_each_stream_has_its_own_preset_settings_and_policies(folder: Path) -> N
     assert [stream.stream for stream in plan.streams] == ["gate", "b", "a"]
     assert gate.config.captions.refresh_s == 60
     assert gate.config.flow.policy is DropPolicy.DROP_OLDEST
-    assert gate.config.restarts.policy is RestartPolicy.ALWAYS
+    assert gate.config.restarts.policy is RestartPolicy.NEVER
+    assert gate.config.sources.reconnect == "never"
     assert b.config.keyframes.interval_s == 3
     assert plain.config == config
     # The command line wins over the list.

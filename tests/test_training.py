@@ -31,7 +31,7 @@ from sca.training.box_supervision import (
 )
 from sca.training.config import TrainingConfig, parse_training_config, read_training_config
 from sca.training.losses import mask_iou, sam_mask_losses
-from sca.training.trainer import Trainer, prepare_data
+from sca.training.trainer import Progress, Trainer, prepare_data
 
 _COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 _TINY = {
@@ -128,6 +128,19 @@ def test_every_stage_runs_at_its_own_input_size(data_dir: Path, tmp_path: Path) 
     assert trainer.model.config.image_size == 96
     encoder = trainer.model.image_encoder
     assert not torch.equal(frozen, encoder.backbone.blocks[5][0].conv_pw.weight)
+
+
+def test_a_run_cut_between_two_stages_goes_on_with_the_average(data_dir: Path, tmp_path: Path) -> None:
+    trainer = _trainer(data_dir, tmp_path)
+    trainer.run(until_step=2)
+    trainer.progress = Progress(1, 0)
+    trainer.save(begun=False)
+    resumed = _trainer(data_dir, tmp_path)
+    assert resumed.progress == Progress(1, 0)
+    assert resumed.model.config.image_size == 96
+    state = resumed.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in trainer.average.state.items())
+    resumed.run(until_step=1)
 
 
 def test_a_language_stage_learns_phrases_and_leaves_the_rest_alone(data_dir: Path, tmp_path: Path) -> None:

@@ -102,12 +102,11 @@ class Trainer:
                 return
             # Through the file, because only rank 0 keeps the average.
             self.progress = Progress(self.progress.stage + 1, 0)
-            self.save()
+            self.save(begun=False)
             self.team.any(False)
             saved = self._read_checkpoint(self.folder / CHECKPOINT)
             assert saved is not None
-            self.model.load_state_dict(saved["average"])
-            self._enter_stage(None)
+            self._enter_stage(saved)
             self.save()
             self.team.any(False)
 
@@ -161,8 +160,11 @@ class Trainer:
         self.progress.step += 1
         return losses
 
-    def save(self) -> None:
-        """Write the checkpoint atomically (rank 0 of the team)."""
+    def save(self, *, begun: bool = True) -> None:
+        """Write the checkpoint atomically (rank 0 of the team).
+
+        begun: False while the stage that `progress` names has no optimizer yet; it starts from the average.
+        """
         if self.team.rank > 0:
             return
         target = self.folder / CHECKPOINT
@@ -174,7 +176,7 @@ class Trainer:
                 "average": self.average.state,
                 "average_updates": self.average.updates,
                 "probe": self.probe.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.optimizer.state_dict() if begun else None,
                 "tokenizer": self.tokenizer.to_str(),
                 "model_config": self.model.config.to_dict(),
                 "config": self.config.model_dump(mode="json"),
@@ -191,6 +193,8 @@ class Trainer:
 
     def _enter_stage(self, saved: dict[str, Any] | None) -> None:
         stage = self.stage
+        if saved is not None:
+            self.model.load_state_dict(saved["average"])
         if self.model.config.image_size != stage.size:
             state = self.model.state_dict()
             self.model = Sca(with_image_size(self.model_config, stage.size))
@@ -200,7 +204,7 @@ class Trainer:
         encoder.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, stage, self.probe)
         self.average = WeightAverage(self.model, stage.ema)
-        if saved is not None:
+        if saved is not None and saved["optimizer"] is not None:
             self.model.load_state_dict(saved["model"])
             self.average.load(saved["average"], saved["average_updates"])
             self.optimizer.load_state_dict(saved["optimizer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,6 @@ class OpenVinoBackend:
     def build(
         self, stage: Stage, precision: Precision, device: Device, folder: Path, report: Report
     ) -> tuple[str, ...]:
-        import openvino
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -70,7 +70,7 @@ class OpenVinoBackend:
         report("compiling")
         try:
             # What the plugin made of the graph, not the graph: loading it again takes a fifth of the time.
-            compiled = openvino.Core().compile_model(model, "CPU", _properties(precision))
+            compiled = _core().compile_model(model, "CPU", _properties(precision))
             (folder / BLOB_NAME).write_bytes(_as_bytes(compiled.export_model()))
         except RuntimeError as error:
             raise EngineBuildError(f"OpenVINO cannot compile {stage.name}: {_first_line(error)}") from error
@@ -78,14 +78,20 @@ class OpenVinoBackend:
         return ()
 
     def load(self, stage: Stage, precision: Precision, device: Device, folder: Path) -> Engine:
-        import openvino
-
         blob = (folder / BLOB_NAME).read_bytes()
         try:
-            compiled = openvino.Core().import_model(blob, "CPU", _properties(precision))
+            compiled = _core().import_model(blob, "CPU", _properties(precision))
         except RuntimeError as error:
             raise EngineBuildError(f"OpenVINO cannot load the engine: {_first_line(error)}") from error
         return _Runner(compiled, len(stage.outputs), blob)
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO with its plugins, which take a while to find."""
+    import openvino
+
+    return openvino.Core()
 
 
 def _properties(precision: Precision) -> dict[str, Any]:

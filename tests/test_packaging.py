@@ -104,6 +104,25 @@ def test_every_query_of_the_dashboard_names_metrics_and_labels_that_exist() -> N
     }
 
 
+def test_the_test_camera_is_started_as_its_server_expects_and_found_where_the_example_says() -> None:
+    service = compose()["camera"]
+    image = (ROOT / service["build"]["dockerfile"]).read_text()  # type: ignore[index]
+    copied = [line.split()[1] for line in image.splitlines() if line.startswith("COPY ")]
+    assert copied
+    assert all((ROOT / path).exists() for path in copied)
+    (entry,) = [
+        line.removeprefix("ENTRYPOINT ") for line in image.splitlines() if line.startswith("ENTRYPOINT ")
+    ]
+    words = [str(word) for word in [*json.loads(entry), *service["command"]]]  # type: ignore[misc]
+    options = {word for word in words if word.startswith("--")}
+    server = (ROOT / "tests" / "rtsp_server.py").read_text()
+    assert options <= set(re.findall(r'add_argument\("(--\w+)"', server))
+    (path,) = re.findall(r'add_factory\("(\S+)"', server)
+    port = words[words.index("--port") + 1]
+    assert service["expose"] == [port]
+    assert f"rtsp://camera:{port}{path}" in (ROOT / "docker-compose.yml").read_text()
+
+
 def test_prometheus_asks_where_the_program_answers() -> None:
     services = compose()
     (scrape,) = deployed("prometheus.yml")["scrape_configs"]  # type: ignore[index]

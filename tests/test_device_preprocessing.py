@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from engines.probes import reference_frames
+from pipeline.sources import DecodedFrame, open_source
+from pipeline.sources.options import SourceOptions
 from sca.device_preprocessing import area_weights, to_model_input_on
 from sca.preprocessing import to_model_input
 from tests.tiny_models import tiny_config
+from tests.videos import write_video
 
 CPU = torch.device("cpu")
 
@@ -51,3 +55,19 @@ def test_every_source_pixel_counts_the_same(source: int, target: int) -> None:
 def test_a_wrong_picture_is_refused_there_too() -> None:
     with pytest.raises(ValueError, match="uint8"):
         to_model_input_on([np.zeros((4, 4, 3), np.float32)], tiny_config(), CPU)
+
+
+def test_a_file_can_be_decoded_by_the_gpu_or_says_why_not(tmp_path: Path) -> None:
+    """Without a GPU the wish ends in one clear line; with one the times are those of the CPU's decoder."""
+    video = write_video(tmp_path / "clip.mp4", frames=12)
+    options = SourceOptions(decoder="nvdec")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no NVIDIA GPU that decodes"):
+            open_source(str(video), options=options)
+        return
+    found = []
+    for each in (SourceOptions(), options):
+        source = open_source(str(video), options=each)
+        found.append([event.time.pts_ns for event in source if isinstance(event, DecodedFrame)])
+        source.close()
+    assert found[0] == found[1]

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.error import FFmpegError
 from av.stream import Disposition
 from dateutil import parser as date_parser
@@ -15,6 +16,7 @@ from dateutil import parser as date_parser
 from pipeline.clock import utc_ns
 from pipeline.frame import ClockSource
 from pipeline.records import Gap, ResumePoint
+from pipeline.sources.hardware import CPU, hardware_decoder
 from pipeline.sources.identity import file_fingerprint
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
@@ -34,10 +36,12 @@ class VideoFile:
     Raises `ValueError` naming the file and the remedy when it is missing, empty, not a video or has no frame.
     """
 
-    def __init__(self, path: str | Path, *, stream: str, start_ns: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, stream: str, start_ns: int | None = None, decoder: str = CPU
+    ) -> None:
         self._path = Path(path)
         self._stream_name = stream
-        self._container = open_container(self._path)
+        self._container = open_container(self._path, hardware_decoder(decoder))
         try:
             self._video = video_stream(self._container, str(self._path))
             first = self._first_frame()
@@ -238,8 +242,8 @@ class _LostFrames:
         return self._damaged + (sorted(self._expected) if self._errors else [])
 
 
-def open_container(path: Path) -> av.container.InputContainer:
-    """Open a local file for demuxing; `ValueError` with the remedy when that cannot work."""
+def open_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.InputContainer:
+    """Open a local file for demuxing; `ValueError` with the remedy when that cannot work. `hwaccel`: what decodes."""
     if not path.exists():
         raise ValueError(f"{path}: no such file; check the path")
     if not path.is_file():
@@ -249,7 +253,7 @@ def open_container(path: Path) -> av.container.InputContainer:
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty (0 bytes); copy or record it again")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(str(path), metadata_errors="replace", hwaccel=hwaccel)
     except PermissionError:
         raise ValueError(f"{path}: no permission to read it; change its permissions") from None
     except (FFmpegError, OSError, ValueError):

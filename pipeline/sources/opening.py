@@ -77,7 +77,7 @@ def open_source(
     if path.suffix.lower() in IMAGE_SUFFIXES and (path.exists() or glob.has_magic(uri)):
         images = [Path(found) for found in glob.glob(str(path))] if glob.has_magic(uri) else [path]
         return ImageSequence(images, stream=name, address=uri, interval_ns=interval_ns, start_ns=start_ns)
-    return VideoFile(path, stream=name, start_ns=start_ns)
+    return VideoFile(path, stream=name, start_ns=start_ns, decoder=options.decoder)
 
 
 def expand_inputs(inputs: list[str]) -> list[str]:

@@ -16,6 +16,9 @@ class SourceOptions(Options):
     image_interval_s: float = Field(
         default=1.0, gt=0, description="time between two pictures of an image directory"
     )
+    decoder: Literal["cpu", "nvdec"] = Field(
+        default="cpu", description="nvdec: video files are decoded on an NVIDIA GPU"
+    )
     rtsp_transport: Literal["tcp", "udp"] = Field(
         default="tcp", description="udp loses packets on a busy network, but a camera may know only that"
     )

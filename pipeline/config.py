@@ -59,7 +59,7 @@ class RuntimeOptions(Options):
         default=4, ge=1, description="keyframes of a stream between source and store at most"
     )
     object_store_mb: int = Field(default=256, ge=80)
-    start_deadline_s: float = Field(default=180.0, gt=0, description="for actors to start and load the model")
+    start_deadline_s: float = Field(default=300.0, gt=0, description="for actors to start and load the model")
     stall_deadline_s: float = Field(default=120.0, gt=0, description="for a keyframe to get through")
 
 

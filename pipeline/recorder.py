@@ -10,9 +10,10 @@ from typing import Protocol
 from pydantic import Field
 
 from pipeline.caption_events import CaptionEventOptions, CaptionEvents, RegionCaption
+from pipeline.clock_drift import ClockLog
 from pipeline.motion import NS
 from pipeline.options import Options
-from pipeline.records import Batch, CaptionEvent, ClosedTrack, Gap, Observation, ResumePoint
+from pipeline.records import Batch, CaptionEvent, ClockReading, ClosedTrack, Gap, Observation, ResumePoint
 from pipeline.regions import Regions
 from pipeline.tracking import EndedTrack
 
@@ -57,9 +58,11 @@ class _Pending:
     captions: list[CaptionEvent] = field(default_factory=list)
     tracks: list[ClosedTrack] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    clocks: list[ClockReading] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.observations) + len(self.captions) + len(self.tracks) + len(self.gaps)
+        rows = (self.observations, self.captions, self.tracks, self.gaps, self.clocks)
+        return sum(len(row) for row in rows)
 
 
 class Recorder:
@@ -79,6 +82,7 @@ class Recorder:
         self._writer = writer
         self._options = recording
         self._events = CaptionEvents(events)
+        self._clocks = ClockLog()
         self._clock_ns = clock_ns
         self._pending = _Pending()
         self._point = writer.resume
@@ -108,6 +112,9 @@ class Recorder:
     ) -> None:
         """Take one keyframe in, and commit when it is time. A caption of None had no words."""
         time, index = regions.time, regions.frame_index
+        reading = self._clocks.note(time)
+        if reading is not None:
+            self._pending.clocks.append(reading)
         worded = [caption for caption in captions if caption is not None]
         captioned = {caption.track for caption in worded}
         for row, track in enumerate(regions.track_ids.tolist()):
@@ -161,6 +168,7 @@ class Recorder:
                     tuple(pending.captions),
                     tuple(pending.tracks),
                     tuple(pending.gaps),
+                    tuple(pending.clocks),
                     self._point,
                 )
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.frame import ClockSource
 from pipeline.regions import RleMask
 
 
@@ -68,6 +69,21 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockReading:
+    """How the stream's clock and the wall clock stood to each other, from `wall_ns` until the next reading.
+
+    `epoch`: which run of PTS. `clock`: where the wall clock comes from. `drift_ppm`: millionths by which the wall clock
+    ran faster than PTS lately; None when too little was seen to tell.
+    """
+
+    wall_ns: int
+    pts_ns: int
+    epoch: int
+    clock: ClockSource
+    drift_ppm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ResumePoint:
     """How far a stream is stored: everything up to and including this keyframe."""
 
@@ -86,4 +102,5 @@ class Batch:
     captions: tuple[CaptionEvent, ...] = ()
     tracks: tuple[ClosedTrack, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    clocks: tuple[ClockReading, ...] = ()
     resume: ResumePoint = field(default_factory=ResumePoint)

@@ -147,6 +147,11 @@ def test_a_run_survives_everything_that_happens_to_its_camera(
     with CaptionStore.open(store) as opened:
         boxes = opened.observations().to_pandas()[["x0", "y0", "x1", "y1"]].to_numpy()
         assert opened.resume("cam").epoch >= 2
+        clocks = opened.clocks().to_pandas()
+    # Which clock held when is stored: arrival until the camera told its own, and again when that was an hour off.
+    assert {"arrival", "rtcp"} == set(clocks["clock"])
+    assert set(clocks["epoch"]) >= {0, 1, 2}
+    assert clocks["clock"].iloc[-1] == "arrival"
     # Boxes stay in the pixels of the stream, whatever size the camera switched to.
     assert all(0 <= x1 <= x2 <= 320 and 0 <= y1 <= y2 <= 192 for x1, y1, x2, y2 in boxes)
 

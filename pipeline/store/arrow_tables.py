@@ -62,6 +62,18 @@ def track_table(stream: str, found: Sequence[Selection]) -> pa.Table:
     return _table(stream, found, ("stream", "track", "t_first", "t_last", "observations", "text"), makers)
 
 
+def clock_table(stream: str, found: Sequence[Selection]) -> pa.Table:
+    """Clock readings of one stream."""
+    makers: dict[str, Callable[[], pa.Array]] = {
+        "t": lambda: _times(found, "t"),
+        "pts_s": lambda: pa.array(_joined(found, "pts", np.int64) / 1e9),
+        "epoch": lambda: pa.array(_joined(found, "epoch", np.uint32).astype(np.int64)),
+        "clock": lambda: _texts(found, "clock"),
+        "drift_ppm": lambda: pa.array(_joined(found, "drift", np.float32), from_pandas=True),
+    }
+    return _table(stream, found, ("stream", "t", "pts_s", "epoch", "clock", "drift_ppm"), makers)
+
+
 def gap_table(stream: str, found: Sequence[Selection], lost: Sequence[tuple[int, int]]) -> pa.Table:
     """Gaps of one stream; `lost`: wall ns of stretches whose segments are missing from the store."""
     starts = [*_joined(found, "t_start", np.int64).tolist(), *(a for a, _ in lost)]

@@ -8,7 +8,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -20,19 +19,25 @@ from pipeline.store import arrow_tables
 from pipeline.store.columns import TrackColumns
 from pipeline.store.compaction import Compaction
 from pipeline.store.durable_files import TEMPORARY, refusal, write_durably
-from pipeline.store.row_query import RowFilter, find_captions, find_gaps, find_observations, find_tracks
+from pipeline.store.moment import Moment, nanoseconds, time_window
+from pipeline.store.row_query import (
+    RowFilter,
+    find_captions,
+    find_clocks,
+    find_gaps,
+    find_observations,
+    find_tracks,
+)
 from pipeline.store.segment import SCHEMA, resume_of
-from pipeline.store.segment_name import SegmentName, Visible
+from pipeline.store.segment_name import SegmentName
 from pipeline.store.stored_segment import StoredSegment, open_segment
-from pipeline.store.stream_directory import list_visible
+from pipeline.store.stream_directory import list_visible, lost_spans
 from pipeline.store.stream_info import StreamInfo, check_stream_id
 from pipeline.store.stream_writer import StreamWriter
 from pipeline.store.time_span import TimeSpan, share_watched
 from pipeline.store.zarr_metadata import group_document
 
-Moment = int | datetime | np.datetime64
 Box = tuple[float, float, float, float]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 OPEN_SEGMENTS = 96
 _ATTEMPTS = 5
@@ -172,7 +177,7 @@ class CaptionStore:
         text as a dictionary, score, logprob, x0, y0, x1, y1: pixels; frame) and `mask` (COCO run lengths: `size`,
         `counts`) and `embedding`.
         """
-        wanted = RowFilter(*_window(start, end), track, text, min_score, box)
+        wanted = RowFilter(*time_window(start, end), track, text, min_score, box)
         names = tuple(columns or arrow_tables.CAPTION_COLUMNS)
         known = (*arrow_tables.CAPTION_COLUMNS, *arrow_tables.OPTIONAL_CAPTION_COLUMNS)
         if unknown := [name for name in names if name not in known]:
@@ -196,7 +201,7 @@ class CaptionStore:
         limit: int | None = None,
     ) -> pa.Table:
         """Where each tracked region was in each keyframe of [start, end]: stream, track, t, t_s, score, box, frame."""
-        wanted = RowFilter(*_window(start, end), track, None, min_score, box)
+        wanted = RowFilter(*time_window(start, end), track, None, min_score, box)
         tables = [
             arrow_tables.observation_table(name, find_observations(self._sources(name, wanted), wanted))
             for name in self._chosen(stream)
@@ -214,7 +219,7 @@ class CaptionStore:
         limit: int | None = None,
     ) -> pa.Table:
         """Tracks that have ended and overlap [start, end]: stream, track, t_first, t_last, observations, text."""
-        wanted = RowFilter(*_window(start, end), track, text)
+        wanted = RowFilter(*time_window(start, end), track, text)
         tables = []
         for name in self._chosen(stream):
             # The names' time ranges leave tracks out; the attributes tell which segments hold some of that time.
@@ -229,7 +234,7 @@ class CaptionStore:
 
         Segments that are missing from the store show as gaps with the reason "lost".
         """
-        wanted = RowFilter(*_window(start, end))
+        wanted = RowFilter(*time_window(start, end))
         tables = []
         for name in self._chosen(stream):
             shown = list_visible(self._directory(name))
@@ -238,6 +243,18 @@ class CaptionStore:
             tables.append(arrow_tables.gap_table(name, found, [(s.start, s.end) for s in lost]))
         return _by_time(tables, "t_start", None)
 
+    def clocks(
+        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
+    ) -> pa.Table:
+        """Which clock gave the wall times of [start, end]: stream, t, pts_s, epoch, clock, drift_ppm.
+
+        Each row holds until the next one: for a new epoch, another source of time, or the drift of the last minutes.
+        """
+        wanted = RowFilter(*time_window(start, end))
+        chosen = self._chosen(stream)
+        tables = [arrow_tables.clock_table(s, find_clocks(self._sources(s, wanted), wanted)) for s in chosen]
+        return _by_time(tables, "t", None)
+
     def coverage(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
     ) -> float:
@@ -245,7 +262,7 @@ class CaptionStore:
 
         Without `start` or `end`, from the beginning or to the end of what each stream has recorded.
         """
-        first, last = _window(start, end)
+        first, last = time_window(start, end)
         shares = []
         for name in self._chosen(stream):
             span = self.span(name)
@@ -268,7 +285,7 @@ class CaptionStore:
         made = []
         for name in self._chosen(stream):
             with StreamWriter(self._directory(name), compaction=Compaction(enabled=False)) as writer:
-                made += writer.archive_closed_days(_nanoseconds(now))
+                made += writer.archive_closed_days(nanoseconds(now))
         return made
 
     def forget_before(self, moment: Moment, *, stream: str | None = None) -> int:
@@ -279,7 +296,7 @@ class CaptionStore:
         count = 0
         for name in self._chosen(stream):
             with StreamWriter(self._directory(name), compaction=Compaction(enabled=False)) as writer:
-                count += writer.forget_before(_nanoseconds(moment))
+                count += writer.forget_before(nanoseconds(moment))
         return count
 
     def close(self) -> None:
@@ -347,16 +364,6 @@ class CaptionStore:
         return reader
 
 
-def lost_spans(shown: Visible) -> list[TimeSpan]:
-    """Wall ns between the neighbours of each missing segment."""
-    spans = []
-    for lo, hi in shown.holes:
-        before = next(s for s in shown.segments if s.hi == lo)
-        after = next(s for s in shown.segments if s.lo == hi)
-        spans.append(TimeSpan(before.t_max, max(before.t_max, after.t_min)))
-    return spans
-
-
 def _holds_tracks(source: StoredSegment, wanted: RowFilter) -> bool:
     if not source.count(TrackColumns):
         return False
@@ -377,22 +384,3 @@ def _by_time(tables: list[pa.Table], column: str, limit: int | None) -> pa.Table
     if (np.diff(order) != 1).any():
         table = table.take(pa.array(order))
     return table if limit is None else table.slice(0, limit)
-
-
-def _window(start: Moment | None, end: Moment | None) -> tuple[int | None, int | None]:
-    first = None if start is None else _nanoseconds(start)
-    last = None if end is None else _nanoseconds(end)
-    if first is not None and last is not None and first > last:
-        raise ValueError(f"the window ends before it starts ({start} > {end}): swap --from and --to")
-    return first, last
-
-
-def _nanoseconds(moment: Moment) -> int:
-    if isinstance(moment, int | np.integer):
-        return int(moment)
-    if isinstance(moment, np.datetime64):
-        return int(moment.astype("datetime64[ns]").astype(np.int64))
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment} has no time zone: give one, such as datetime(..., tzinfo=timezone.utc)")
-    own = getattr(moment, "nanosecond", 0)  # pandas.Timestamp
-    return ((moment - _EPOCH) // timedelta(microseconds=1)) * 1000 + int(own)

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009 - `_column` returns a dataclass field
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.records import CaptionEvent, ClosedTrack, Gap, Observation
+from pipeline.records import CaptionEvent, ClockReading, ClosedTrack, Gap, Observation
 
 ROW_CHUNK = 4096
 BYTE_CHUNK = 262_144
@@ -170,6 +171,28 @@ class GapColumns(Columns):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ClockColumns(Columns):
+    """Table `clk`: which clock held from `t` on. `clock`: index into the text dictionary; `drift`: ppm or NaN."""
+
+    group: ClassVar[str] = "clk"
+    t: np.ndarray = _column("<i8", wall_clock=True)
+    pts: np.ndarray = _column("<i8")
+    epoch: np.ndarray = _column("<u4")
+    clock: np.ndarray = _column("<u4")
+    drift: np.ndarray = _column("<f4")
+
+    @classmethod
+    def of(cls, rows: Sequence[ClockReading], texts: TextDictionary) -> ClockColumns:
+        return cls(
+            t=_ints(row.wall_ns for row in rows),
+            pts=_ints(row.pts_ns for row in rows),
+            epoch=np.array([row.epoch for row in rows], "<u4"),
+            clock=np.array([texts.index(row.clock.value) for row in rows], "<u4"),
+            drift=_floats(math.nan if row.drift_ppm is None else row.drift_ppm for row in rows),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TextColumns(Columns):
     """Table `text`: the distinct strings of a segment. `off`: end of each in `bytes` (UTF-8)."""
 
@@ -197,6 +220,7 @@ TABLES: tuple[type[Columns], ...] = (
     TextColumns,
     TrackColumns,
     GapColumns,
+    ClockColumns,
 )
 
 

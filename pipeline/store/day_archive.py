@@ -31,6 +31,7 @@ _TIMES = {
     "cap": ("t_start", "t_end"),
     "trk": ("t_first", "t_last"),
     "gap": ("t_start", "t_end"),
+    "clk": ("t", "t"),
 }
 
 
@@ -196,7 +197,7 @@ class DayArchiveReader:
         self._whole.clear()
 
     def count(self, table: type[Columns]) -> int:
-        return int(self.attrs["rows"][table.group])
+        return int(self.attrs["rows"].get(table.group, 0))
 
     def candidates(self, table: type[Columns], start: int | None, end: int | None) -> np.ndarray | None:
         """Rows of the chunks that hold some of wall ns [start, end]; None for all rows."""

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.store.columns import (
     CaptionColumns,
+    ClockColumns,
     Columns,
     GapColumns,
     ObservationColumns,
@@ -110,6 +111,11 @@ def find_tracks(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selecti
 def find_gaps(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
     """Gaps that match."""
     return _in_time(sources, GapColumns, "t_start", "t_end", wanted)
+
+
+def find_clocks(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
+    """Clock readings that match."""
+    return _in_time(sources, ClockColumns, "t", "t", wanted)
 
 
 def text_dictionary(source: RowSource) -> pa.Array:

@@ -81,7 +81,7 @@ class SegmentReader:
         self._file.close()
 
     def count(self, table: type[Columns]) -> int:
-        return int(self.attrs["rows"][table.group])
+        return int(self.attrs["rows"].get(table.group, 0))
 
     def candidates(self, table: type[Columns], start: int | None, end: int | None) -> np.ndarray | None:
         """Rows that may lie in wall ns [start, end]; None for all of them. A segment is small: all."""

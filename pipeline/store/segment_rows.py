@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.records import Batch
 from pipeline.store.columns import (
     CaptionColumns,
+    ClockColumns,
     Columns,
     GapColumns,
     ObservationColumns,
@@ -29,6 +30,7 @@ class SegmentRows:
     text: TextColumns = field(default_factory=TextColumns)
     trk: TrackColumns = field(default_factory=TrackColumns)
     gap: GapColumns = field(default_factory=GapColumns)
+    clk: ClockColumns = field(default_factory=ClockColumns)
 
     @classmethod
     def of(cls, batch: Batch) -> SegmentRows:
@@ -37,6 +39,7 @@ class SegmentRows:
             *(("caption event", r.start_ns, r.end_ns) for r in batch.captions),
             *(("gap", r.start_ns, r.end_ns) for r in batch.gaps),
             *(("closed track", r.first_ns, r.last_ns) for r in batch.tracks),
+            *(("clock reading", r.wall_ns, r.wall_ns) for r in batch.clocks),
             *(("observation", r.wall_ns, r.wall_ns) for r in batch.observations),
         ):
             if not 0 <= start <= end:
@@ -49,6 +52,7 @@ class SegmentRows:
             cap=CaptionColumns.of(batch.captions, texts),
             trk=TrackColumns.of(batch.tracks, texts),
             gap=GapColumns.of(batch.gaps, texts),
+            clk=ClockColumns.of(batch.clocks, texts),
         )
         return replace(rows, text=texts.columns())._in_order()
 
@@ -70,6 +74,7 @@ class SegmentRows:
             text=texts.columns(),
             trk=_concatenate([remapped(p.trk, "text", m) for p, m in zip(parts, remaps, strict=True)]),
             gap=_concatenate([remapped(p.gap, "reason", m) for p, m in zip(parts, remaps, strict=True)]),
+            clk=_concatenate([remapped(p.clk, "clock", m) for p, m in zip(parts, remaps, strict=True)]),
         )._in_order()
 
     def table(self, group: str) -> Columns:
@@ -78,12 +83,14 @@ class SegmentRows:
 
     @property
     def time_range(self) -> tuple[int, int] | None:
-        """First and last wall ns of observations, captions and gaps; None without any.
+        """First and last wall ns of observations, captions, gaps and clock readings; None without any.
 
         Tracks are left out: they may last for hours and would make the segment a candidate for every query.
         """
-        starts = [int(t.min()) for t in (self.obs.t, self.cap.t_start, self.gap.t_start) if len(t)]
-        ends = [int(t.max()) for t in (self.obs.t, self.cap.t_end, self.gap.t_end) if len(t)]
+        starts = [
+            int(t.min()) for t in (self.obs.t, self.cap.t_start, self.gap.t_start, self.clk.t) if len(t)
+        ]
+        ends = [int(t.max()) for t in (self.obs.t, self.cap.t_end, self.gap.t_end, self.clk.t) if len(t)]
         return (min(starts), max(ends)) if starts else None
 
     def _in_order(self) -> SegmentRows:
@@ -96,6 +103,7 @@ class SegmentRows:
             cap=take_captions(cap, newest[np.argsort(cap.t_start[newest], kind="stable")]),
             trk=_take(trk, last[np.argsort(trk.t_first[last], kind="stable")]),
             gap=_take(self.gap, np.argsort(self.gap.t_start, kind="stable")),
+            clk=_take(self.clk, np.argsort(self.clk.t, kind="stable")),
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.store.durable_files import TEMPORARY
 from pipeline.store.segment_name import SegmentName, Visible, visible
+from pipeline.store.time_span import TimeSpan
 
 FOLDERS = ("hot", "day")
 
@@ -100,3 +101,13 @@ def _read_claim(path: str, size: int, modified_ns: int) -> EpochClaim | None:
 def _claim(path: str) -> EpochClaim | None:
     stat = os.stat(path)
     return _read_claim(path, stat.st_size, stat.st_mtime_ns) if stat.st_size else None
+
+
+def lost_spans(shown: Visible) -> list[TimeSpan]:
+    """Wall ns between the neighbours of each missing segment."""
+    spans = []
+    for lo, hi in shown.holes:
+        before = next(s for s in shown.segments if s.hi == lo)
+        after = next(s for s in shown.segments if s.lo == hi)
+        spans.append(TimeSpan(before.t_max, max(before.t_max, after.t_min)))
+    return spans

@@ -15,6 +15,7 @@ import timm
 import torch
 
 import sca
+from sca.decoding import MAX_NEW_TOKENS
 from sca.modeling.timm_encoder import TimmEncoder, packaged_state, timm_names
 from sca.predictor import Predictor
 from sca.registry import model_directory
@@ -47,7 +48,10 @@ def test_captions_are_words_with_a_probability(predictor: Predictor, scene: np.n
         assert caption.text.strip()
         assert caption.text.isascii()
         assert any(character.isalpha() for character in caption.text)
-        assert len(caption.text.split()) <= 18
+        words = caption.text.split()
+        assert len(words) <= MAX_NEW_TOKENS
+        if len(set(words)) < len(words) / 2:
+            assert caption.score < 0.3, "a stutter must be unsure enough to stay hidden"
         assert 0.0 <= caption.score <= 1.0
         assert caption.logprob <= 0.0
     assert len({caption.text for caption in captions}) > 1, "every region got the same caption"

@@ -68,7 +68,7 @@ def bench(arguments: argparse.Namespace, folder: Path) -> None:
             *("--preset", "live", "--model", arguments.model, "--runtime", arguments.runtime, "--quiet"),
         ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        run = subprocess.Popen(command, env=environment, stderr=sys.stderr)
         plain = PlainReader(camera.url)
         ours: dict[float, list[float]] = {outage: [] for outage in arguments.outages}
         bare: dict[float, list[float]] = {outage: [] for outage in arguments.outages}
@@ -76,13 +76,13 @@ def bench(arguments: argparse.Namespace, folder: Path) -> None:
             wait_for_row(store, 0, run, 300)
             for repeat in range(arguments.repeats):
                 for outage in arguments.outages:
-                    time.sleep(6)
+                    time.sleep(8)
                     camera.kill()
                     time.sleep(outage)
                     camera.start()
                     back_ns = time.time_ns()
-                    bare[outage].append(plain.first_picture_after(back_ns))
                     ours[outage].append(wait_for_row(store, back_ns, run, 120))
+                    bare[outage].append(plain.first_picture_after(back_ns))
                     line = f"outage {outage:4.0f} s, repeat {repeat + 1}: first new row after {ours[outage][-1]:5.2f} s"
                     print(f"{line}, bare reader's first picture after {bare[outage][-1]:5.2f} s", flush=True)
         finally:
@@ -97,30 +97,28 @@ class PlainReader:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._last_ns = 0
+        self._seen: list[int] = []
         self._over = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
 
     def first_picture_after(self, moment_ns: int) -> float:
+        """Seconds from `moment_ns` to the first picture decoded later, which may be in the past."""
         until = time.monotonic() + 60
-        while self._last_ns < moment_ns and time.monotonic() < until:
-            time.sleep(0.01)
-        return (self._first_ns(moment_ns) - moment_ns) / NS
+        while time.monotonic() < until:
+            if later := [seen for seen in list(self._seen) if seen >= moment_ns]:
+                return (later[0] - moment_ns) / NS
+            time.sleep(0.05)
+        sys.exit("the bare reader never saw the camera again")
 
     def stop(self) -> None:
         self._over.set()
 
-    def _first_ns(self, moment_ns: int) -> int:
-        return min((seen for seen in self._seen if seen >= moment_ns), default=time.time_ns())
-
     def _read(self) -> None:
-        self._seen: list[int] = []
         while not self._over.is_set():
             try:
                 with av.open(self._url, options={"rtsp_transport": "tcp"}, timeout=(10, 5)) as container:
                     for _ in container.decode(video=0):
-                        self._last_ns = time.time_ns()
-                        self._seen.append(self._last_ns)
+                        self._seen.append(time.time_ns())
                         if self._over.is_set():
                             return
             except (av.FFmpegError, OSError):

@@ -14,6 +14,7 @@ from pipeline.frame import ClockSource
 from pipeline.records import ResumePoint
 from pipeline.restarts import RestartPolicy
 from pipeline.sources import DecodedFrame, SourceOptions, open_source
+from pipeline.sources.knock import answers
 from tests.rtsp_camera import RtspCamera, needs_rtsp_server, wait_for
 from tests.source_watch import Watch
 
@@ -101,6 +102,33 @@ def test_a_killed_server_is_reconnected_to_and_the_outage_told(camera: RtspCamer
     # The stream's own clock goes on through the outage, so that offsets stay what a viewer expects.
     apart_ns = first_after.time.wall_ns - last_before.time.wall_ns
     assert first_after.time.pts_ns - last_before.time.pts_ns == pytest.approx(apart_ns, abs=NS)
+
+
+def test_a_camera_that_listens_again_ends_the_pause_between_attempts(
+    camera: RtspCamera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.sources.live.backoff_s", lambda failures, draw, longest: 600.0)
+    with Watch(open_source(camera.url)) as watch:
+        watch.wait_frames(3)
+        camera.kill()
+        wait_for(lambda: not watch.source.counts.connected, "the loss to be noticed")
+        time.sleep(2)
+        camera.start()
+        wait_for(lambda: watch.epoch == 1, "frames long before the pause is over")
+
+
+def test_whether_somebody_listens_is_asked_without_a_password() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        url = f"rtsp://viewer:${{file:/run/secrets/x}}@127.0.0.1:{listening.getsockname()[1]}/cam"
+        assert answers(url) is True
+        taken, _ = listening.accept()
+        with taken:
+            assert taken.recv(100) == b""
+    assert answers(url) is False
+    assert answers("udp://127.0.0.1:9") is None
+    assert answers("rtsp://[bad") is None
 
 
 @pytest.mark.parametrize("how", ["no packets", "frozen host"])

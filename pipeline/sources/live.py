@@ -12,6 +12,7 @@ from dataclasses import replace
 from pipeline.records import Gap, ResumePoint
 from pipeline.sources.connection import Connection, ConnectionLost, Deadlines, Picture
 from pipeline.sources.identity import address_fingerprint
+from pipeline.sources.knock import answers
 from pipeline.sources.latest import LatestFrame
 from pipeline.sources.live_clock import Arrival, LiveClock
 from pipeline.sources.options import SourceOptions
@@ -26,6 +27,7 @@ from pipeline.sources.unwatched import Unwatched
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
+_KNOCK_S = 0.5
 
 
 class LiveStream:
@@ -143,7 +145,8 @@ class LiveStream:
                     pause_s = backoff_s(failures, random.random(), self._options.max_backoff_s)
                     failures += 1
                     log.warning("%s: %s; next attempt in %.1f s", self._address, lost, pause_s)
-                    self._stop.wait(pause_s)
+                    if self._pause(pause_s):
+                        failures = 0
         except Exception as error:
             # Whoever iterates must hear of it: a thread that dies in silence looks like a camera that is off.
             log.exception("%s: the reader failed", self._address)
@@ -152,6 +155,16 @@ class LiveStream:
             self._counts = replace(self._counts, connected=False)
             self._box.finish()
             self._tried.set()
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait between two attempts. Where nobody listens, the wait is over when somebody does; then True."""
+        until = time.monotonic() + seconds
+        away = answers(self._uri) is False
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            self._stop.wait(min(left, _KNOCK_S) if away else left)
+            if away and answers(self._uri):
+                return True
+        return False
 
     def _goes_on(self, lost: ConnectionLost) -> bool:
         """Whether to connect again after `lost`; says why not."""

@@ -8,7 +8,7 @@ from pipeline.restarts import RestartPolicy
 
 _FIRST_S = 0.5
 # A connection that held for this long starts the next series of attempts from the beginning.
-HEALTHY_S = 10.0
+HEALTHY_S = 5.0
 
 
 class Ending(StrEnum):

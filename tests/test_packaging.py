@@ -123,6 +123,12 @@ def test_the_test_camera_is_started_as_its_server_expects_and_found_where_the_ex
     assert f"rtsp://camera:{port}{path}" in (ROOT / "docker-compose.yml").read_text()
 
 
+def test_a_camera_password_reaches_the_program_by_its_environment() -> None:
+    for profile in ("cpu", "gpu"):
+        assert "CAMERA_PASSWORD" in compose()[profile]["environment"]  # type: ignore[operator]
+    assert "viewer:${CAMERA_PASSWORD}@" in (ROOT / "docker-compose.yml").read_text()
+
+
 def test_prometheus_asks_where_the_program_answers() -> None:
     services = compose()
     (scrape,) = deployed("prometheus.yml")["scrape_configs"]  # type: ignore[index]

@@ -30,7 +30,7 @@ def run(
         typer.Argument(
             metavar="INPUT...",
             help="Video files, globs, directories of images, rtsp:// or http:// addresses, 0 for a webcam, "
-            "or a YAML list of them.",
+            "or a YAML list of them. ${NAME} and ${file:PATH} in an address are filled in from the environment and files.",
         ),
     ],
     store: Annotated[

@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) cannot make a virtual environment. Remedy on Debian/Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 	@test -x $(BIN)/uv || { echo "Setting up $(VENV): about 3 GB of packages on the first run, seconds afterwards."; $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[demo,dev,train]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --compile-bytecode --editable '.[demo,dev,train]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
 		echo "OpenCV's window libraries are missing on this machine: installing its headless build instead."; \
 		$(BIN)/uv pip uninstall --quiet --python $(BIN)/python opencv-python opencv-python-headless; \

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from importlib import metadata
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 from pipeline.commands.doctor import doctor
 from pipeline.commands.models import models
 from pipeline.commands.run import run
+from pipeline.leaving import leave
 from pipeline.runtime.failure import StageFailed
 
 
@@ -100,22 +100,26 @@ app.command()(doctor)
 
 def main() -> None:
     """Entry point: errors of the user are one line on stderr and exit code 2, failed stages code 1."""
+    leave(_run())
+
+
+def _run() -> int:
     try:
         code = app(standalone_mode=False)
-    except typer.Abort:
-        sys.exit(130)
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
     except typer.TyperException as error:
-        typer.echo(f"sca: {_one_line(_message(error))}", err=True)
-        sys.exit(2)
+        return _say(_message(error), 2)
     except ValueError as error:
-        typer.echo(f"sca: {_one_line(str(error))}", err=True)
-        sys.exit(2)
+        return _say(str(error), 2)
     except StageFailed as error:
-        typer.echo(f"sca: {_one_line(str(error))}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _say(str(error), 1)
+    return code if isinstance(code, int) else 0
+
+
+def _say(error: str, code: int) -> int:
+    typer.echo(f"sca: {_one_line(error)}", err=True)
+    return code
 
 
 def _message(error: typer.TyperException) -> str:

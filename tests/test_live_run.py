@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -206,7 +208,7 @@ def check_no_password(folder: Path, *texts: str) -> None:
 
 
 @pytest.mark.parametrize(("runtime", "given"), [("inline", "by the environment"), ("ray", "in the address")])
-def test_no_password_gets_into_store_logs_titles_or_output(
+def test_no_password_gets_into_store_logs_metrics_titles_or_output(
     tmp_path: Path, short_folder: Path, checkpoint: Path, runtime: str, given: str
 ) -> None:
     """With Ray its session logs, which hold what every actor wrote, lie in the folder that is searched."""
@@ -214,16 +216,21 @@ def test_no_password_gets_into_store_logs_titles_or_output(
     credentials = f"viewer:{PASSWORD}" if typed else "viewer:${CAMERA_PASSWORD}"
     env = environment(RAY_TMPDIR=str(short_folder), **({} if typed else {"CAMERA_PASSWORD": PASSWORD}))
     with RtspCamera(tmp_path, login=f"viewer:{PASSWORD}") as camera:
-        command = command_line(camera.url_as(credentials), checkpoint, "--runtime", runtime)
+        port = free_port()
+        more = ("--runtime", runtime, "--metrics-port", str(port))
+        command = command_line(camera.url_as(credentials), checkpoint, *more)
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=short_folder, env=env
         )
         titles: set[str] = set()
+        metrics = ""
         store = short_folder / "s.zarr"
 
         def running() -> bool:
+            nonlocal metrics
             assert process.poll() is None, process.communicate()
             titles.update(titles_of(process.pid))
+            metrics = scraped(port) or metrics
             return (store / "zarr.json").exists() and len(rows(store)) > 10
 
         wait_for(running, "rows", 240, 0.5)
@@ -251,7 +258,23 @@ def test_no_password_gets_into_store_logs_titles_or_output(
         env=env,
         check=True,
     )
-    check_no_password(short_folder, out, err, query.stdout, *titles)
+    assert 'sca_reconnects_total{stream="cam"}' in metrics
+    check_no_password(short_folder, out, err, query.stdout, metrics, *titles)
+
+
+def scraped(port: int) -> str:
+    """What the run's metrics say; nothing while they are not served yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def titles_of(pid: int) -> set[str]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from pipeline.leaving import READER_THREAD
 from pipeline.records import Gap, ResumePoint
 from pipeline.sources.connection import Connection, ConnectionLost, Deadlines, Picture
 from pipeline.sources.identity import address_fingerprint
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _KNOCK_S = 0.5
+_LONGEST_KNOCK_S = 8.0
 
 
 class LiveStream:
@@ -67,7 +69,7 @@ class LiveStream:
         self._counts = SourceCounts(connected=False)
         self._index = 0
         self._info: SourceInfo | None = replace(known, stream=stream) if known is not None else None
-        self._thread = threading.Thread(target=self._run, name=f"live-{stream}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=READER_THREAD + stream, daemon=True)
         if self._info is None:
             self._meet()
 
@@ -105,9 +107,11 @@ class LiveStream:
 
     def _meet(self) -> None:
         """Connect for the first time, in the thread, so that an interrupt gets through at any moment."""
-        self._thread.start()
         try:
-            self._tried.wait()
+            self._thread.start()
+            # In slices: a signal that comes just before an endless wait begins would not end it.
+            while not self._tried.wait(_POLL_S):
+                pass
         except BaseException:
             self.close()
             raise
@@ -157,13 +161,17 @@ class LiveStream:
             self._tried.set()
 
     def _pause(self, seconds: float) -> bool:
-        """Wait between two attempts. Where nobody listens, the wait is over when somebody does; then True."""
+        """Wait between two attempts. When somebody listens where nobody did, the wait is over; then True."""
         until = time.monotonic() + seconds
-        away = answers(self._uri) is False
+        away, knock_s = False, _KNOCK_S
         while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
-            self._stop.wait(min(left, _KNOCK_S) if away else left)
-            if away and answers(self._uri):
+            # Asked again and again, since a camera that is going down may still take connections for a moment.
+            listens = answers(self._uri)
+            if away and listens:
                 return True
+            away = away or listens is False
+            knock_s = _KNOCK_S if away else min(2 * knock_s, _LONGEST_KNOCK_S)
+            self._stop.wait(min(left, knock_s))
         return False
 
     def _goes_on(self, lost: ConnectionLost) -> bool:

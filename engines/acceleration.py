@@ -136,7 +136,7 @@ def engine_stages(
     def mix(image: ImageFeatures, tokens: Tensor, features: Tensor, boxes: Tensor | None) -> Tensor:
         if len(image.embedding) != 1 or tokens.shape[1] > mixer_tokens(model)[1]:
             return eager.mix(image, tokens, features, boxes)
-        if model.region_pooler is None:
+        if not model.needs_boxes:
             return in_chunks(mixer.engine, max_prompts, (tokens, features), ())[0]
         if boxes is None:
             raise ValueError("this model pools features inside each region: give the boxes of the regions")

@@ -125,7 +125,7 @@ class ModelProbes:
 
     def _mixer_inputs(self, region: _Region) -> tuple[Tensor, ...]:
         image = self._images[region.frame]
-        if self._model.region_pooler is None:
+        if not self._model.needs_boxes:
             return region.tokens, region.features
         maps = (image.embedding,) if image.region_map is None else (image.embedding, image.region_map)
         return region.tokens, region.features, *maps, region.boxes

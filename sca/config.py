@@ -55,6 +55,11 @@ class VitEncoderConfig:
         """Channels of the finer region map: a ViT has none."""
         return 0
 
+    @property
+    def caption_channels(self) -> int:
+        """Channels of the map that a region reader reads: a ViT has none."""
+        return 0
+
     @classmethod
     def named(cls, size: str) -> VitEncoderConfig:
         """The encoder of a published SAM: "vit_b", "vit_l" or "vit_h"."""
@@ -76,6 +81,7 @@ class TimmEncoderConfig:
 
     `feature_strides`: the backbone maps that the neck fuses, in input pixels per cell, as are `grid_stride` (the image
     embedding, `out_channels` wide) and `region_stride` (the finer map, `region_channels` wide, for region tokens).
+    `caption_channels`: width of a linear map of the backbone's features for the region reader, at the same stride.
     """
 
     __pydantic_config__ = _STRICT
@@ -87,6 +93,7 @@ class TimmEncoderConfig:
     out_channels: int = 256
     region_stride: int = 8
     region_channels: int = 128
+    caption_channels: int = 0
 
     @property
     def size_multiple(self) -> int:
@@ -141,6 +148,19 @@ class MixerConfig:
 
 
 @dataclass(frozen=True)
+class RegionReaderConfig:
+    """Region tokens beside the mixer's, see `RegionReader`: grid * grid cells, `depth` attention blocks."""
+
+    __pydantic_config__ = _STRICT
+
+    grid: int = 3
+    depth: int = 1
+    num_heads: int = 4
+    mlp_dim: int = 1024
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
 class LanguageModelConfig:
     """A causal language model of transformers: its `model_type`, the settings of its configuration, and its origin."""
 
@@ -167,6 +187,7 @@ class ScaConfig:
     prompt_encoder: PromptEncoderConfig = field(default_factory=PromptEncoderConfig)
     mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
     mixer: MixerConfig = field(default_factory=MixerConfig)
+    reader: RegionReaderConfig | None = None
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     num_task_tokens: int = 6
     resize: Literal["pil-bilinear", "area"] = "pil-bilinear"
@@ -180,6 +201,10 @@ class ScaConfig:
             raise ValueError(
                 f"image_size {self.image_size} is not a positive multiple of {multiple}: choose one"
             )
+        if (self.reader is not None) != (self.encoder.caption_channels > 0):
+            raise ValueError(
+                "a region reader and encoder.caption_channels belong together: set both, or neither"
+            )
 
     @property
     def grid_size(self) -> int:
@@ -190,6 +215,17 @@ class ScaConfig:
     def width(self) -> int:
         """Channels of the image embedding, the prompts and every decoder token."""
         return self.encoder.out_channels
+
+    @property
+    def region_map_channels(self) -> int:
+        """Channels of the finer map as a whole: what region tokens are pooled from, then the caption map."""
+        return self.encoder.region_channels + self.encoder.caption_channels
+
+    @property
+    def num_region_tokens(self) -> int:
+        """Tokens that the language model reads of a region: the mixer's caption tokens, then the reader's."""
+        read = 0 if self.reader is None else self.reader.grid**2 + 3
+        return self.mixer.num_caption_tokens + read
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` is its inverse."""

@@ -16,7 +16,7 @@ LANGUAGE_STEP = "language-step"
 
 def prefix_length(model: Sca) -> int:
     """Vectors that the language model reads before it writes: task tokens and caption tokens."""
-    return model.config.num_task_tokens + model.config.mixer.num_caption_tokens
+    return model.config.num_task_tokens + model.config.num_region_tokens
 
 
 def cache_shape(model: Sca) -> CacheShape:

@@ -33,7 +33,7 @@ class ImageEncoderStage(nn.Module):
         self.image_encoder = (
             FusedVit(encoder, model.config.image_size) if isinstance(encoder, VitEncoder) else encoder
         )
-        self._with_region_map = model.region_pooler is not None and bool(model.config.encoder.region_channels)
+        self._with_region_map = model.needs_boxes and bool(model.config.region_map_channels)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         if self._with_region_map:
@@ -65,7 +65,7 @@ class MaskDecoderStage(nn.Module):
 
 
 class MixerStage(nn.Module):
-    """The mask decoder's tokens and image features to caption tokens; with region tokens also image and boxes."""
+    """`Sca.mix` on one image: its maps and the boxes are inputs only where features are pooled inside regions."""
 
     image_pe: Tensor
 
@@ -73,15 +73,26 @@ class MixerStage(nn.Module):
         super().__init__()
         self.mixer = model.mixer
         self.region_pooler = model.region_pooler
+        self.region_reader = model.region_reader
+        self._channels = [model.config.encoder.region_channels, model.config.encoder.caption_channels]
         self.register_buffer("image_pe", model.image_pe().detach().clone(), persistent=False)
 
     def forward(self, tokens: Tensor, image_features: Tensor, *image_and_boxes: Tensor) -> tuple[Tensor]:
-        region_tokens = None
+        if not image_and_boxes:
+            return (self.mixer(tokens, image_features, self.image_pe),)
+        embedding, *maps, boxes = image_and_boxes
+        boxes = boxes.unsqueeze(0)
+        finer = maps[0] if maps else None
+        region_tokens = readings = None
+        if self.region_reader is not None:
+            finer, caption_map = maps[0].split(self._channels, dim=1)
+            readings = self.region_reader.read(caption_map, boxes)
         if self.region_pooler is not None:
-            *maps, boxes = image_and_boxes
-            region_map = maps[1] if len(maps) > 1 else None
-            region_tokens = self.region_pooler(maps[0], region_map, boxes.unsqueeze(0))
-        return (self.mixer(tokens, image_features, self.image_pe, region_tokens),)
+            region_tokens = self.region_pooler(embedding, finer, boxes)
+        mixed = self.mixer(tokens, image_features, self.image_pe, region_tokens)
+        if self.region_reader is None:
+            return (mixed,)
+        return (self.region_reader(mixed, readings),)
 
 
 @torch.no_grad()
@@ -121,7 +132,7 @@ def mask_decoder_stage(model: Sca, max_prompts: int) -> Stage:
 
 @torch.no_grad()
 def mixer_stage(model: Sca, max_prompts: int) -> Stage:
-    """The mask decoder's tokens and image features of one image to caption tokens."""
+    """The mask decoder's tokens and image features of one image to what the language model reads of each region."""
     config = model.config
     width, grid = config.width, config.grid_size
     prompts = prompts_axis(max_prompts)
@@ -131,11 +142,11 @@ def mixer_stage(model: Sca, max_prompts: int) -> Stage:
         StageInput("tokens", (prompts, tokens, width)),
         StageInput("image_features", (prompts, width, grid, grid)),
     ]
-    if model.region_pooler is not None:
+    if model.needs_boxes:
         inputs.append(StageInput("embedding", (1, width, grid, grid)))
-        if config.encoder.region_channels:
+        if config.region_map_channels:
             fine = config.image_size // region_stride(model)
-            inputs.append(StageInput("region_map", (1, config.encoder.region_channels, fine, fine)))
+            inputs.append(StageInput("region_map", (1, config.region_map_channels, fine, fine)))
         inputs.append(StageInput("boxes", (prompts, 4)))
     return Stage(MIXER, MixerStage(model).eval(), tuple(inputs), (StageOutput("caption_tokens"),))
 

@@ -250,9 +250,7 @@ class Predictor:
         prompts, else the boxes of the best masks. Other models do not look at them.
         """
         if len(segmentation) == 0:
-            return torch.zeros(
-                (0, self.config.mixer.num_caption_tokens, self.config.width), device=self.device
-            )
+            return torch.zeros((0, self.config.num_region_tokens, self.config.width), device=self.device)
         where = None
         if self.model.region_pooler is not None:
             given = segmentation.boxes if boxes is None else self._coordinates("boxes", boxes, (-1, 4))

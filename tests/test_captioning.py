@@ -25,7 +25,7 @@ def captioner() -> Captioner:
 def requests(seed: int, count: int) -> tuple[CaptionRequest, ...]:
     rng = np.random.default_rng(seed)
     config = region_token_config()
-    shape = (config.mixer.num_caption_tokens, config.width)
+    shape = (config.num_region_tokens, config.width)
     return tuple(
         CaptionRequest(
             track=seed * 100 + index,

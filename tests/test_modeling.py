@@ -9,8 +9,18 @@ from torchvision.ops import roi_align
 
 from sca.config import LanguageModelConfig
 from sca.modeling import ImageFeatures, task_indices
+from sca.modeling.mixer import pool_boxes
+from sca.modeling.timm_encoder import TimmEncoder
 from sca.modeling.two_way import SharedImageTwoWayTransformer
-from tests.tiny_models import GPT2, LLAMA, region_token_config, stir, tiny_config, tiny_model
+from tests.tiny_models import (
+    GPT2,
+    LLAMA,
+    region_reader_config,
+    region_token_config,
+    stir,
+    tiny_config,
+    tiny_model,
+)
 
 FAMILIES = pytest.mark.parametrize("family", [GPT2, LLAMA], ids=["gpt2", "llama"])
 
@@ -46,6 +56,41 @@ def test_region_tokens_are_roi_align() -> None:
     pooled = torch.cat([coarse, fine], dim=1).flatten(2).transpose(1, 2)
     wanted = pooler.norm(pooler.project(pooled)) + pooler.position.weight
     torch.testing.assert_close(pooler(image.embedding, image.region_map, boxes), wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_caption_map_may_be_pooled_before_or_after_it_is_projected() -> None:
+    """Why the reader can be trained on features that are pooled once."""
+    model = tiny_model(region_reader_config())
+    encoder, reader = model.image_encoder, model.region_reader
+    assert isinstance(encoder, TimmEncoder)
+    assert encoder.caption_map is not None
+    assert reader is not None
+    pixels = torch.randn(2, 3, 128, 128)
+    boxes = torch.tensor([[[3.0, 5, 60, 90], [20, 20, 28, 120]], [[0.5, 0, 127, 100], [64, 64, 100, 80]]])
+    maps = encoder.backbone_maps(pixels)
+    sources = encoder.caption_map.sources(maps)
+    encoder.caption_map.measure(sources)
+    _, caption_map = model.split_region_map(model.encode_image(pixels).region_map)
+    assert caption_map is not None
+    readings = reader.read(caption_map, boxes)
+    early = encoder.caption_map.of_pooled(pool_boxes(sources, boxes, 2, 128))
+    torch.testing.assert_close(readings.cells, early, rtol=1e-3, atol=2e-3)
+    scene = encoder.caption_map.of_pooled(sources.mean(dim=(2, 3)))
+    torch.testing.assert_close(readings.scene[::2], scene, rtol=1e-3, atol=2e-3)
+
+
+@torch.no_grad()
+def test_what_is_read_of_a_region_does_not_depend_on_the_others() -> None:
+    model = tiny_model(region_reader_config()).eval()
+    image = model.encode_image(torch.randn(1, 3, 128, 128))
+    boxes = torch.tensor([[3.0, 5, 60, 90], [20, 20, 28, 120], [64, 64, 100, 80]])
+    tokens = model.with_readings(torch.randn(3, 3, 32), image, boxes)
+    assert tokens.shape == (3, model.config.num_region_tokens, 32)
+    mixed = torch.randn(3, 3, 32)
+    together = model.with_readings(mixed, image, boxes)
+    alone = model.with_readings(mixed[1:2], image, boxes[1:2])
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
 @FAMILIES

@@ -45,7 +45,7 @@ def test_regions_are_consistent(predictor: Predictor) -> None:
     assert 0 < len(found) <= 20
     assert found.prompted_by == (-1,) * len(found)
     assert np.allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-5)
-    tokens = predictor.config.mixer.num_caption_tokens
+    tokens = predictor.config.num_region_tokens
     assert found.caption_tokens.shape == (len(found), tokens, predictor.config.width)
     for box, mask in zip(found.boxes, found.masks, strict=True):
         rows, columns = np.nonzero(decode_mask(mask))

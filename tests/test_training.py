@@ -54,6 +54,12 @@ _TINY = {
     ],
 }  # fmt: skip
 
+_WITH_READER = {
+    **_TINY["model"],  # type: ignore[dict-item]
+    "encoder": {**_TINY["model"]["encoder"], "caption_channels": 24},  # type: ignore[call-overload, index]
+    "reader": {"grid": 2, "num_heads": 4, "mlp_dim": 32, "dropout": 0.0},
+}
+
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -143,25 +149,46 @@ def test_a_run_cut_between_two_stages_goes_on_with_the_average(data_dir: Path, t
     resumed.run(until_step=1)
 
 
-def test_a_language_stage_learns_phrases_and_leaves_the_rest_alone(data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_language_stage_learns_phrases_and_leaves_the_rest_alone(
+    data_dir: Path, tmp_path: Path, reads: bool
+) -> None:
     stage = {"name": "words", "trains": "language", "steps": 60, "size": 64, "images": 2, "regions": 4,
              "learning_rate": 3e-3, "warmup_steps": 1, "ema": 0.5}  # fmt: skip
     data, pictures = prepare_data(data_dir, data_dir / "cache")
-    config = parse_training_config(_TINY | {"stages": [stage]}, "tiny")
+    changes = {"stages": [stage], "model": _WITH_READER} if reads else {"stages": [stage]}
+    config = parse_training_config(_TINY | changes, "tiny")
     trainer = Trainer(config, data, pictures, tmp_path)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     losses = [trainer.train_step(trainer.make_batch(step)).caption for step in range(30)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
     after = trainer.model.state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"language_model", "language_project", "task_tokens"}
+    reader = {"region_reader", "image_encoder"} if reads else set()
+    assert changed == {"language_model", "language_project", "task_tokens"} | reader
+    same = [name for name in before if name.startswith(("image_encoder.backbone", "image_encoder.neck"))]
+    assert all(torch.equal(before[name], after[name]) for name in same)
     trainer.save()
-    table = next(tmp_path.glob("caption_tokens_*.pt"))
+    table = next(tmp_path.glob("region_features_*.pt"))
     made = table.stat().st_mtime_ns
     resumed = Trainer(config, data, pictures, tmp_path)
     assert (resumed.progress.step, table.stat().st_mtime_ns) == (30, made)
     one, other = (t.train_step(t.make_batch(30)).caption for t in (trainer, resumed))
     assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_a_model_without_a_reader_can_be_taught_to_read(data_dir: Path, tmp_path: Path) -> None:
+    data, pictures = prepare_data(data_dir, data_dir / "cache")
+    first = Trainer(parse_training_config(_TINY, "tiny"), data, pictures, tmp_path / "first")
+    first.run(until_step=1)
+    config = parse_training_config(_TINY | {"model": _WITH_READER}, "tiny")
+    second = Trainer(config, data, pictures, tmp_path / "second", tmp_path / "first" / "checkpoint.pt")
+    name = "image_encoder.neck.to_fine.weight"
+    assert torch.equal(second.model.state_dict()[name], first.average.state[name])
+    second.run(until_step=1)
+    other = parse_training_config(_TINY | {"model": {**_TINY["model"], "num_task_tokens": 2}}, "tiny")  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="do not fit the model of the recipe"):
+        Trainer(other, data, pictures, tmp_path / "third", tmp_path / "first" / "checkpoint.pt")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sca.config import (
     MaskDecoderConfig,
     MixerConfig,
     PromptEncoderConfig,
+    RegionReaderConfig,
     ScaConfig,
     TimmEncoderConfig,
     VitEncoderConfig,
@@ -82,6 +83,15 @@ def region_token_config() -> ScaConfig:
     return tiny_config(
         encoder=TimmEncoderConfig(out_channels=32, region_channels=16),
         mixer=MixerConfig(depth=2, num_heads=4, mlp_dim=40, num_caption_tokens=3, region_grid=2),
+    )
+
+
+def region_reader_config() -> ScaConfig:
+    """The shipped model's architecture: region tokens, and a reader of a caption map."""
+    return tiny_config(
+        encoder=TimmEncoderConfig(out_channels=32, region_channels=16, caption_channels=24),
+        mixer=MixerConfig(depth=2, num_heads=4, mlp_dim=40, num_caption_tokens=3, region_grid=2),
+        reader=RegionReaderConfig(grid=2, num_heads=4, mlp_dim=40),
     )
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from sca.config import ScaConfig
 from sca.modeling.two_way import SharedImageTwoWayTransformer
 
+_SAMPLES = 2  # along each side of a pooled cell
+
 
 class Mixer(nn.Module):
     """Query-based text feature mixer (paper section 3.2, spec section 1.3): another two-way transformer."""
@@ -68,26 +70,26 @@ class RegionPooler(nn.Module):
         Returns (B * M, r * r, C), image-major.
         """
         maps = [image_embedding] if region_map is None else [image_embedding, region_map]
-        points = self._sample_points(boxes)
-        pooled = torch.cat([self._pool(features, points) for features in maps], dim=-1)
+        pooled = torch.cat([pool_boxes(map_, boxes, self.grid, self.image_size) for map_ in maps], dim=-1)
         return self.norm(self.project(pooled.to(image_embedding.dtype))) + self.position.weight
 
-    def _sample_points(self, boxes: Tensor) -> Tensor:
-        """Where to read, in -1..1 of the input square: (B, M * n, n, 2) for n samples along a side."""
-        count = self.grid * self.samples
-        steps = (torch.arange(count, device=boxes.device, dtype=torch.float32) + 0.5) / count
-        corners = boxes.float() / self.image_size * 2 - 1
-        start, extent = corners[..., :2], corners[..., 2:] - corners[..., :2]
-        x = start[..., 0, None] + extent[..., 0, None] * steps
-        y = start[..., 1, None] + extent[..., 1, None] * steps
-        shape = (*x.shape, count)
-        points = torch.stack([x.unsqueeze(-2).expand(shape), y.unsqueeze(-1).expand(shape)], dim=-1)
-        return points.flatten(1, 2)
 
-    def _pool(self, features: Tensor, points: Tensor) -> Tensor:
-        """Features (B, C, h, h) at the points, averaged per cell: (B * M, r * r, C)."""
-        sampled = F.grid_sample(
-            features, points.to(features.dtype), mode="bilinear", padding_mode="border", align_corners=False
-        )
-        cells = F.avg_pool2d(sampled, self.samples)
-        return cells.unflatten(2, (-1, self.grid)).permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)
+def pool_boxes(features: Tensor, boxes: Tensor, grid: int, image_size: int) -> Tensor:
+    """RoIAlign of features (B, C, h, h) in boxes (B, M, 4) xyxy in input pixels: (B * M, grid * grid, C).
+
+    Two times two bilinear samples per cell, borders repeated. By `grid_sample`, which exports everywhere and reads all
+    regions of an image from one copy of its features.
+    """
+    count = grid * _SAMPLES
+    steps = (torch.arange(count, device=boxes.device, dtype=torch.float32) + 0.5) / count
+    corners = boxes.float() / image_size * 2 - 1
+    start, extent = corners[..., :2], corners[..., 2:] - corners[..., :2]
+    x = start[..., 0, None] + extent[..., 0, None] * steps
+    y = start[..., 1, None] + extent[..., 1, None] * steps
+    shape = (*x.shape, count)
+    points = torch.stack([x.unsqueeze(-2).expand(shape), y.unsqueeze(-1).expand(shape)], dim=-1).flatten(1, 2)
+    sampled = F.grid_sample(
+        features, points.to(features.dtype), mode="bilinear", padding_mode="border", align_corners=False
+    )
+    cells = F.avg_pool2d(sampled, _SAMPLES)
+    return cells.unflatten(2, (-1, grid)).permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)

@@ -15,6 +15,7 @@ from sca.modeling.language_model import build_language_model, embed_tokens, hidd
 from sca.modeling.mask_decoder import MaskDecoder, MaskDecoding
 from sca.modeling.mixer import Mixer, RegionPooler
 from sca.modeling.prompt_encoder import PromptEncoder
+from sca.modeling.region_reader import RegionReader
 
 TASKS = ("recognition", "caption")
 IGNORED_LABEL = -100
@@ -45,6 +46,7 @@ class Sca(nn.Module):
         self.mask_decoder = MaskDecoder(config)
         self.mixer = Mixer(config)
         self.region_pooler = RegionPooler(config) if config.mixer.region_grid else None
+        self.region_reader = RegionReader(config) if config.reader is not None else None
         text_width = hidden_size(config.language_model)
         self.language_project = nn.Linear(config.width, text_width)
         self.task_tokens = nn.Embedding(len(TASKS) * config.num_task_tokens, text_width)
@@ -53,9 +55,8 @@ class Sca(nn.Module):
 
     def _initialise_fresh_modules(self) -> None:
         """N(0, initializer_range) for what SAM and the language model do not bring (spec section 1.5)."""
-        fresh = [self.mixer, self.language_project, self.task_tokens]
-        if self.region_pooler is not None:
-            fresh.append(self.region_pooler)
+        fresh: list[nn.Module] = [self.mixer, self.language_project, self.task_tokens]
+        fresh += [part for part in (self.region_pooler, self.region_reader) if part is not None]
         for module in (inner for outer in fresh for inner in outer.modules()):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.initializer_range)
@@ -67,8 +68,13 @@ class Sca(nn.Module):
 
         Region tokens, which the released models lack, belong to the mixer.
         """
-        prefixes = ("mixer.", "region_pooler.", "language_project.", "task_tokens.")
+        prefixes = ("mixer.", "region_pooler.", "region_reader.", "language_project.", "task_tokens.")
         return {name: value for name, value in self.named_parameters() if name.startswith(prefixes)}
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether captions need the regions' boxes, to pool features inside them."""
+        return self.region_pooler is not None or self.region_reader is not None
 
     def image_pe(self) -> Tensor:
         """Positional encoding of the image embedding, (1, C, g, g)."""
@@ -76,7 +82,7 @@ class Sca(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
         """Normalised pixels (B, 3, S, S) to image features."""
-        return encode_image(self.image_encoder, pixels, with_region_map=self.region_pooler is not None)
+        return encode_image(self.image_encoder, pixels, with_region_map=self.needs_boxes)
 
     def decode_masks(
         self,
@@ -97,28 +103,45 @@ class Sca(nn.Module):
         return self.mask_decoder(image.embedding, self.image_pe(), sparse, dense, multimask)
 
     def region_tokens(self, image: ImageFeatures, boxes: Tensor | None) -> Tensor | None:
-        """Region tokens (P, r * r, C) of boxes (P, 4) xyxy on B images, None if the architecture has none."""
+        """Region tokens (P, r * r, C) of boxes (P, 4) xyxy on B images, None if the mixer has none."""
         if self.region_pooler is None:
             return None
-        if boxes is None:
-            raise ValueError("this model pools features inside each region: give the boxes of the regions")
-        return self.region_pooler(
-            image.embedding, image.region_map, boxes.unflatten(0, (image.embedding.shape[0], -1))
+        finer, _ = self.split_region_map(image.region_map)
+        return self.region_pooler(image.embedding, finer, _per_image(image, boxes))
+
+    def split_region_map(self, region_map: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The part of the finer map that region tokens are pooled from, and the caption map."""
+        if region_map is None or self.region_reader is None:
+            return region_map, None
+        finer, caption_map = region_map.split(
+            [self.config.encoder.region_channels, self.config.encoder.caption_channels], dim=1
         )
+        return finer, caption_map
 
     def mix(
         self, image: ImageFeatures, tokens: Tensor, image_features: Tensor, boxes: Tensor | None = None
     ) -> Tensor:
-        """Caption tokens (P, Nc, C) from the mask decoder's tokens and image features.
+        """Region tokens (P, Nr, C) from the mask decoder's tokens and image features: `config.num_region_tokens`.
 
-        boxes (P, 4) xyxy: needed only where the mixer has region tokens.
+        boxes (P, 4) xyxy: needed only where features are pooled inside the regions.
         """
-        return self.mixer(tokens, image_features, self.image_pe(), self.region_tokens(image, boxes))
+        mixed = self.mixer(tokens, image_features, self.image_pe(), self.region_tokens(image, boxes))
+        return self.with_readings(mixed, image, boxes)
+
+    def with_readings(self, caption_tokens: Tensor, image: ImageFeatures, boxes: Tensor | None) -> Tensor:
+        """The mixer's caption tokens (P, Nc, C), and the reader's where the model has one."""
+        if self.region_reader is None:
+            return caption_tokens
+        _, caption_map = self.split_region_map(image.region_map)
+        assert caption_map is not None
+        readings = self.region_reader.read(caption_map, _per_image(image, boxes))
+        tokens: Tensor = self.region_reader(caption_tokens, readings)
+        return tokens
 
     def language_prefix(self, caption_tokens: Tensor, tasks: Tensor | None = None) -> Tensor:
-        """Prefix (P, Nt + Nc, H) that the language model reads: task tokens, then projected caption tokens.
+        """Prefix (P, Nt + Nr, H) that the language model reads: task tokens, then projected caption tokens.
 
-        caption_tokens (P, Nc, C); tasks (P,) int64 indices into `TASKS`, None for captions.
+        caption_tokens (P, Nr, C), of `mix`; tasks (P,) int64 indices into `TASKS`, None for captions.
         """
         prompts = caption_tokens.shape[0]
         table = self.task_tokens.weight.unflatten(0, (len(TASKS), -1))
@@ -192,6 +215,13 @@ class Sca(nn.Module):
             attention_mask.flatten(0, 1),
             label_smoothing=label_smoothing,
         )
+
+
+def _per_image(image: ImageFeatures, boxes: Tensor | None) -> Tensor:
+    """Boxes (P, 4) of all images as (B, M, 4)."""
+    if boxes is None:
+        raise ValueError("this model pools features inside each region: give the boxes of the regions")
+    return boxes.unflatten(0, (image.embedding.shape[0], -1))
 
 
 def task_indices(tasks: Sequence[str]) -> Tensor:

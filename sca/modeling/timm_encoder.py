@@ -30,7 +30,10 @@ _PACKAGES = {
 
 
 class Pyramid(NamedTuple):
-    """Two maps of one image: `embedding` (B, C, S/16, S/16) and `fine` (B, C_fine, S/8, S/8)."""
+    """Two maps of one image: `embedding` (B, C, S/16, S/16) and `fine` (B, C_fine, S/8, S/8).
+
+    With a caption map, its channels are the last of `fine`.
+    """
 
     embedding: Tensor
     fine: Tensor
@@ -80,6 +83,61 @@ class PyramidNeck(nn.Module):
         return Pyramid(embedding, self.fine_norm(self.fine_mix(fine)))
 
 
+class BackboneMaps(NamedTuple):
+    """Maps of a backbone at strides 8, 16 and 32, and the rectified head's at 32."""
+
+    x8: Tensor
+    x16: Tensor
+    x32: Tensor
+    head: Tensor
+
+
+class CaptionMap(nn.Module):
+    """A linear map of the backbone's features at strides 16 and 32 and of the head's, for the region reader.
+
+    Linear, so that pooling commutes with it: it can be trained on pooled features that are computed once.
+    `mean`, `deviation` (c16 + c32 + c_head): of the features over training images.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: tuple[int, int, int], out_dim: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("mean", torch.zeros(sum(channels)))
+        self.register_buffer("deviation", torch.ones(sum(channels)))
+        self.project = nn.Linear(sum(channels), out_dim)
+
+    def forward(self, maps: BackboneMaps) -> Tensor:
+        """(B, out_dim, S/8, S/8)."""
+        weight = self.project.weight / self.deviation
+        bias = self.project.bias - weight @ self.mean
+        w16, w32, w_head = (part[:, :, None, None] for part in weight.split(self.channels, dim=1))
+        # Projected before they are enlarged, which is the same and much less work.
+        coarse = F.conv2d(maps.x32, w32) + F.conv2d(maps.head, w_head, bias)
+        return _enlarged(F.conv2d(maps.x16, w16), 2) + _enlarged(coarse, 4)
+
+    def sources(self, maps: BackboneMaps) -> Tensor:
+        """The features that `forward` is linear in, at its own resolution: (B, c16 + c32 + c_head, S/8, S/8)."""
+        return torch.cat([_enlarged(maps.x16, 2), _enlarged(maps.x32, 4), _enlarged(maps.head, 4)], dim=1)
+
+    def of_pooled(self, pooled: Tensor, dropout: float = 0.0) -> Tensor:
+        """What `forward` would give where its `sources` have been pooled to (..., c16 + c32 + c_head)."""
+        normal = (pooled - self.mean) / self.deviation
+        return self.project(F.dropout(normal, dropout, self.training))
+
+    @torch.no_grad()
+    def measure(self, sources: Tensor) -> None:
+        """Take mean and deviation from `sources` (B, c16 + c32 + c_head, h, w) of training images."""
+        self.mean.copy_(sources.mean(dim=(0, 2, 3)))
+        self.deviation.copy_(sources.std(dim=(0, 2, 3)) + 1e-2)
+
+
+def _enlarged(x: Tensor, factor: int) -> Tensor:
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
 class TimmEncoder(nn.Module):
     """Image encoder made of a timm backbone (features at strides 8, 16, 32) and `PyramidNeck`.
 
@@ -110,17 +168,30 @@ class TimmEncoder(nn.Module):
         self.neck = PyramidNeck(
             (c8, c16, c32, whole.num_features), config.out_channels, config.region_channels
         )
+        self.caption_map = (
+            CaptionMap((c16, c32, whole.num_features), config.caption_channels)
+            if config.caption_channels
+            else None
+        )
 
-    def backbone_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Maps at strides 8, 16, 32 and the rectified head's (stride 32) of normalised `pixels` (B, 3, S, S)."""
+    def backbone_maps(self, pixels: Tensor) -> BackboneMaps:
+        """Maps of normalised `pixels` (B, 3, S, S)."""
         x8, x16, x32 = self.backbone(pixels)
-        return x8, x16, x32, self.head(x32)
+        return BackboneMaps(x8, x16, x32, self.head(x32))
+
+    def join(self, maps: BackboneMaps) -> Pyramid:
+        """What the rest of the model reads, from the backbone's maps."""
+        pyramid: Pyramid = self.neck(*maps)
+        if self.caption_map is None:
+            return pyramid
+        return Pyramid(pyramid.embedding, torch.cat([pyramid.fine, self.caption_map(maps)], dim=1))
 
     def forward_with_region_map(self, pixels: Tensor) -> Pyramid:
-        return self.neck(*self.backbone_maps(pixels))
+        return self.join(self.backbone_maps(pixels))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.forward_with_region_map(pixels).embedding
+        embedding: Tensor = self.neck(*self.backbone_maps(pixels)).embedding
+        return embedding
 
 
 def packaged_state(name: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Training the language model alone, on caption tokens computed once: ten times as many phrases an hour."""
+"""Training the language model and the region reader, on features computed once: ten times as many phrases an hour."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,31 +19,68 @@ from sca.data.image_cache import ImageCache
 from sca.data.targets import RegionTarget, TrainingImage
 from sca.data.tokenizer import token_batch
 from sca.data.views import degrade, plain_view
+from sca.modeling.mixer import pool_boxes
+from sca.modeling.region_reader import RegionReadings, place_of
 from sca.modeling.sca import IGNORED_LABEL, Sca
+from sca.modeling.timm_encoder import TimmEncoder
 from sca.training.config import LossConfig, StageConfig
-from sca.training.optimizer import LANGUAGE
-from sca.training.step import StepLosses, encode, normalise
+from sca.training.optimizer import LANGUAGE, READER
+from sca.training.step import StepLosses, normalise
 from sca.training.workers import Team
 
 log = logging.getLogger(__name__)
 
 _NOISE = 0.1  # on caption tokens of unit scale: no two views of a region give quite the same ones
+_DROPOUT = 0.2  # of the backbone's features, for the same reason
 _SMALLEST = 3.0  # input pixels
 
 
 @dataclass(frozen=True)
-class TokenBatch:
-    """Caption tokens (N, Nc, C) of N regions and one phrase for each."""
+class RegionFeatures:
+    """What is known of R regions before the trained part begins.
+
+    tokens (R, Nc, C): the mixer's caption tokens. For a model with a region reader, else empty: cells (R, r * r, Cs)
+    and scene (R, Cs) pooled from the sources of the caption map, place (R, 6).
+    """
 
     tokens: Tensor
+    cells: Tensor
+    scene: Tensor
+    place: Tensor
+
+    def of(self, rows: Tensor) -> RegionFeatures:
+        """Some of the regions, in float32."""
+        return RegionFeatures(*(part[rows].float() for part in self._parts()))
+
+    def space_for(self, regions: int) -> RegionFeatures:
+        """Uninitialised features of `regions` regions, of the same kind."""
+        return RegionFeatures(*(part.new_empty(regions, *part.shape[1:]) for part in self._parts()))
+
+    def put(self, start: int, features: RegionFeatures) -> None:
+        """Write features of regions `start`, `start` + 1, ..."""
+        for mine, given in zip(self._parts(), features._parts(), strict=True):
+            mine[start : start + len(given)] = given
+
+    def first(self, count: int) -> RegionFeatures:
+        return RegionFeatures(*(part[:count] for part in self._parts()))
+
+    def _parts(self) -> list[Tensor]:
+        return [getattr(self, part.name) for part in fields(self)]
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Features of N regions and one phrase for each."""
+
+    features: RegionFeatures
     phrases: list[str]
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Caption tokens (R, Nc, C) float16 of regions in some views; `targets` (R, 2): image and target of each."""
+    """Features (float16) of R regions in some views; `targets` (R, 2): image and target of each."""
 
-    tokens: Tensor
+    features: RegionFeatures
     targets: np.ndarray
 
     def batch(self, data: Sequence[TrainingImage], seed: int, step: int, size: int) -> TokenBatch:
@@ -57,9 +94,7 @@ class TokenTable:
             if rng.random() < target.weight:
                 rows.append(row)
                 phrases.append(str(rng.choice(np.array(target.phrases, dtype=object))))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        tokens = self.tokens[torch.tensor(rows)].float()
-        return TokenBatch(tokens + _NOISE * torch.randn(tokens.shape, generator=generator), phrases)
+        return TokenBatch(self.features.of(torch.tensor(rows)), phrases)
 
     def target(self, data: Sequence[TrainingImage], row: int) -> RegionTarget:
         """What the annotators said of a row."""
@@ -76,38 +111,45 @@ def token_table(
     folder: Path,
     team: Team,
 ) -> TokenTable:
-    """The caption tokens of this process's share of `data`, from `folder` if they are there already.
+    """The region features of this process's share of `data`, from `folder` if they are there already.
 
     Each image is seen as inference shows it, then in `stage.views` - 1 augmented views.
     """
-    path = folder / f"caption_tokens_{team.rank}_of_{team.size}.pt"
+    path = folder / f"region_features_{team.rank}_of_{team.size}.pt"
     key = f"{_digest(model)} {stage.size} {stage.views} {seed} {len(data)}"
     if path.exists():
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if saved["key"] == key:
-            return TokenTable(saved["tokens"], saved["targets"].numpy())
-    parts: list[Tensor] = []
-    targets: list[tuple[int, int]] = []
+            return TokenTable(RegionFeatures(**saved["features"]), saved["targets"].numpy())
     share = range(team.rank, len(data), team.size)
+    space: RegionFeatures | None = None
+    targets: list[tuple[int, int]] = []
     for view in range(stage.views):
         for count, index in enumerate(share):
-            tokens, seen = _region_tokens(model, data[index], pictures, stage, (seed, view, index))
-            parts.append(tokens)
-            targets += [(index, target) for target in seen]
+            features, seen = _region_features(model, data[index], pictures, stage, (seed, view, index))
+            if features is not None:
+                if space is None:
+                    # At once: many small results kept among large ones that are freed would fragment the memory.
+                    space = features.space_for(stage.views * sum(len(data[i].targets) for i in share))
+                space.put(len(targets), features)
+                targets += [(index, target) for target in seen]
             if count % 500 == 0 and team.rank == 0:
-                log.info("caption tokens, view %d: %d of %d images", view, count, len(share))
-    table = TokenTable(torch.cat(parts), np.array(targets))
+                log.info("region features, view %d: %d of %d images", view, count, len(share))
+    assert space is not None
+    table = TokenTable(space.first(len(targets)), np.array(targets))
     partial = path.with_suffix(".partial")
-    torch.save({"key": key, "tokens": table.tokens, "targets": torch.from_numpy(table.targets)}, partial)
+    torch.save(
+        {"key": key, "features": asdict(table.features), "targets": torch.from_numpy(table.targets)}, partial
+    )
     os.replace(partial, path)
     return table
 
 
 @torch.no_grad()
-def _region_tokens(
+def _region_features(
     model: Sca, entry: TrainingImage, pictures: ImageCache, stage: StageConfig, seed: tuple[int, int, int]
-) -> tuple[Tensor, list[int]]:
-    """Caption tokens (R, Nc, C) of the targets of one image that its view shows, and their indices."""
+) -> tuple[RegionFeatures | None, list[int]]:
+    """Features of the targets of one image that its view shows, and their indices."""
     rng = np.random.default_rng(seed)
     image, picture, size = entry.image, pictures[entry.image.id], stage.size
     plain = seed[1] == 0
@@ -124,38 +166,95 @@ def _region_tokens(
         seen = [order[id(target)] for target, _ in shown]
         boxes = [jitter_box(rng, box, maker.box_jitter, size) for _, box in shown]
     if not seen:
-        width = model.config.mixer.num_caption_tokens, model.config.width
-        return torch.zeros(0, *width, dtype=torch.float16), []
+        return None, []
     pixels = torch.from_numpy(view.warp(picture, fill=127.5)[None].astype(np.uint8))
-    features = encode(model, normalise(pixels, model), frozen_backbone=True)
     prompts = torch.from_numpy(np.stack(boxes).astype(np.float32))
-    clicked = not plain and rng.random() < stage.caption_clicks
-    points = torch.from_numpy(np.stack([click(rng, box, None, size) for box in boxes]).astype(np.float32))
-    labels = torch.ones(len(seen), 1, dtype=torch.int64)
-    sparse, dense = model.prompt_encoder(
-        (points.unsqueeze(1), labels) if clicked else None, None if clicked else prompts
-    )
-    tokens, fused = model.mask_decoder.fuse(features.embedding, model.image_pe(), sparse, dense)
-    return model.mix(features, tokens, fused, prompts).half(), seen
+    points = None
+    if not plain and rng.random() < stage.caption_clicks:
+        points = torch.from_numpy(np.stack([click(rng, box, None, size) for box in boxes]).astype(np.float32))
+    return _features(model, pixels, prompts, points), seen
+
+
+def _features(model: Sca, pixels: Tensor, boxes: Tensor, points: Tensor | None) -> RegionFeatures:
+    """Features of boxes (R, 4) on pixels (1, S, S, 3), prompted by the boxes or by points (R, 2)."""
+    encoder = model.image_encoder
+    assert isinstance(encoder, TimmEncoder)
+    maps = encoder.backbone_maps(normalise(pixels, model))
+    pyramid = encoder.neck(*maps)
+    clicks = None if points is None else (points.unsqueeze(1), torch.ones(len(points), 1, dtype=torch.int64))
+    sparse, dense = model.prompt_encoder(clicks, boxes if clicks is None else None)
+    tokens, fused = model.mask_decoder.fuse(pyramid.embedding, model.image_pe(), sparse, dense)
+    regions = None
+    if model.region_pooler is not None:
+        regions = model.region_pooler(pyramid.embedding, pyramid.fine, boxes.unsqueeze(0))
+    mixed = model.mixer(tokens, fused, model.image_pe(), regions).half()
+    if encoder.caption_map is None or model.region_reader is None:
+        nothing = mixed.new_zeros(len(mixed), 0)
+        return RegionFeatures(mixed, nothing, nothing, nothing)
+    sources = encoder.caption_map.sources(maps)
+    size = model.config.image_size
+    cells = pool_boxes(sources, boxes.unsqueeze(0), model.region_reader.grid, size).half()
+    scene = sources.mean(dim=(2, 3)).half().expand(len(boxes), -1)
+    return RegionFeatures(mixed, cells, scene, place_of(boxes, size).half())
+
+
+def region_prefix(model: Sca, features: RegionFeatures) -> Tensor:
+    """The language model's prefix (R, n, H) of regions; in training with noise and dropout."""
+    tokens = features.tokens
+    if model.training:
+        tokens = tokens + _NOISE * torch.randn_like(tokens)
+    encoder = model.image_encoder
+    if model.region_reader is not None:
+        assert isinstance(encoder, TimmEncoder)
+        assert encoder.caption_map is not None
+        cells = encoder.caption_map.of_pooled(features.cells, _DROPOUT)
+        scene = encoder.caption_map.of_pooled(features.scene, _DROPOUT)
+        tokens = model.region_reader(tokens, RegionReadings(cells, scene, features.place))
+    return model.language_prefix(tokens)
 
 
 def language_losses(
-    model: Sca, tokenizer: Tokenizer, batch: TokenBatch, *, weights: LossConfig, max_tokens: int
+    model: Sca,
+    tokenizer: Tokenizer,
+    batch: TokenBatch,
+    *,
+    weights: LossConfig,
+    max_tokens: int,
+    bfloat16: bool,
 ) -> StepLosses:
-    """Teacher-forced loss of phrases, given their regions' caption tokens."""
+    """Teacher-forced loss of phrases, given their regions' features."""
     ids, mask = token_batch(tokenizer, batch.phrases, max_tokens)
-    prefix = model.language_prefix(batch.tokens)
-    caption = model.caption_loss(prefix, ids, mask, label_smoothing=weights.label_smoothing)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        prefix = region_prefix(model, batch.features)
+        caption = model.caption_loss(prefix, ids, mask, label_smoothing=weights.label_smoothing)
     with torch.no_grad():
         real = caption.labels[:, 1:] != IGNORED_LABEL
         right = caption.logits[:, :-1].argmax(-1) == caption.labels[:, 1:]
     return StepLosses(caption.loss, caption=caption.loss.item(), accuracy=right[real].float().mean().item())
 
 
+@torch.no_grad()
+def measure_caption_map(
+    model: Sca, data: Sequence[TrainingImage], pictures: ImageCache, images: int = 64
+) -> None:
+    """Give a fresh caption map the mean and deviation of its sources over some training images."""
+    encoder = model.image_encoder
+    assert isinstance(encoder, TimmEncoder)
+    assert encoder.caption_map is not None
+    found = []
+    for entry in data[:: max(1, len(data) // images)]:
+        image = entry.image
+        view = plain_view(image.width, image.height, image.aspect, model.config.image_size)
+        pixels = torch.from_numpy(view.warp(pictures[image.id], fill=127.5)[None].astype(np.uint8))
+        sources = encoder.caption_map.sources(encoder.backbone_maps(normalise(pixels, model)))
+        found.append(sources[:, :, ::4, ::4])
+    encoder.caption_map.measure(torch.cat(found))
+
+
 def _digest(model: Sca) -> str:
-    """Of all the weights that caption tokens depend on."""
+    """Of all the weights that region features depend on."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        if not name.startswith(LANGUAGE):
+        if not name.startswith((*LANGUAGE, *READER)):
             digest.update(name.encode() + value.detach().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -14,6 +14,8 @@ from sca.training.config import StageConfig
 from sca.training.word_probe import WordProbe
 
 LANGUAGE = ("language_model.", "language_project.", "task_tokens.")
+# What a stage of the language model trains with it: it reads features that nothing else does.
+READER = ("image_encoder.caption_map.", "region_reader.")
 # Strides 2 to 8: edges and textures, which transfer as they are; leaving them out saves half of the backward pass.
 _EARLY = tuple(
     f"image_encoder.backbone.{part}." for part in ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
@@ -38,7 +40,7 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
         in_backbone = name.startswith(("image_encoder.backbone.", "image_encoder.head."))
         trained = not in_backbone or stage.backbone == "full"
         if stage.trains == "language":
-            trained = name.startswith(LANGUAGE)
+            trained = name.startswith((*LANGUAGE, *READER))
         elif in_backbone and stage.backbone == "late":
             trained = not name.startswith(_EARLY)
         parameter.requires_grad_(trained)
@@ -46,7 +48,7 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
             rate = stage.learning_rate
             if in_backbone:
                 rate = stage.backbone_learning_rate
-            elif name.startswith(LANGUAGE):
+            elif name.startswith((*LANGUAGE, *READER)):
                 rate = stage.language_learning_rate or rate
             groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     probe_rate = _PROBE_RATE * stage.learning_rate

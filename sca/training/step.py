@@ -49,7 +49,7 @@ def encode(model: Sca, pixels: Tensor, *, frozen_backbone: bool) -> ImageFeature
     assert isinstance(encoder, TimmEncoder)
     with torch.set_grad_enabled(not frozen_backbone and torch.is_grad_enabled()):
         maps = encoder.backbone_maps(pixels)
-    return ImageFeatures(*encoder.neck(*maps))
+    return ImageFeatures(*encoder.join(maps))
 
 
 def caption_losses(
@@ -72,12 +72,13 @@ def caption_losses(
     with torch.no_grad():
         tokens, features = _fuse(model, _pool(image.embedding, stage.key_pool), pe, batch, clicks)
     regions = model.region_tokens(image, batch.prompt_boxes)
-    caption_tokens = model.mixer(tokens, features, pe, regions)
+    mixed = model.mixer(tokens, features, pe, regions)
+    caption_tokens = model.with_readings(mixed, image, batch.prompt_boxes)
     ids, mask = token_batch(tokenizer, batch.phrases, max_tokens)
     caption = model.caption_loss(
         model.language_prefix(caption_tokens), ids, mask, label_smoothing=weights.label_smoothing
     )
-    words = probe(caption_tokens.mean(dim=1), ids)
+    words = probe(mixed.mean(dim=1), ids)
     if regions is not None:
         words = words + probe(regions.mean(dim=1), ids)
     with torch.no_grad():

@@ -31,8 +31,14 @@ from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
 from sca.training.average import WeightAverage
 from sca.training.config import StageConfig, TrainingConfig
-from sca.training.language_stage import TokenBatch, TokenTable, language_losses, token_table
-from sca.training.optimizer import build_optimizer, schedule
+from sca.training.language_stage import (
+    TokenBatch,
+    TokenTable,
+    language_losses,
+    measure_caption_map,
+    token_table,
+)
+from sca.training.optimizer import READER, build_optimizer, schedule
 from sca.training.step import StepLosses, caption_losses, mask_losses
 from sca.training.word_probe import WordProbe
 from sca.training.workers import Team, run_team
@@ -84,7 +90,9 @@ class Trainer:
         if saved is not None:
             self.progress = Progress(**saved["progress"])
         elif start is not None:
-            self.model.load_state_dict(start["average"])
+            _load_initial(self.model, start["average"])
+        if saved is None:
+            self._measure_caption_map()
         if start is not None and "probe" in start:
             self.probe.load_state_dict(start["probe"])
         self._enter_stage(saved)
@@ -128,6 +136,7 @@ class Trainer:
                 batch,
                 weights=self.config.loss,
                 max_tokens=self.config.language.max_tokens,
+                bfloat16=stage.bfloat16,
             )
         elif self._trains_masks(step):
             losses = mask_losses(
@@ -219,6 +228,13 @@ class Trainer:
                 self.model, self.data, self.pictures, stage, self.captions.seed, self.folder, self.team
             )
 
+    def _measure_caption_map(self) -> None:
+        encoder = self.model.image_encoder
+        assert isinstance(encoder, TimmEncoder)
+        if encoder.caption_map is not None and not bool(encoder.caption_map.mean.any()):
+            self.model.eval()
+            measure_caption_map(self.model, self.data, self.pictures)
+
     def _trains_masks(self, step: int) -> bool:
         return step % self.stage.mask_every == self.stage.mask_every - 1
 
@@ -288,6 +304,19 @@ def _read_initial(path: Path) -> dict[str, Any]:
         )
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return saved
+
+
+def _load_initial(model: Sca, state: dict[str, Any]) -> None:
+    """Weights of an earlier run; of a model that has no region reader yet, all but the reader's."""
+    mine = model.state_dict()
+    fresh = {name: value for name, value in mine.items() if name.startswith(READER) and name not in state}
+    try:
+        model.load_state_dict({**state, **fresh})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(
+            f"the initial weights do not fit the model of the recipe ({reason}): start from the same architecture"
+        ) from None
 
 
 class _Meter:

@@ -51,8 +51,8 @@ class StageConfig(_Strict):
     n x n cells, which is nearly the same and much cheaper. language_learning_rate: of the language model and its
     prefix, learning_rate if it is not given; a small one bears (and needs) several times as much. trains: "language"
     freezes all but the language model, its prefix and the region reader, which then learn from features that are
-    computed once, in `views` views of every image; a step takes images x regions of them, and computes in bfloat16 if
-    it is told to (twice as fast on processors that have it, far slower on others). ema: decay of the averaged weights.
+    computed once, in `views` views of every image; a step takes images x regions of them. ema: decay of the averaged
+    weights.
     """
 
     name: str
@@ -77,7 +77,6 @@ class StageConfig(_Strict):
     zoom: tuple[float, float] = (0.75, 1.6)
     key_pool: int = Field(default=1, gt=0)
     ema: float = 0.998
-    bfloat16: bool = False
 
 
 class TrainingConfig(_Strict):

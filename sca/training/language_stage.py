@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -220,17 +221,23 @@ def language_losses(
     *,
     weights: LossConfig,
     max_tokens: int,
-    bfloat16: bool,
 ) -> StepLosses:
     """Teacher-forced loss of phrases, given their regions' features."""
     ids, mask = token_batch(tokenizer, batch.phrases, max_tokens)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=_native_bfloat16()):
         prefix = region_prefix(model, batch.features)
         caption = model.caption_loss(prefix, ids, mask, label_smoothing=weights.label_smoothing)
     with torch.no_grad():
         real = caption.labels[:, 1:] != IGNORED_LABEL
         right = caption.logits[:, :-1].argmax(-1) == caption.labels[:, 1:]
     return StepLosses(caption.loss, caption=caption.loss.item(), accuracy=right[real].float().mean().item())
+
+
+@lru_cache
+def _native_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16 itself, which is then the faster way to train; else the far slower."""
+    found = torch.cpu.get_capabilities()
+    return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @torch.no_grad()

@@ -136,7 +136,6 @@ class Trainer:
                 batch,
                 weights=self.config.loss,
                 max_tokens=self.config.language.max_tokens,
-                bfloat16=stage.bfloat16,
             )
         elif self._trains_masks(step):
             losses = mask_losses(

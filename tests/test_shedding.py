@@ -12,6 +12,7 @@ from pipeline.shedding import EFFORTS, MAX_PATIENCE, LoadState, SheddingOptions,
 options_ = st.builds(
     SheddingOptions,
     staleness_s=st.floats(0.5, 20),
+    shed_share=st.floats(0.1, 1),
     calm_share=st.floats(0, 0.9),
     hold_s=st.floats(0, 10),
     calm_s=st.floats(0, 30),
@@ -49,12 +50,12 @@ def test_every_change_is_one_step_and_earned(
         assert abs(state.step - before.step) <= 1
         assert 0 <= state.step < len(EFFORTS)
         if state.step > before.step:
-            assert staleness > options.staleness_s
+            assert staleness > options.tolerated_s
             assert now - changed >= options.hold_s
         if state.step < before.step:
             assert now - changed >= options.calm_s
             calm = [s for t, s in history if t >= now - options.calm_s]
-            assert all(s < options.calm_share * options.staleness_s for s in calm)
+            assert all(s < options.calm_below_s for s in calm)
         if state.step != before.step:
             changed = now
 
@@ -63,12 +64,12 @@ def test_every_change_is_one_step_and_earned(
 def test_lasting_overload_sheds_everything_and_lasting_calm_gives_everything_back(
     options: SheddingOptions, start: int
 ) -> None:
-    if options.calm_share * options.staleness_s == 0:
+    if options.calm_below_s == 0:
         return
     state, now = LoadState(start), 0.0
     for _ in range(len(EFFORTS)):
         now += options.hold_s + 0.1
-        state = next_load(state, options.staleness_s * 1.01, now, options)
+        state = next_load(state, options.tolerated_s * 1.01, now, options)
     assert state.step == len(EFFORTS) - 1
     for _ in range(2 * len(EFFORTS)):
         now += options.calm_s + 0.1
@@ -81,16 +82,14 @@ def test_lasting_overload_sheds_everything_and_lasting_calm_gives_everything_bac
     start=st.integers(0, len(EFFORTS) - 1),
     shares=st.lists(st.floats(0, 1), min_size=1, max_size=50),
 )
-def test_between_calm_and_the_budget_nothing_changes(
+def test_between_calm_and_what_is_tolerated_nothing_changes(
     options: SheddingOptions, start: int, shares: list[float]
 ) -> None:
     state, now = LoadState(start, changed_s=0.0), 0.0
     for share in shares:
         now += 5.0
-        low = options.calm_share * options.staleness_s
-        state = next_load(
-            state, min(low + share * (options.staleness_s - low), options.staleness_s), now, options
-        )
+        low, high = options.calm_below_s, options.tolerated_s
+        state = next_load(state, min(low + share * (high - low), high), now, options)
         assert state.step == start
 
 

@@ -149,12 +149,12 @@ class Lane:
         return gaps
 
     def drop_stale(self, now_ns: int) -> None:
-        """Take out waiting keyframes that are older than the budget, where the effort says so."""
+        """Take out waiting keyframes that could not be stored within the budget any more, where the effort says so."""
         if not self.load.effort.drop_stale:
             return
-        budget_ns = self.plan.config.flow.shedding.staleness_s * 1e9
+        oldest_ns = self.plan.config.flow.shedding.tolerated_s * 1e9
         for keyframe in [k for k in self.keyframes if k.place is Place.WAITING]:
-            if now_ns - keyframe.read_ns > budget_ns:
+            if now_ns - keyframe.read_ns > oldest_ns:
                 self.keyframes.remove(keyframe)
                 self._forget_undurable(keyframe)
                 self.stale += 1

@@ -239,7 +239,9 @@ class Watch:
         now = time.time_ns()
         with CaptionStore.open(self.store) as opened:
             for stream in opened.streams():
-                self.lags.append((now - opened.resume(stream).wall_ns) / 1e9)
+                last_ns = opened.resume(stream).wall_ns
+                if last_ns > 0:  # something is committed
+                    self.lags.append((now - last_ns) / 1e9)
             begun = time.perf_counter()
             opened.captions(now - 60 * 10**9, now)
             self.queries.append((time.perf_counter() - begun) * 1e3)

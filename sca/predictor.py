@@ -244,7 +244,7 @@ class Predictor:
         segmentation: Segmentation,
         boxes: Coordinates | None = None,
     ) -> Tensor:
-        """Caption tokens (P, Nc, C): what the language model is told about each region.
+        """Region tokens (P, Nr, C): what the language model is told about each region.
 
         boxes (P, 4) xyxy in original pixels: where a model with region tokens pools its features; by default the box
         prompts, else the boxes of the best masks. Other models do not look at them.
@@ -252,7 +252,7 @@ class Predictor:
         if len(segmentation) == 0:
             return torch.zeros((0, self.config.num_region_tokens, self.config.width), device=self.device)
         where = None
-        if self.model.region_pooler is not None:
+        if self.model.needs_boxes:
             given = segmentation.boxes if boxes is None else self._coordinates("boxes", boxes, (-1, 4))
             if given is None:
                 where = self._mask_boxes(segmentation)
@@ -268,7 +268,7 @@ class Predictor:
     def caption(
         self, features: Tensor, *, beams: int = 1, max_new_tokens: int = MAX_NEW_TOKENS
     ) -> list[Caption]:
-        """Caption P regions from their caption tokens (P, Nc, C), in one batch."""
+        """Caption P regions from their region tokens (P, Nr, C), in one batch."""
         if len(features) == 0:
             return []
         prefix = self.model.language_prefix(features.to(self.device))

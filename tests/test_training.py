@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,6 +37,7 @@ from sca.training.box_supervision import (
 from sca.training.config import TrainingConfig, parse_training_config, read_training_config
 from sca.training.losses import mask_iou, sam_mask_losses
 from sca.training.trainer import Progress, Trainer, prepare_data
+from sca.training.workers import Team
 
 _COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 _TINY = {
@@ -189,6 +195,37 @@ def test_a_model_without_a_reader_can_be_taught_to_read(data_dir: Path, tmp_path
     other = parse_training_config(_TINY | {"model": {**_TINY["model"], "num_task_tokens": 2}}, "tiny")  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="do not fit the model of the recipe"):
         Trainer(other, data, pictures, tmp_path / "third", tmp_path / "first" / "checkpoint.pt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+def test_no_process_trains_on_when_the_one_that_started_it_is_killed(tmp_path: Path) -> None:
+    """Two runs on one checkpoint would spoil it."""
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from sca.training.workers import run_team\nfrom tests.test_training import wait_for_ever\n"
+        "if __name__ == '__main__':\n    run_team(wait_for_ever, 2, Path(sys.argv[1]), sys.argv[1])\n"
+    )
+    script = tmp_path / "start.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    starter = subprocess.Popen([sys.executable, str(script), str(tmp_path / "meeting")], env=environment)
+    until = time.monotonic() + 120
+    while len(list(tmp_path.glob("meeting-*"))) < 2:
+        assert time.monotonic() < until
+        assert starter.poll() is None
+        time.sleep(0.1)
+    starter.kill()
+    starter.wait()
+    members = [int(path.name.rsplit("-", 1)[1]) for path in tmp_path.glob("meeting-*")]
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in members):
+        assert time.monotonic() < until, "a member lives on"
+        time.sleep(0.1)
+
+
+def wait_for_ever(team: Team, meeting: str) -> None:
+    """Tells its process id and then waits."""
+    Path(f"{meeting}-{os.getpid()}").touch()
+    time.sleep(3600)
 
 
 @pytest.mark.parametrize(

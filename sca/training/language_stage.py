@@ -119,7 +119,7 @@ def token_table(
     path = folder / f"region_features_{team.rank}_of_{team.size}.pt"
     key = f"{_digest(model)} {stage.size} {stage.views} {seed} {len(data)}"
     if path.exists():
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["key"] == key:
             return TokenTable(RegionFeatures(**saved["features"]), saved["targets"].numpy())
     share = range(team.rank, len(data), team.size)

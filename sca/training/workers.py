@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -19,6 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+_PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -37,6 +39,12 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, 2**30)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_M_TOP_PAD, 2**27)
+
+
+def end_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the process that started this one dies, however it dies (Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Team:
@@ -92,6 +100,7 @@ def run_team(work: Callable[..., None], size: int, meeting: Path, *arguments: An
 def _member(
     rank: int, work: Callable[..., None], size: int, meeting: str, arguments: tuple[Any, ...]
 ) -> None:
+    end_with_parent()
     keep_freed_memory()
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

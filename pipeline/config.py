@@ -67,7 +67,7 @@ class DisplayOptions(Options):
     """What is shown. Everything is stored, whatever is said here."""
 
     min_score: float = Field(
-        default=0.35, ge=0, le=1, description="captions less sure than this are not shown"
+        default=0.45, ge=0, le=1, description="captions less sure than this are not shown"
     )
 
 

@@ -120,7 +120,9 @@ def show_result(plan: RunPlan, console: Console) -> None:
             f"No captions: no region was seen long enough. All regions are in {plan.store}.", soft_wrap=True
         )
         return
-    chosen = strongest(rows, STRONGEST)
+    shown = plan.config.display.min_score
+    sure = [row for row in rows if row.score >= shown]
+    chosen = strongest(sure or rows, STRONGEST)
     zone = local_zone()
     several = len(names) > 1
     columns = (["stream"] if several else []) + ["at", "clock", "lasts", "track", "caption", "score"]
@@ -136,9 +138,11 @@ def show_result(plan: RunPlan, console: Console) -> None:
         ]
         table.add_row(*([row.stream] if several else []), *cells)
     console.print(table)
-    shown = plan.config.display.min_score
-    hidden = sum(row.score < shown for row in rows)
-    console.print(f"{len(rows)} caption events in {plan.store}, {hidden} of them unsure.", soft_wrap=True)
+    unsure = len(rows) - len(sure)
+    console.print(
+        f"{len(rows)} caption events in {plan.store}, {unsure} of them unsure (below {shown:g}).",
+        soft_wrap=True,
+    )
     sample = max(chosen, key=lambda row: row.score)
     first, last = max(0, int(sample.start_s)), int(sample.end_s) + 1
     console.print(

@@ -61,6 +61,7 @@ def _start(options: RuntimeOptions) -> None:
 
     def start() -> None:
         ray.init(
+            address="local",  # never somebody else's cluster that happens to run on this machine
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -80,7 +80,7 @@ def follow(
         masks[frame.index] = [
             (int(track), {"size": list(mask.size), "counts": mask.counts})
             for track, mask in zip(regions.track_ids, regions.masks, strict=True)
-            if track >= 0
+            if track >= 0 and mask is not None
         ]
     elapsed = (time.perf_counter() - begun) / max(keyframes, 1)
     source.close()

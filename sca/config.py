@@ -81,7 +81,8 @@ class TimmEncoderConfig:
 
     `feature_strides`: the backbone maps that the neck fuses, in input pixels per cell, as are `grid_stride` (the image
     embedding, `out_channels` wide) and `region_stride` (the finer map, `region_channels` wide, for region tokens).
-    `caption_channels`: width of a linear map of the backbone's features for the region reader, at the same stride.
+    `caption_channels`: width of a linear map of features for the region reader, at the same stride. These are the
+    backbone's, or those of a second one, `caption_backbone`, which sees a picture of `caption_size` x `caption_size`.
     """
 
     __pydantic_config__ = _STRICT
@@ -94,6 +95,8 @@ class TimmEncoderConfig:
     region_stride: int = 8
     region_channels: int = 128
     caption_channels: int = 0
+    caption_backbone: str = ""
+    caption_size: int = 0
 
     @property
     def size_multiple(self) -> int:
@@ -205,6 +208,13 @@ class ScaConfig:
             raise ValueError(
                 "a region reader and encoder.caption_channels belong together: set both, or neither"
             )
+        if isinstance(self.encoder, TimmEncoderConfig):
+            own, size = bool(self.encoder.caption_backbone), self.encoder.caption_size
+            if own != (size > 0) or size % 32 or (own and not self.encoder.caption_channels):
+                raise ValueError(
+                    "encoder.caption_backbone, caption_size (a multiple of 32) and caption_channels belong together: "
+                    "set all three, or no caption_backbone and no caption_size"
+                )
 
     @property
     def grid_size(self) -> int:

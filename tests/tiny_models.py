@@ -86,10 +86,11 @@ def region_token_config() -> ScaConfig:
     )
 
 
-def region_reader_config() -> ScaConfig:
-    """The shipped model's architecture: region tokens, and a reader of a caption map."""
+def region_reader_config(own_backbone: bool = True) -> ScaConfig:
+    """The shipped model's architecture: region tokens, and a reader of a caption map, by default of its own backbone."""
+    own = {"caption_backbone": "tf_efficientnet_lite1", "caption_size": 160} if own_backbone else {}
     return tiny_config(
-        encoder=TimmEncoderConfig(out_channels=32, region_channels=16, caption_channels=24),
+        encoder=TimmEncoderConfig(out_channels=32, region_channels=16, caption_channels=24, **own),
         mixer=MixerConfig(depth=2, num_heads=4, mlp_dim=40, num_caption_tokens=3, region_grid=2),
         reader=RegionReaderConfig(grid=2, num_heads=4, mlp_dim=40),
     )

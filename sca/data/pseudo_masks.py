@@ -1,10 +1,9 @@
-"""Masks for annotated boxes by GrabCut: weak targets for a mask decoder where no true masks exist."""
+"""Masks for annotated boxes where no true masks exist: by a saliency network for things, by GrabCut for clothing."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,21 +11,32 @@ import cv2
 import numpy as np
 
 from sca.data.annotations import AnnotatedImage, Box, RegionAnnotation, encode_mask
+from sca.data.image_cache import read_rgb
+from sca.data.saliency_teacher import SaliencyTeacher
 
-_THINGS = {"people", "animals", "vehicles", "instruments", "other", "clothing"}
+_CLOTHING = "clothing"
+_THINGS = {"people", "animals", "vehicles", "instruments", "other", _CLOTHING}
 _WORK_SIDE = 72  # longest side of the box in work pixels: GrabCut's time grows with area
 _CONTEXT = 0.3  # margin around the box, as a share of its sides, that serves as known background
 
 
 def wants_mask(region: RegionAnnotation, image: AnnotatedImage) -> bool:
-    """Whether GrabCut has a chance: a single thing, neither tiny nor the whole picture."""
+    """Whether a teacher has a chance: a single thing, neither tiny nor the whole picture."""
     x0, y0, x1, y1 = region.box
     share = (x1 - x0) * (y1 - y0) / (image.width * image.height)
     # Clothing is part of a person: keep only pieces that are large enough to have an outline of their own.
-    smallest = 0.03 if region.types and region.types[0] == "clothing" else 0.012
+    smallest, largest = (0.03, 0.6) if is_clothing(region) else (0.012, 0.85)
     return bool(
-        region.boxes_of_phrase == 1 and smallest < share < 0.6 and region.types and region.types[0] in _THINGS
+        region.boxes_of_phrase == 1
+        and smallest < share < largest
+        and region.types
+        and region.types[0] in _THINGS
     )
+
+
+def is_clothing(region: RegionAnnotation) -> bool:
+    """Whether a region is a part of what stands out in it, which needs the other teacher."""
+    return bool(region.types and region.types[0] == _CLOTHING)
 
 
 def box_mask(rgb: np.ndarray, box: Box, aspect: float, iterations: int = 3) -> np.ndarray | None:
@@ -113,26 +123,39 @@ def grow_pseudo_masks(images: Iterable[AnnotatedImage], path: Path) -> int:
     """
     cv2.setNumThreads(1)
     done = {image_id for image_id, _, _ in _read(path)} if path.exists() else set()
-    added = 0
+    left = [image for image in images if image.id not in done]
+    things = any(not is_clothing(region) for image in left for _, region in _wanted(image))
+    teacher, added = SaliencyTeacher() if things else None, 0
     with gzip.open(path, "at", encoding="utf-8") as stream:
-        for image in images:
-            if image.id in done:
-                continue
-            rgb = None
-            masks: dict[int, str] = {}
-            for index, region in enumerate(image.regions):
-                if region.counts is not None or not wants_mask(region, image):
-                    continue
-                if rgb is None:
-                    rgb = cv2.imread(os.fspath(image.path))
-                    if rgb is None:
-                        raise ValueError(f"cannot read {image.path}: is the data folder complete?")
-                mask = box_mask(rgb, region.box, image.aspect)
-                if mask is not None and mask.any():
-                    masks[index] = encode_mask(mask)
-                    added += 1
+        for image in left:
+            masks = _masks_of(image, teacher)
+            added += len(masks)
             stream.write(json.dumps({"id": image.id, "masks": masks}) + "\n")
     return added
+
+
+def _wanted(image: AnnotatedImage) -> list[tuple[int, RegionAnnotation]]:
+    return [
+        (index, region)
+        for index, region in enumerate(image.regions)
+        if region.counts is None and wants_mask(region, image)
+    ]
+
+
+def _masks_of(image: AnnotatedImage, teacher: SaliencyTeacher | None) -> dict[int, str]:
+    """RLE counts by region index."""
+    wanted = _wanted(image)
+    if not wanted:
+        return {}
+    rgb = read_rgb(image.path)
+    masks: dict[int, np.ndarray | None] = {
+        index: box_mask(rgb, region.box, image.aspect) for index, region in wanted if is_clothing(region)
+    }
+    things = {index: region.box for index, region in wanted if not is_clothing(region)}
+    if things:
+        assert teacher is not None
+        masks |= zip(things, teacher.masks(rgb, list(things.values()), image.aspect), strict=True)
+    return {index: encode_mask(mask) for index, mask in masks.items() if mask is not None and mask.any()}
 
 
 def _read(path: Path) -> Iterator[tuple[str, int, str]]:

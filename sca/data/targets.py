@@ -16,7 +16,8 @@ class RegionTarget:
 
     `box` in pixels of the stored picture; `phrases` cleaned, the most used first; `counts` COCO compressed RLE;
     `weight`: relative chance to be drawn; `weak`: not an annotator's own box and phrase; `outlined`: the box is drawn
-    around one thing, so that a mask of it spans the box (not so for groups and whole scenes).
+    around one thing, so that a mask of it spans the box (not so for groups and whole scenes). `sentence`: the
+    phrases are captions of the whole picture.
     """
 
     box: Box
@@ -25,6 +26,7 @@ class RegionTarget:
     weight: float
     weak: bool
     outlined: bool = True
+    sentence: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def repeat_factors(images: Sequence[TrainingImage], threshold: float, cap: float
 def _targets_of(
     image: AnnotatedImage, detections: Sequence[Detection], pseudo_masks: Mapping[tuple[str, int], str]
 ) -> list[RegionTarget]:
-    """Single boxes, unions of group boxes, scene phrases on the whole picture, and believable detections."""
+    """Single boxes, unions of group boxes, believable detections, and scene phrases and captions on the whole picture."""
     targets: list[RegionTarget] = []
     groups: dict[str, list[int]] = defaultdict(list)
     for index, region in enumerate(image.regions):
@@ -102,10 +104,22 @@ def _targets_of(
         # People have better words for each other than the detector's one.
         if free and found.category != "person" and believable(found.category, found.score, image.captions):
             targets.append(RegionTarget(found.box, (with_article(found.category),), None, 0.5, True))
+    whole = (0.0, 0.0, float(image.width), float(image.height))
     if image.scene_phrases and (phrases := _clean_all(image.scene_phrases)):
-        whole = (0.0, 0.0, float(image.width), float(image.height))
         targets.append(RegionTarget(whole, phrases, None, 0.3, True, outlined=False))
+    if image.captions and (captions := _clean_all(image.captions)):
+        targets.append(RegionTarget(whole, captions, None, 1.0, True, outlined=False, sentence=True))
     return targets
+
+
+def region_phrases(images: Sequence[TrainingImage]) -> list[TrainingImage]:
+    """The images and targets without captions of whole pictures."""
+    kept = []
+    for entry in images:
+        targets = tuple(target for target in entry.targets if not target.sentence)
+        if targets:
+            kept.append(TrainingImage(entry.image, targets))
+    return kept
 
 
 def _clean_all(phrases: Sequence[str]) -> tuple[str, ...]:

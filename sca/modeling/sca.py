@@ -110,12 +110,11 @@ class Sca(nn.Module):
         return self.region_pooler(image.embedding, finer, _per_image(image, boxes))
 
     def split_region_map(self, region_map: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The part of the finer map that region tokens are pooled from, and the caption map."""
-        if region_map is None or self.region_reader is None:
+        """The part of the finer map that region tokens are pooled from, and the caption map where it is there."""
+        own = self.config.encoder.region_channels
+        if region_map is None or region_map.shape[1] == own:
             return region_map, None
-        finer, caption_map = region_map.split(
-            [self.config.encoder.region_channels, self.config.encoder.caption_channels], dim=1
-        )
+        finer, caption_map = region_map.split([own, self.config.encoder.caption_channels], dim=1)
         return finer, caption_map
 
     def mix(

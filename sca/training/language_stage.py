@@ -25,6 +25,7 @@ from sca.modeling.region_reader import RegionReadings, place_of
 from sca.modeling.sca import IGNORED_LABEL, Sca
 from sca.modeling.timm_encoder import TimmEncoder
 from sca.training.config import LossConfig, StageConfig
+from sca.training.consensus import ConsensusReward, advantages, sample_captions
 from sca.training.optimizer import LANGUAGE, READER
 from sca.training.step import StepLosses, normalise
 from sca.training.workers import Team
@@ -71,10 +72,11 @@ class RegionFeatures:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Features of N regions and one phrase for each."""
+    """Features of N regions, one phrase for each, and all that people called it."""
 
     features: RegionFeatures
     phrases: list[str]
+    references: list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -84,18 +86,25 @@ class TokenTable:
     features: RegionFeatures
     targets: np.ndarray
 
-    def batch(self, data: Sequence[TrainingImage], seed: int, step: int, size: int) -> TokenBatch:
-        """The regions of a step, drawn by their weight: a pure function of seed and step."""
+    def batch(
+        self, data: Sequence[TrainingImage], seed: int, step: int, size: int, sentences: float
+    ) -> TokenBatch:
+        """The regions of a step, drawn by their weight: a pure function of seed and step.
+
+        sentences: factor on the weight of whole-picture captions.
+        """
         rng = np.random.default_rng((seed, step))
         rows: list[int] = []
         phrases: list[str] = []
+        references: list[tuple[str, ...]] = []
         while len(rows) < size:
             row = int(rng.integers(len(self.targets)))
             target = self.target(data, row)
-            if rng.random() < target.weight:
+            if rng.random() < target.weight * (sentences if target.sentence else 1.0):
                 rows.append(row)
                 phrases.append(str(rng.choice(np.array(target.phrases, dtype=object))))
-        return TokenBatch(self.features.of(torch.tensor(rows)), phrases)
+                references.append(target.phrases)
+        return TokenBatch(self.features.of(torch.tensor(rows)), phrases, references)
 
     def target(self, data: Sequence[TrainingImage], row: int) -> RegionTarget:
         """What the annotators said of a row."""
@@ -180,7 +189,8 @@ def _features(model: Sca, pixels: Tensor, boxes: Tensor, points: Tensor | None) 
     """Features of boxes (R, 4) on pixels (1, S, S, 3), prompted by the boxes or by points (R, 2)."""
     encoder = model.image_encoder
     assert isinstance(encoder, TimmEncoder)
-    maps = encoder.backbone_maps(normalise(pixels, model))
+    normal = normalise(pixels, model)
+    maps = encoder.backbone_maps(normal)
     pyramid = encoder.neck(*maps)
     clicks = None if points is None else (points.unsqueeze(1), torch.ones(len(points), 1, dtype=torch.int64))
     sparse, dense = model.prompt_encoder(clicks, boxes if clicks is None else None)
@@ -192,10 +202,10 @@ def _features(model: Sca, pixels: Tensor, boxes: Tensor, points: Tensor | None) 
     if encoder.caption_map is None or model.region_reader is None:
         nothing = mixed.new_zeros(len(mixed), 0)
         return RegionFeatures(mixed, nothing, nothing, nothing)
-    sources = encoder.caption_map.sources(maps)
+    stacked = encoder.caption_map.stacked(encoder.caption_sources(normal, maps), pyramid.fine.shape[-1])
     size = model.config.image_size
-    cells = pool_boxes(sources, boxes.unsqueeze(0), model.region_reader.grid, size).half()
-    scene = sources.mean(dim=(2, 3)).half().expand(len(boxes), -1)
+    cells = pool_boxes(stacked, boxes.unsqueeze(0), model.region_reader.grid, size).half()
+    scene = stacked.mean(dim=(2, 3)).half().expand(len(boxes), -1)
     return RegionFeatures(mixed, cells, scene, place_of(boxes, size).half())
 
 
@@ -233,6 +243,38 @@ def language_losses(
     return StepLosses(caption.loss, caption=caption.loss.item(), accuracy=right[real].float().mean().item())
 
 
+def consensus_losses(
+    model: Sca,
+    tokenizer: Tokenizer,
+    batch: TokenBatch,
+    reward: ConsensusReward,
+    *,
+    stage: StageConfig,
+    weights: LossConfig,
+    max_tokens: int,
+) -> StepLosses:
+    """Policy gradient of sampled captions' scores (self-critical training), and a share of the likelihood."""
+    language = model.language_model
+    with torch.autocast("cpu", torch.bfloat16, enabled=_native_bfloat16()):
+        prefix = region_prefix(model, batch.features)
+        language.eval()
+        ids = sample_captions(language, prefix.detach(), stage.samples, max_tokens)
+        language.train()
+        better, mean_reward = advantages(reward, tokenizer, ids, batch.references, weights.head)
+        # The end mark is said, what stands behind it is not.
+        said = torch.cat([torch.ones_like(ids[:, :1]), (ids[:, :-1] != 0).long()], dim=1)
+        sampled = model.caption_loss(
+            prefix.repeat_interleave(stage.samples, dim=0), ids, said, label_smoothing=0.0
+        )
+        logprobs = sampled.logits[:, :-1].log_softmax(-1).gather(-1, ids.unsqueeze(-1))[..., 0] * said
+        policy = -(better * logprobs.sum(dim=1)).mean()
+        texts, mask = token_batch(tokenizer, batch.phrases, max_tokens)
+        likely = model.caption_loss(prefix, texts, mask, label_smoothing=weights.label_smoothing)
+    return StepLosses(
+        policy + weights.likelihood * likely.loss, caption=likely.loss.item(), reward=mean_reward
+    )
+
+
 @lru_cache
 def _native_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16 itself, which is then the faster way to train; else the far slower."""
@@ -253,8 +295,9 @@ def measure_caption_map(
         image = entry.image
         view = plain_view(image.width, image.height, image.aspect, model.config.image_size)
         pixels = torch.from_numpy(view.warp(pictures[image.id], fill=127.5)[None].astype(np.uint8))
-        sources = encoder.caption_map.sources(encoder.backbone_maps(normalise(pixels, model)))
-        found.append(sources[:, :, ::4, ::4])
+        normal = normalise(pixels, model)
+        sources = encoder.caption_sources(normal, encoder.backbone_maps(normal))
+        found.append(encoder.caption_map.stacked(sources, view.size // 32))
     encoder.caption_map.measure(torch.cat(found))
 
 

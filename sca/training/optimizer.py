@@ -20,6 +20,7 @@ READER = ("image_encoder.caption_map.", "region_reader.")
 _EARLY = tuple(
     f"image_encoder.backbone.{part}." for part in ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
 )
+CAPTION_BACKBONE = ("image_encoder.caption_backbone.",)  # keeps its ImageNet weights
 _PROBE_RATE = 5.0  # a linear probe learns fast and holds nothing that could be spoilt
 
 
@@ -41,6 +42,8 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
         trained = not in_backbone or stage.backbone == "full"
         if stage.trains == "language":
             trained = name.startswith((*LANGUAGE, *READER))
+        elif name.startswith(CAPTION_BACKBONE):
+            trained = False
         elif in_backbone and stage.backbone == "late":
             trained = not name.startswith(_EARLY)
         parameter.requires_grad_(trained)

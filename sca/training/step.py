@@ -28,6 +28,7 @@ class StepLosses(NamedTuple):
     caption: float = math.nan
     words: float = math.nan
     accuracy: float = math.nan
+    reward: float = math.nan
     outline: float = math.nan
     extent_iou: float = math.nan
     mask: float = math.nan
@@ -44,12 +45,18 @@ def normalise(pixels: Tensor, model: Sca) -> Tensor:
 
 
 def encode(model: Sca, pixels: Tensor, *, frozen_backbone: bool) -> ImageFeatures:
-    """Image features of normalised pixels; a frozen backbone keeps no graph."""
+    """Image features of normalised pixels; a frozen backbone keeps no graph.
+
+    Without what a caption backbone sees, which only the stage of the language model learns to read: it is the
+    costliest part, and nothing else in the model depends on it.
+    """
     encoder = model.image_encoder
     assert isinstance(encoder, TimmEncoder)
     with torch.set_grad_enabled(not frozen_backbone and torch.is_grad_enabled()):
         maps = encoder.backbone_maps(pixels)
-    return ImageFeatures(*encoder.join(maps))
+    if encoder.caption_backbone is not None:
+        return ImageFeatures(*encoder.neck(*maps))
+    return ImageFeatures(*encoder.join(pixels, maps))
 
 
 def caption_losses(
@@ -73,7 +80,9 @@ def caption_losses(
         tokens, features = _fuse(model, _pool(image.embedding, stage.key_pool), pe, batch, clicks)
     regions = model.region_tokens(image, batch.prompt_boxes)
     mixed = model.mixer(tokens, features, pe, regions)
-    caption_tokens = model.with_readings(mixed, image, batch.prompt_boxes)
+    _, caption_map = model.split_region_map(image.region_map)
+    read = caption_map is not None
+    caption_tokens = model.with_readings(mixed, image, batch.prompt_boxes) if read else mixed
     ids, mask = token_batch(tokenizer, batch.phrases, max_tokens)
     caption = model.caption_loss(
         model.language_prefix(caption_tokens), ids, mask, label_smoothing=weights.label_smoothing

@@ -19,26 +19,28 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from sca.checkpoints import load_shipped
 from sca.config import with_image_size
 from sca.data.annotations import read_annotations, read_detections
 from sca.data.batches import Batch, BatchMaker, ahead
 from sca.data.image_cache import ImageCache
 from sca.data.pseudo_masks import grow_pseudo_masks, read_pseudo_masks
-from sca.data.targets import TrainingImage, outlined_regions, training_images
+from sca.data.targets import TrainingImage, outlined_regions, region_phrases, training_images
 from sca.data.tokenizer import train_tokenizer
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
 from sca.training.average import WeightAverage
 from sca.training.config import StageConfig, TrainingConfig
+from sca.training.consensus import ConsensusReward
+from sca.training.initial_weights import load_initial, read_initial
 from sca.training.language_stage import (
     TokenBatch,
     TokenTable,
+    consensus_losses,
     language_losses,
     measure_caption_map,
     token_table,
 )
-from sca.training.optimizer import READER, build_optimizer, schedule
+from sca.training.optimizer import build_optimizer, schedule
 from sca.training.step import StepLosses, caption_losses, mask_losses
 from sca.training.word_probe import WordProbe
 from sca.training.workers import Team, run_team
@@ -73,9 +75,9 @@ class Trainer:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.progress = Progress()
-        phrases = [phrase for entry in data for target in entry.targets for phrase in target.phrases]
+        phrases = [p for entry in region_phrases(data) for target in entry.targets for p in target.phrases]
         saved = self._read_checkpoint(self.folder / CHECKPOINT)
-        start = saved if saved is not None or initial is None else _read_initial(initial)
+        start = saved if saved is not None or initial is None else read_initial(initial)
         if start is not None:
             self.tokenizer = Tokenizer.from_str(start["tokenizer"])
         else:
@@ -90,7 +92,7 @@ class Trainer:
         if saved is not None:
             self.progress = Progress(**saved["progress"])
         elif start is not None:
-            _load_initial(self.model, start["average"])
+            load_initial(self.model, start["average"])
         if saved is None:
             self._measure_caption_map()
         if start is not None and "probe" in start:
@@ -129,7 +131,17 @@ class Trainer:
         # Seeded anew at every step: a resumed run repeats exactly what an uncut one would have done.
         torch.manual_seed(int(rng.integers(2**31)) + self.team.rank)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)) + self.team.rank)
-        if isinstance(batch, TokenBatch):
+        if isinstance(batch, TokenBatch) and self.reward is not None:
+            losses = consensus_losses(
+                self.model,
+                self.tokenizer,
+                batch,
+                self.reward,
+                stage=stage,
+                weights=self.config.loss,
+                max_tokens=self.config.language.max_tokens,
+            )
+        elif isinstance(batch, TokenBatch):
             losses = language_losses(
                 self.model,
                 self.tokenizer,
@@ -217,15 +229,23 @@ class Trainer:
             self.average.load(saved["average"], saved["average_updates"])
             self.optimizer.load_state_dict(saved["optimizer"])
         self.model.train()
+        # ImageNet's batch-norm statistics stay: batches here are too small for their own.
         encoder.backbone.eval()
-        encoder.head.eval()  # ImageNet's batch-norm statistics stay: batches here are too small for their own
-        self.captions = self._maker(self.data, stage.regions)
+        encoder.head.eval()
+        if encoder.caption_backbone is not None:
+            encoder.caption_backbone.eval()
+        phrases = region_phrases(self.data)
+        self.captions = self._maker(phrases, stage.regions)
         self.masks = self._maker(outlined_regions(self.data), stage.mask_regions)
         self.tokens: TokenTable | None = None
+        self.reward: ConsensusReward | None = None
         if stage.trains == "language":
             self.tokens = token_table(
-                self.model, self.data, self.pictures, stage, self.captions.seed, self.folder, self.team
+                self.model, self.data, self.pictures, stage, self.config.seed, self.folder, self.team
             )
+            if stage.objective == "consensus":
+                documents = [target.phrases for entry in phrases for target in entry.targets]
+                self.reward = ConsensusReward(documents)
 
     def _measure_caption_map(self) -> None:
         encoder = self.model.image_encoder
@@ -255,7 +275,7 @@ class Trainer:
             stage = self.stage
             size = stage.images * stage.regions // self.team.size
             seed = self.captions.seed + 7 * self.team.rank
-            return self.tokens.batch(self.data, seed, step, size)
+            return self.tokens.batch(self.data, seed, step, size, stage.sentences)
         earlier_masks = step // self.stage.mask_every
         if self._trains_masks(step):
             return self.masks.make(earlier_masks * self.team.size + self.team.rank)
@@ -290,32 +310,6 @@ class Trainer:
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         log.info("%s", row)
-
-
-def _read_initial(path: Path) -> dict[str, Any]:
-    """Weights and tokenizer to start from: a checkpoint.pt, or a model directory such as the shipped one."""
-    if path.is_dir():
-        shipped = load_shipped(path)
-        return {"average": shipped.model.state_dict(), "tokenizer": shipped.tokenizer.to_str()}
-    if not path.exists():
-        raise ValueError(
-            f"{path} does not exist: name the checkpoint.pt of an earlier run, or a model directory"
-        )
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return saved
-
-
-def _load_initial(model: Sca, state: dict[str, Any]) -> None:
-    """Weights of an earlier run; of a model that has no region reader yet, all but the reader's."""
-    mine = model.state_dict()
-    fresh = {name: value for name, value in mine.items() if name.startswith(READER) and name not in state}
-    try:
-        model.load_state_dict({**state, **fresh})
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise ValueError(
-            f"the initial weights do not fit the model of the recipe ({reason}): start from the same architecture"
-        ) from None
 
 
 class _Meter:

@@ -1,0 +1,122 @@
+"""Training captions for what they are scored by: self-critical sequence training (arXiv 1612.00563) on regions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import exp, log, sqrt
+from typing import NamedTuple
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from sca.data.phrases import clean_phrase, head_noun
+from sca.modeling.language_model import embed_tokens
+
+_LONGEST = 4  # n-grams
+_SIGMA = 6.0  # of the penalty for another length
+
+
+class _Weighted(NamedTuple):
+    """Term weights of one phrase by n, their norms, and the phrase's number of bigrams (as the reference code has it)."""
+
+    weights: tuple[dict[tuple[str, ...], float], ...]
+    norms: tuple[float, ...]
+    length: int
+
+
+class ConsensusReward:
+    """CIDEr-D (arXiv 1411.5726) of single phrases, with the document frequencies of a fixed corpus.
+
+    pycocoevalcap, which measures the model, takes its frequencies from the phrases that it is given at once, and so
+    cannot score a batch; on a whole corpus the two agree. `documents`: the references of each region.
+    """
+
+    def __init__(self, documents: Iterable[Sequence[str]]) -> None:
+        self._frequency: Counter[tuple[str, ...]] = Counter()
+        count = 0
+        for references in documents:
+            self._frequency.update({gram for reference in references for gram in _grams(reference)})
+            count += 1
+        self._log_count = log(max(count, 1))
+        self._known: dict[str, _Weighted] = {}
+
+    def score(self, phrase: str, references: Sequence[str]) -> float:
+        """CIDEr-D of one phrase, 0 to 10."""
+        said = self._weighted(phrase)
+        total = 0.0
+        for reference in references:
+            wanted = self._weighted(reference)
+            penalty = exp(-((said.length - wanted.length) ** 2) / (2 * _SIGMA**2))
+            for n in range(_LONGEST):
+                norm = said.norms[n] * wanted.norms[n]
+                if norm > 0:
+                    other = wanted.weights[n]
+                    agreed = sum(
+                        min(weight, other[gram]) * other[gram]
+                        for gram, weight in said.weights[n].items()
+                        if gram in other
+                    )
+                    total += penalty * agreed / norm
+        return 10.0 * total / (_LONGEST * max(len(references), 1))
+
+    def _weighted(self, phrase: str) -> _Weighted:
+        if phrase not in self._known:
+            weights: tuple[dict[tuple[str, ...], float], ...] = tuple({} for _ in range(_LONGEST))
+            for gram, count in _grams(phrase).items():
+                rarity = self._log_count - log(max(1.0, self._frequency[gram]))
+                weights[len(gram) - 1][gram] = count * rarity
+            norms = tuple(sqrt(sum(weight**2 for weight in part.values())) for part in weights)
+            self._known[phrase] = _Weighted(weights, norms, max(len(phrase.split()) - 1, 0))
+        return self._known[phrase]
+
+
+def _grams(phrase: str) -> Counter[tuple[str, ...]]:
+    words = phrase.split()
+    return Counter(
+        tuple(words[start : start + n]) for n in range(1, _LONGEST + 1) for start in range(len(words) - n + 1)
+    )
+
+
+@torch.no_grad()
+def sample_captions(model: PreTrainedModel, prefix: Tensor, count: int, max_tokens: int) -> Tensor:
+    """`count` random continuations of each prefix (P, n, H): ids (P * count, T), each ending in EOS (id 0) or cut."""
+    cache = DynamicCache(config=model.config)
+    output = model(inputs_embeds=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(count)
+    logits = output.logits[:, -1].repeat_interleave(count, dim=0)
+    chosen: list[Tensor] = []
+    running = torch.ones(len(logits), dtype=torch.bool)
+    while True:
+        token = torch.multinomial(logits.float().softmax(-1), 1)[:, 0]
+        chosen.append(torch.where(running, token, 0))
+        running = running & (chosen[-1] != 0)
+        if len(chosen) == max_tokens or not bool(running.any()):
+            return torch.stack(chosen, dim=1)
+        embeds = embed_tokens(model, chosen[-1].unsqueeze(1))
+        logits = model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).logits[:, -1]
+
+
+def advantages(
+    reward: ConsensusReward,
+    tokenizer: Tokenizer,
+    ids: Tensor,
+    references: Sequence[Sequence[str]],
+    head_bonus: float,
+) -> tuple[Tensor, float]:
+    """How much better each sample (P * K, T) is than the others of its region: (P * K,), and the mean reward.
+
+    The reward is CIDEr-D, and `head_bonus` for a right head noun.
+    """
+    count = len(ids) // len(references)
+    texts = [clean_phrase(text) for text in tokenizer.decode_batch(ids.tolist(), skip_special_tokens=True)]
+    found = []
+    for index, text in enumerate(texts):
+        own = references[index // count]
+        right = head_noun(text) in {head_noun(reference) for reference in own}
+        found.append(reward.score(text, own) + head_bonus * right)
+    rewards = torch.tensor(found).unflatten(0, (-1, count))
+    others = (rewards.sum(dim=1, keepdim=True) - rewards) / max(count - 1, 1)
+    return (rewards - others).flatten(), float(rewards.mean())

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from sca.data.annotations import AnnotatedImage, RegionAnnotation
+from sca.evaluation.mistake_sheet import write_mistakes
 from sca.evaluation.paper_metrics import paper_metrics
 from sca.evaluation.region_captions import RegionCaption, frequent_mistakes, score_captions
 
@@ -36,6 +41,24 @@ def test_the_references_themselves_score_best_and_a_shuffle_scores_nothing() -> 
     assert wrong["all"].cider < 0.1 < rows["all"].cider
     assert frequent_mistakes(captions(texts[1:] + texts[:1]))[0][2] == 1
     assert frequent_mistakes(captions(texts)) == []
+
+
+def test_mistakes_are_shown_and_a_bad_place_for_them_is_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = []
+    for index in range(len(_TRUTH)):
+        path = tmp_path / f"{index}.png"
+        cv2.imwrite(str(path), rng.integers(0, 255, (64, 64, 3)).astype(np.uint8))
+        region = RegionAnnotation((5.0, 5.0, 50.0, 60.0), _TRUTH[index], 1, "1", ("other",), None, None)
+        images.append(AnnotatedImage(str(index), path, "x", "val", 64, 64, 1.5, (), (), (region,)))
+    right = captions([truth[0] for truth in _TRUTH])
+    wrong = captions(["a cat", *(truth[0] for truth in _TRUTH[1:])])
+    write_mistakes(wrong, images, tmp_path / "wrong.png")
+    write_mistakes(right, images, tmp_path / "right.png")
+    assert cv2.imread(str(tmp_path / "wrong.png")).any()
+    assert not cv2.imread(str(tmp_path / "right.png")).any()
+    with pytest.raises(ValueError, match="nowhere"):
+        write_mistakes(wrong, images, tmp_path / "nowhere" / "wrong.png")
 
 
 @pytest.mark.skipif(

@@ -43,9 +43,9 @@ from sca.training.losses import mask_iou, sam_mask_losses
 from sca.training.trainer import Progress, Trainer, prepare_data
 from sca.training.workers import Team
 
-_PHRASES = st.lists(st.sampled_from(["a", "red", "green", "big", "dog", "cat", "man"]), min_size=1, max_size=6).map(
-    " ".join
-)
+_PHRASES = st.lists(
+    st.sampled_from(["a", "red", "green", "big", "dog", "cat", "man"]), min_size=1, max_size=6
+).map(" ".join)
 _COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 _TINY = {
     "imagenet_weights": False,

@@ -18,6 +18,9 @@ def evaluate(
         int | None, typer.Option(help="Use only so many validation images for captions.")
     ] = None,
     recall_images: Annotated[int, typer.Option(help="Validation images for the recall of proposals.")] = 60,
+    mistakes: Annotated[
+        Path | None, typer.Option(help="Write a picture of the commonest mistakes, such as mistakes.jpg.")
+    ] = None,
 ) -> None:
     """Print captions, masks, proposals and speed of a model as Markdown tables."""
     from sca.evaluation.report import evaluate_model
@@ -28,6 +31,7 @@ def evaluate(
         model,
         images=images,
         recall_images=recall_images,
+        mistakes=mistakes,
         progress=lambda part: status.print(f"[dim]{part} ...[/dim]"),
     )
     typer.echo(report.text())

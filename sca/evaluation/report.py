@@ -18,6 +18,7 @@ from sca.automatic import AutomaticMaskGenerator
 from sca.data.annotations import AnnotatedImage, read_annotations
 from sca.evaluation.calibration import calibration_error
 from sca.evaluation.clips import ClipResult, evaluate_clip, read_clips
+from sca.evaluation.mistake_sheet import write_mistakes
 from sca.evaluation.paper_metrics import PaperMetrics, paper_metrics
 from sca.evaluation.proposals import recall_of_boxes
 from sca.evaluation.region_captions import (
@@ -108,11 +109,13 @@ def evaluate_model(
     *,
     images: int | None = None,
     recall_images: int = 60,
+    mistakes: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> EvaluationReport:
     """Measure `model` (a name or path) on the validation split and the clips of `data_dir`.
 
-    images: only so many validation images for captions; recall_images: for proposals, which are slow.
+    images: only so many validation images for captions; recall_images: for proposals, which are slow; mistakes: a
+    picture file to write the commonest ones to.
     """
     annotated = validation_images(data_dir)
     start = time.perf_counter()
@@ -120,6 +123,8 @@ def evaluate_model(
     load_s = time.perf_counter() - start
     progress("captions of annotated boxes")
     captions = list(caption_regions(predictor, annotated[:images]))
+    if mistakes is not None:
+        write_mistakes(captions, annotated, mistakes)
     progress("clips")
     clips = [evaluate_clip(predictor, *clip) for clip in read_clips(data_dir)]
     progress("proposals")

@@ -53,9 +53,7 @@ class CaptionBackbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> CaptionSources:
         """Normalised pixels (B, 3, S, S) of any side, brought to `size`."""
-        if pixels.shape[-1] != self.size:
-            pixels = _resized(pixels, self.size)
-        x16, x32 = self.backbone(pixels)
+        x16, x32 = self.backbone(_resized(pixels, self.size))
         return CaptionSources(x16, x32, self.head(x32))
 
 

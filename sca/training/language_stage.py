@@ -26,6 +26,7 @@ from sca.modeling.sca import IGNORED_LABEL, Sca
 from sca.modeling.timm_encoder import TimmEncoder
 from sca.training.config import LossConfig, StageConfig
 from sca.training.consensus import ConsensusReward, advantages, sample_captions
+from sca.training.frozen_maps import FrozenMaps
 from sca.training.optimizer import LANGUAGE, READER
 from sca.training.step import StepLosses, normalise
 from sca.training.workers import Team
@@ -132,11 +133,12 @@ def token_table(
         if saved["key"] == key:
             return TokenTable(RegionFeatures(**saved["features"]), saved["targets"].numpy())
     share = range(team.rank, len(data), team.size)
+    maps = FrozenMaps(model)
     space: RegionFeatures | None = None
     targets: list[tuple[int, int]] = []
     for view in range(stage.views):
         for count, index in enumerate(share):
-            features, seen = _region_features(model, data[index], pictures, stage, (seed, view, index))
+            features, seen = region_features(model, maps, data[index], pictures, stage, (seed, view, index))
             if features is not None:
                 if space is None:
                     # At once: many small results kept among large ones that are freed would fragment the memory.
@@ -156,10 +158,18 @@ def token_table(
 
 
 @torch.no_grad()
-def _region_features(
-    model: Sca, entry: TrainingImage, pictures: ImageCache, stage: StageConfig, seed: tuple[int, int, int]
+def region_features(
+    model: Sca,
+    maps: FrozenMaps,
+    entry: TrainingImage,
+    pictures: ImageCache,
+    stage: StageConfig,
+    seed: tuple[int, int, int],
 ) -> tuple[RegionFeatures | None, list[int]]:
-    """Features of the targets of one image that its view shows, and their indices."""
+    """Features of the targets of one image that its view shows, and their indices.
+
+    seed: of the run, number of the view (0: as inference shows it), index of the image.
+    """
     rng = np.random.default_rng(seed)
     image, picture, size = entry.image, pictures[entry.image.id], stage.size
     plain = seed[1] == 0
@@ -182,27 +192,28 @@ def _region_features(
     points = None
     if not plain and rng.random() < stage.caption_clicks:
         points = torch.from_numpy(np.stack([click(rng, box, None, size) for box in boxes]).astype(np.float32))
-    return _features(model, pixels, prompts, points), seen
+    return _features(model, maps, pixels, prompts, points), seen
 
 
-def _features(model: Sca, pixels: Tensor, boxes: Tensor, points: Tensor | None) -> RegionFeatures:
+def _features(
+    model: Sca, maps: FrozenMaps, pixels: Tensor, boxes: Tensor, points: Tensor | None
+) -> RegionFeatures:
     """Features of boxes (R, 4) on pixels (1, S, S, 3), prompted by the boxes or by points (R, 2)."""
     encoder = model.image_encoder
     assert isinstance(encoder, TimmEncoder)
-    normal = normalise(pixels, model)
-    maps = encoder.backbone_maps(normal)
-    pyramid = encoder.neck(*maps)
+    pyramid, sources = maps(normalise(pixels, model))
     clicks = None if points is None else (points.unsqueeze(1), torch.ones(len(points), 1, dtype=torch.int64))
-    sparse, dense = model.prompt_encoder(clicks, boxes if clicks is None else None)
-    tokens, fused = model.mask_decoder.fuse(pyramid.embedding, model.image_pe(), sparse, dense)
-    regions = None
-    if model.region_pooler is not None:
-        regions = model.region_pooler(pyramid.embedding, pyramid.fine, boxes.unsqueeze(0))
-    mixed = model.mixer(tokens, fused, model.image_pe(), regions).half()
+    with torch.autocast("cpu", torch.bfloat16, enabled=_native_bfloat16()):
+        sparse, dense = model.prompt_encoder(clicks, boxes if clicks is None else None)
+        tokens, fused = model.mask_decoder.fuse(pyramid.embedding, model.image_pe(), sparse, dense)
+        regions = None
+        if model.region_pooler is not None:
+            regions = model.region_pooler(pyramid.embedding, pyramid.fine, boxes.unsqueeze(0))
+        mixed = model.mixer(tokens, fused, model.image_pe(), regions).half()
     if encoder.caption_map is None or model.region_reader is None:
         nothing = mixed.new_zeros(len(mixed), 0)
         return RegionFeatures(mixed, nothing, nothing, nothing)
-    stacked = encoder.caption_map.stacked(encoder.caption_sources(normal, maps), pyramid.fine.shape[-1])
+    stacked = encoder.caption_map.stacked(sources, pyramid.fine.shape[-1])
     size = model.config.image_size
     cells = pool_boxes(stacked, boxes.unsqueeze(0), model.region_reader.grid, size).half()
     scene = stacked.mean(dim=(2, 3)).half().expand(len(boxes), -1)

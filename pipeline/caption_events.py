@@ -61,11 +61,13 @@ class CaptionEvents:
     """The open event of every track of one stream.
 
     Feed it what each keyframe brought, in order; it returns the rows to write. A row with a (track, start_ns) that
-    was written before replaces the earlier one. `best_text` remembers a track's most certain caption.
+    was written before replaces the earlier one. `best_text` remembers a track's most certain caption. `begun`: how
+    many events there were.
     """
 
     def __init__(self, options: CaptionEventOptions) -> None:
         self._options = options
+        self.begun = 0
         self._open: dict[int, _OpenEvent] = {}
         self._best: dict[int, tuple[float, str]] = {}
 
@@ -82,15 +84,15 @@ class CaptionEvents:
         if current is None:
             return [self._begin(caption)]
         if likeness(current.event.text, caption.text) >= self._options.same_text:
+            current.last_frame, current.last_box = caption.frame, caption.box
             event = current.event
+            if self._is_over(event, caption.time):
+                return [self._closed(event, caption.time), self._begin(caption)]
             if caption.score > event.score:
                 event = replace(event, text=caption.text, score=caption.score, logprob=caption.logprob)
             current.event = event
             return self._extend(current, caption.time, must_write=True)
-        closed = current.event
-        if caption.time.wall_ns - closed.end_ns <= self._options.max_absence_s * NS:
-            closed = replace(closed, end_ns=caption.time.wall_ns, end_pts_ns=caption.time.pts_ns)
-        return [closed, self._begin(caption)]
+        return [self._closed(current.event, caption.time), self._begin(caption)]
 
     def seen(
         self, track: int, frame: int, time: FrameTime, box: tuple[float, float, float, float]
@@ -130,13 +132,27 @@ class CaptionEvents:
             embedding=caption.feature,
             mask=caption.mask,
         )
+        self.begun += 1
         self._open[caption.track] = _OpenEvent(event, event.end_ns, caption.frame, caption.box)
         return event
 
+    def _is_over(self, event: CaptionEvent, time: FrameTime) -> bool:
+        """Whether what is seen at `time` belongs to a new event: the track was away, or this one is long enough."""
+        long = time.wall_ns - event.start_ns >= self._options.max_event_s * NS
+        return long or self._was_absent(event, time)
+
+    def _was_absent(self, event: CaptionEvent, time: FrameTime) -> bool:
+        return time.wall_ns - event.end_ns > self._options.max_absence_s * NS
+
+    def _closed(self, event: CaptionEvent, time: FrameTime) -> CaptionEvent:
+        """An event as it ends when something new begins at `time`: there, unless the track was away before it."""
+        if self._was_absent(event, time):
+            return event
+        return replace(event, end_ns=time.wall_ns, end_pts_ns=time.pts_ns)
+
     def _extend(self, current: _OpenEvent, time: FrameTime, *, must_write: bool) -> list[CaptionEvent]:
         event = replace(current.event, end_ns=time.wall_ns, end_pts_ns=time.pts_ns)
-        absent = time.wall_ns - current.event.end_ns > self._options.max_absence_s * NS
-        if absent or time.wall_ns - event.start_ns >= self._options.max_event_s * NS:
+        if self._is_over(current.event, time):
             # The continuation has no mask of its own: the old one belongs to another moment.
             following = replace(
                 event,
@@ -146,10 +162,11 @@ class CaptionEvents:
                 box=current.last_box,
                 mask=None,
             )
+            self.begun += 1
             self._open[event.track] = _OpenEvent(
                 following, following.end_ns, current.last_frame, current.last_box
             )
-            return [current.event if absent else event, following]
+            return [self._closed(current.event, time), following]
         current.event = event
         if must_write or event.end_ns - current.written_ns >= self._options.extend_every_s * NS:
             current.written_ns = event.end_ns

@@ -87,9 +87,9 @@ class Recorder:
         self._pending = _Pending()
         self._point = writer.resume
         self._committed_ns = clock_ns()
-        self._keyframes = self._observations = self._captions = self._gaps = 0
-        self._event_keys: set[tuple[int, int]] = set()
-        self._tracks: set[int] = set()
+        self._keyframes = self._observations = self._captions = self._gaps = self._tracks = 0
+        # Numbers are given out in order, so every track above this one is new.
+        self._last_track = writer.resume.next_track - 1
 
     @property
     def recorded(self) -> Recorded:
@@ -97,9 +97,9 @@ class Recorder:
             self._keyframes,
             self._observations,
             self._captions,
-            len(self._event_keys),
+            self._events.begun,
             self._gaps,
-            len(self._tracks),
+            self._tracks,
             self._writer.resume,
         )
 
@@ -126,9 +126,11 @@ class Recorder:
                 Observation(time.wall_ns, time.pts_ns, index, track, box, float(regions.scores[row]))
             )
             self._observations += 1
-            self._tracks.add(track)
             if track not in captioned:
                 self._write(self._events.seen(track, index, time, box))
+        fresh = {track for track in regions.track_ids.tolist() if track > self._last_track}
+        self._tracks += len(fresh)
+        self._last_track = max(fresh, default=self._last_track)
         for caption in worded:
             self._write(self._events.captioned(caption))
         self._captions += len(captions)
@@ -179,7 +181,6 @@ class Recorder:
 
     def _write(self, events: Sequence[CaptionEvent]) -> None:
         self._pending.captions.extend(events)
-        self._event_keys.update((event.track, event.start_ns) for event in events)
 
     def _close(self, ended: Sequence[EndedTrack]) -> None:
         for track in ended:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,6 +105,16 @@ def test_absence_is_not_part_of_an_event() -> None:
     before, after = events.seen(1, 500, FrameTime(20 * NS, 10**18 + 20 * NS), (1, 1, 5, 5))
     assert (seconds(before.start_ns), seconds(before.end_ns)) == (0, 0)
     assert (seconds(after.start_ns), after.text, after.frame) == (20, "a dog", 500)
+
+
+def test_a_track_that_comes_back_is_stored_where_it_is_now() -> None:
+    events = CaptionEvents(CaptionEventOptions(max_absence_s=5))
+    events.captioned(caption("a dog", 0))
+    again = replace(caption("a dog", 20), box=(50.0, 60.0, 70.0, 80.0), frame=600)
+    before, after = events.captioned(again)
+    assert (seconds(before.end_ns), before.box) == (0, caption("a dog", 0).box)
+    assert (seconds(after.start_ns), after.box, after.frame) == (20, again.box, 600)
+    assert events.begun == 2
 
 
 def test_likeness() -> None:

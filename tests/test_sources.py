@@ -105,6 +105,29 @@ def test_damaged_last_frame_is_a_gap(tmp_path: Path) -> None:
     assert [(gap.start_ns, gap.frames) for gap in gaps] == [(19 * NS // 25, 1)]
 
 
+def test_damage_right_before_time_stamps_begin_anew_is_a_gap_that_does_not_run_backwards(
+    tmp_path: Path,
+) -> None:
+    first = write_video(tmp_path / "a.ts", frames=30, bframes=0, width=320, height=240)
+    second = write_video(tmp_path / "b.ts", frames=20, bframes=0, width=320, height=240)
+    content = bytearray(first.read_bytes())
+    position = packets_of(first)[-1][1] // 188 * 188
+    noise = random.Random(1)
+    # What the last picture's transport packets carry, but not their headers: it is decoded, and known to be damaged.
+    for packet in range(position + 188, len(content), 188):
+        for at in range(packet + 8, min(packet + 188, len(content))):
+            content[at] = noise.randrange(256)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(bytes(content) + second.read_bytes())
+    frames, gaps = read_all(open_source(str(joined), start_ns=0))
+    assert {frame.time.epoch for frame in frames} == {0, 1}
+    assert len(frames) == 49
+    assert [gap.frames for gap in gaps] == [1]
+    assert gaps[0].start_ns <= gaps[0].end_ns
+    walls = [frame.time.wall_ns for frame in frames]
+    assert walls == sorted(walls)
+
+
 def test_missing_tail_of_a_streamable_mp4_is_a_gap(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", frames=100, faststart=True)
     packets = packets_of(path)

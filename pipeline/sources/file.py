@@ -117,7 +117,8 @@ class VideoFile:
             decoded_any = True
             if missing:
                 self._corrupt += len(missing)
-                starts = clock.peek(min(missing)).wall_ns
+                # Where time stamps began anew behind a damaged picture, its own says nothing any more.
+                starts = min(clock.peek(min(missing)).wall_ns, time.wall_ns)
                 yield Gap(starts, time.wall_ns, "corrupt", len(missing))
             if damaged:
                 continue

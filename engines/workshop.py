@@ -127,6 +127,15 @@ class Workshop:
                     )
                 except (EngineRejected, EngineBuildError) as error:
                     reason = str(error)
+                except (
+                    ValueError,
+                    AssertionError,
+                ):  # for the user, such as a cache that cannot be written, or for us
+                    raise
+                except (
+                    Exception
+                ) as error:  # whatever a compiler or its runtime raises, another back end may work
+                    reason = _first_line(error)
             refused.append(f"{attempt.backend} {attempt.precision}: {reason}")
             LOGGER.log(
                 logging.INFO if backend == AUTO and attempt.backend in absent else logging.WARNING,
@@ -165,6 +174,10 @@ class Workshop:
                 return manifest
             except (EngineBuildError, EngineRejected) as error:
                 refusal = error
+            except (ValueError, AssertionError):
+                raise
+            except Exception as error:  # of the compiler or its runtime
+                refusal = EngineBuildError(_first_line(error))
         raise ValueError(
             f"{stage.name} cannot be served by {backend}: {refusal}. Remedy: use --backend auto, which takes the best "
             "that works."
@@ -296,6 +309,11 @@ class Workshop:
             shutil.rmtree(folder, ignore_errors=True)
         report(f"built in {seconds:.1f} s")
         return manifest
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _refuse_if_failed(made: Verification) -> None:

@@ -225,6 +225,24 @@ def test_an_engine_that_computes_something_else_is_refused_and_eager_serves(tmp_
     assert not check.report.passed
 
 
+def test_whatever_a_compiler_raises_the_next_back_end_serves(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no memory left on the device\nat some line")
+
+    monkeypatch.setattr(type(backend_named("openvino")), "load", fail)
+    stage = small_stage()
+    ready = bench.obtain(stage, lambda: probes(stage))
+    assert ready.backend != "openvino"
+    assert any("RuntimeError: no memory left on the device" in reason for reason in ready.refused)
+    with pytest.raises(ValueError, match="no memory left on the device"):
+        bench.workshop.build_and_verify(
+            small_stage(maximum=96), lambda: probes(stage), "openvino",
+            precision="float32", policy=BuildPolicy.IF_NEEDED,
+        )  # fmt: skip
+
+
 def test_a_named_back_end_goes_down_to_float32_by_itself_but_not_against_a_wish(tmp_path: Path) -> None:
     """As on a processor with bfloat16 where the gate has refused that engine."""
     new = replace(probe("cpu"), native_bf16=True)

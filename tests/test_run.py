@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.run_plan import plan_run
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.progress import StopRequest, StreamProgress
+from pipeline.sources import SourceKind
 from pipeline.store import CaptionStore
 from sca.predictor import Predictor
 from tests.test_sources import damage, packets_of
@@ -166,6 +168,17 @@ def test_corrupt_frame_becomes_a_stored_gap(
     assert set(gaps["reason"]) == {"corrupt"}
     assert gaps["frames"].sum() == progress.corrupt
     assert gaps["t_start"].astype("int64").iloc[0] == start + victim[0] * NS // 12800
+
+
+def test_a_stream_behind_a_camera_would_never_begin_inline(
+    config: RunConfig, tmp_path: Path, predictor: Predictor
+) -> None:
+    clips = [write_video(tmp_path / f"{name}.mp4", frames=5) for name in ("left", "right")]
+    plan = plan_run([str(clip) for clip in clips], config, store=tmp_path / "s.zarr")
+    camera = replace(plan.streams[0].source, kind=SourceKind.LIVE)
+    plan = replace(plan, streams=(replace(plan.streams[0], source=camera), plan.streams[1]))
+    with pytest.raises(ValueError, match="right would wait for ever"):
+        run_inline(plan, lambda progress: None, StopRequest(), predictor)
 
 
 def test_two_streams_in_one_store(config: RunConfig, tmp_path: Path, predictor: Predictor) -> None:

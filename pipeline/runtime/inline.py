@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pipeline.captioning import Captioner
 from pipeline.perception import Perception
 from pipeline.recorder import Recorder
@@ -16,7 +18,16 @@ from sca.predictor import Predictor
 def run_inline(
     plan: RunPlan, on_progress: OnProgress, stop: StopRequest, predictor: Predictor | None = None
 ) -> list[StreamProgress]:
-    """Run the streams of `plan` one after the other; returns where each stands. `predictor`: an already loaded model."""
+    """Run the streams of `plan` one after the other; returns where each stands. `predictor`: an already loaded model.
+
+    ValueError if a stream stands behind a camera: its turn would never come.
+    """
+    for stream, following in pairwise(plan.streams):
+        if stream.source.live:
+            raise ValueError(
+                f"--runtime inline runs one stream after the other, and {stream.stream} never ends, so "
+                f"{following.stream} would wait for ever: use --runtime ray, or one command for each camera"
+            )
     model = predictor or load_predictor(plan.config, plan.config.runtime.perception_threads)
     return [_run_stream(plan, stream, model, on_progress, stop) for stream in plan.streams]
 

@@ -19,10 +19,16 @@ from pipeline.tracking import EndedTrack
 
 
 class RecordingOptions(Options):
-    """How often rows become durable."""
+    """How often rows become durable, and how long those of cameras are kept."""
 
     commit_s: float = Field(default=1.0, gt=0, description="seconds between commits")
     commit_rows: int = Field(default=512, ge=1, description="or this many rows, whichever comes first")
+    archive_days: bool = Field(
+        default=True, description="turn a camera's closed UTC days into archives of one file each"
+    )
+    keep_days: float | None = Field(
+        default=None, gt=0, description="delete a camera's rows that are older than so many days; none: never"
+    )
 
 
 class Writer(Protocol):

@@ -1,10 +1,12 @@
 """Forgetting the past."""
 
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.store import CaptionStore
+from pipeline.records import Batch, Gap, ResumePoint
+from pipeline.store import CaptionStore, Compaction
 from pipeline.store.retention import expired
 from pipeline.store.segment_name import SegmentName, visible
 from pipeline.store.time_span import TimeSpan
@@ -36,6 +38,30 @@ def test_what_is_older_goes_and_the_rest_stays(tmp_path: Path, archived: bool) -
     assert store.span("cam") == TimeSpan(T0 + 5 * S, T0 + 10 * S)
     assert store.coverage() == 1
     assert not list((tmp_path / "a.zarr/streams/cam/day").iterdir())
+
+
+def test_a_writer_archives_and_forgets_by_itself_while_it_commits(tmp_path: Path) -> None:
+    days = Compaction(fan_in=2, grace_s=0.0, archive_days=True, keep_s=2.5 * 86_400, housekeeping_s=0.0)
+    store = CaptionStore.create(tmp_path / "a.zarr")
+    start = time.time_ns() - 5 * DAY
+    with store.writer("cam", INFO, compaction=days) as writer:
+        for number in range(12):  # two a day, from five days ago until today
+            at = start + number * DAY // 2
+            gap = Gap(at, at + S, "dropped", number)
+            writer.commit(Batch(gaps=(gap,), resume=ResumePoint(number * S, number, 0, at, 1)))
+        until = time.monotonic() + 30
+        while min(store.gaps()["frames"].to_pylist()) < 4 or not list(
+            (tmp_path / "a.zarr/streams/cam/day").iterdir()
+        ):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+            number += 1
+            writer.commit(
+                Batch(gaps=(Gap(at + number, at + number + 1, "dropped", number),), resume=ResumePoint())
+            )
+    kept = store.gaps()["frames"].to_pylist()
+    assert kept == list(range(kept[0], number + 1))
+    assert 4 <= kept[0] <= 6
 
 
 def test_the_last_segment_stays_because_it_tells_where_to_go_on(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pipeline.perception import Perception
 from pipeline.recorder import Recorder
 from pipeline.run_plan import RunPlan, StreamPlan
 from pipeline.runtime.progress import OnProgress, ProgressTally, StopRequest, StreamProgress
-from pipeline.runtime.stages import load_predictor, open_reader
+from pipeline.runtime.stages import housekeeping, load_predictor, open_reader
 from pipeline.store import CaptionStore
 from pipeline.stream_analysis import StreamAnalysis
 from sca.predictor import Predictor
@@ -38,7 +38,9 @@ def _run_stream(
     config = stream.config
     tally = ProgressTally(stream)
     captioner = Captioner(predictor)
-    with CaptionStore.open(plan.store).writer(stream.stream, stream.info) as writer:
+    with CaptionStore.open(plan.store).writer(
+        stream.stream, stream.info, compaction=housekeeping(stream)
+    ) as writer:
         resume = writer.resume
         recorder = Recorder(writer, config.recording, config.events)
         analysis = StreamAnalysis(

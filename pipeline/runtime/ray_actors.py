@@ -156,10 +156,11 @@ class RecorderActor(_Actor):
     def open_stream(self, plan: StreamPlan, attempt: int) -> ResumePoint:
         """Become the writer of a stream; where it goes on. What an earlier start has left is committed first."""
         from pipeline.recorder import Recorder
+        from pipeline.runtime.stages import housekeeping
         from pipeline.store import CaptionStore
 
         self.close_stream(plan.stream, attempt)
-        writer = CaptionStore.open(self._store).writer(plan.stream, plan.info)
+        writer = CaptionStore.open(self._store).writer(plan.stream, plan.info, compaction=housekeeping(plan))
         recorder = Recorder(writer, plan.config.recording, plan.config.events)
         self._streams[plan.stream] = _Recording(attempt, writer, recorder)
         return writer.resume

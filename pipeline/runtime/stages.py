@@ -13,6 +13,9 @@ from pipeline.records import ResumePoint
 from pipeline.run_plan import StreamPlan
 from pipeline.runtime.buffered_reader import BufferedReader
 from pipeline.sources import Source, open_source
+from pipeline.store.compaction import Compaction
+
+SECONDS_A_DAY = 86_400
 
 if TYPE_CHECKING:
     from sca.predictor import Predictor
@@ -39,6 +42,17 @@ def open_buffered(plan: StreamPlan, resume: ResumePoint) -> BufferedReader:
     flow = plan.config.flow
     buffer = KeyframeBuffer(flow.policy_of(live=plan.source.live), flow.buffer)
     return BufferedReader(open_reader(plan, resume), buffer, plan.stream)
+
+
+def housekeeping(plan: StreamPlan) -> Compaction:
+    """What the writer of a stream does beside its commits."""
+    recording = plan.config.recording
+    if not plan.source.live:
+        return Compaction()
+    keep = recording.keep_days
+    return Compaction(
+        archive_days=recording.archive_days, keep_s=None if keep is None else keep * SECONDS_A_DAY
+    )
 
 
 def load_predictor(

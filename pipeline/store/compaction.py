@@ -28,11 +28,16 @@ class Compaction:
     """When to merge. At one commit a second 60 make a minute, 60 minutes an hour.
 
     `grace_s`: how long merged segments stay for readers that have already listed them; longer than any query takes.
+    `archive_days`: whether closed UTC days become archives, `keep_s`: how long rows are kept (None: for ever); both are
+    looked after once in `housekeeping_s`. For streams of the present only: a recording's days close as they are read.
     """
 
     fan_in: int = 60
     grace_s: float = 120.0
     enabled: bool = True
+    archive_days: bool = False
+    keep_s: float | None = None
+    housekeeping_s: float = 3600.0
 
 
 def next_merge(segments: Sequence[SegmentName], fan_in: int) -> tuple[SegmentName, ...]:
@@ -103,6 +108,7 @@ class Compactor:
         self._epoch = epoch
         self._settings = settings
         self._wake = threading.Event()
+        self._kept_house = time.monotonic()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"compact-{directory.name}", daemon=True)
         if settings.enabled:
@@ -156,6 +162,18 @@ class Compactor:
                 return
             try:
                 timeout = self._settings.grace_s if self.run_once() else None
+                self._keep_house()
             except (OSError, ValueError) as error:
                 log.warning("segments of %s not merged, trying again: %s", self._directory.name, error)
                 timeout = RETRY_S
+
+    def _keep_house(self) -> None:
+        """Archive closed days and forget what is too old, when it is time to."""
+        settings = self._settings
+        if time.monotonic() - self._kept_house < settings.housekeeping_s:
+            return
+        self._kept_house = time.monotonic()
+        if settings.archive_days:
+            self.archive(time.time_ns())
+        if settings.keep_s is not None:
+            self.forget(time.time_ns() - round(settings.keep_s * 1e9))

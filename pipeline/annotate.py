@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 
 from pipeline.drawing import Label, draw_labels
 from pipeline.sources import DecodedFrame, Source
@@ -21,54 +21,57 @@ _REPEATED = 0.6  # share of the smaller box: above it, the same words mean the s
 
 @dataclass(frozen=True, slots=True)
 class TrackPath:
-    """Where a track was: `pts_ns` (n,) increasing, `boxes` (n, 4) xyxy pixels; and its captions.
+    """Where a track was: `seen_ns` (n,) increasing, `boxes` (n, 4) xyxy pixels; and its captions.
 
-    `starts_ns`, `ends_ns`, `texts`, `scores`: its caption events on the stream's clock, by start.
+    `starts_ns`, `ends_ns`, `texts`, `scores`: its caption events, by start. Times in ns from the stream's start, over
+    all epochs.
     """
 
     track: int
-    pts_ns: np.ndarray
+    seen_ns: np.ndarray
     boxes: np.ndarray
     starts_ns: np.ndarray
     ends_ns: np.ndarray
     texts: tuple[str, ...]
     scores: np.ndarray
 
-    def box_at(self, pts_ns: int, max_gap_ns: int) -> np.ndarray | None:
-        """The box at `pts_ns`, (4,), between its two nearest observations; None where the track was not seen."""
-        after = int(np.searchsorted(self.pts_ns, pts_ns))
-        if after < len(self.pts_ns) and self.pts_ns[after] == pts_ns:
+    def box_at(self, at_ns: int, max_gap_ns: int) -> np.ndarray | None:
+        """The box at `at_ns`, (4,), between its two nearest observations; None where the track was not seen."""
+        after = int(np.searchsorted(self.seen_ns, at_ns))
+        if after < len(self.seen_ns) and self.seen_ns[after] == at_ns:
             return np.asarray(self.boxes[after])
-        if after == 0 or after == len(self.pts_ns):
+        if after == 0 or after == len(self.seen_ns):
             return None
-        before_ns, after_ns = int(self.pts_ns[after - 1]), int(self.pts_ns[after])
+        before_ns, after_ns = int(self.seen_ns[after - 1]), int(self.seen_ns[after])
         if after_ns - before_ns > max_gap_ns:
             return None
-        share = (pts_ns - before_ns) / (after_ns - before_ns)
+        share = (at_ns - before_ns) / (after_ns - before_ns)
         return np.asarray(self.boxes[after - 1] * (1 - share) + self.boxes[after] * share)
 
-    def caption_at(self, pts_ns: int) -> tuple[str, float]:
-        """The text of the event that runs at `pts_ns` (else of the last one before) and its score."""
-        index = int(np.searchsorted(self.starts_ns, pts_ns, side="right")) - 1
+    def caption_at(self, at_ns: int) -> tuple[str, float]:
+        """The text of the event that runs at `at_ns` (else of the last one before) and its score."""
+        index = int(np.searchsorted(self.starts_ns, at_ns, side="right")) - 1
         return (self.texts[index], float(self.scores[index])) if index >= 0 else ("", 0.0)
 
 
 def track_paths(store: CaptionStore, stream: str) -> list[TrackPath]:
     """All tracks of a stream with their observations and captions."""
-    seen = store.observations(stream=stream).to_pandas()
-    told = store.captions(stream=stream).to_pandas()
+    # Not by PTS: they start at 0 again after a reset.
+    start_ns = store.streams()[stream].start_wall_ns
+    seen = _since(start_ns, store.observations(stream=stream), "t").to_pandas()
+    told = _since(start_ns, store.captions(stream=stream), "t_start", "t_end").to_pandas()
     paths = []
     events = dict(tuple(told.groupby("track")))
     for track, rows in seen.groupby("track"):
-        rows = rows.drop_duplicates("t_s").sort_values("t_s")
-        own = events.get(track, told.iloc[:0]).sort_values("start_s")
+        rows = rows.drop_duplicates("t").sort_values("t")
+        own = events.get(track, told.iloc[:0]).sort_values("t_start")
         paths.append(
             TrackPath(
                 track=int(track),
-                pts_ns=_ns(rows["t_s"]),
+                seen_ns=rows["t"].to_numpy(),
                 boxes=rows[["x0", "y0", "x1", "y1"]].to_numpy(np.float64),
-                starts_ns=_ns(own["start_s"]),
-                ends_ns=_ns(own["end_s"]),
+                starts_ns=own["t_start"].to_numpy(),
+                ends_ns=own["t_end"].to_numpy(),
                 texts=tuple(own["text"].astype(str)),
                 scores=own["score"].to_numpy(np.float64),
             )
@@ -76,15 +79,15 @@ def track_paths(store: CaptionStore, stream: str) -> list[TrackPath]:
     return paths
 
 
-def labels_at(paths: list[TrackPath], pts_ns: int, max_gap_ns: int, min_score: float) -> list[Label]:
-    """What to draw at `pts_ns`, the surest captions first.
+def labels_at(paths: list[TrackPath], at_ns: int, max_gap_ns: int, min_score: float) -> list[Label]:
+    """What to draw at `at_ns`, the surest captions first.
 
     Left out: captions below `min_score`, and those that an overlapping, surer one says already.
     """
     labels = []
     for path in paths:
-        box = path.box_at(pts_ns, max_gap_ns)
-        text, score = path.caption_at(pts_ns)
+        box = path.box_at(at_ns, max_gap_ns)
+        text, score = path.caption_at(at_ns)
         if box is not None and text and score >= min_score:
             labels.append(Label(path.track, tuple(float(v) for v in box), text, score))
     return without_repeats(sorted(labels, key=lambda label: -label.score))
@@ -114,12 +117,13 @@ def write_annotated(
     *,
     max_gap_s: float,
     min_score: float,
-    on_frame: Callable[[int], None] = lambda pts_ns: None,
+    on_frame: Callable[[int], None] = lambda at_ns: None,
 ) -> int:
-    """Draw `paths` into the frames of `source` and write H.264 with the same time stamps. Returns the frame count.
+    """Draw `paths` into the frames of `source` and write H.264 with the same times. Returns the frame count.
 
-    Boxes are interpolated by PTS between keyframes that lie at most `max_gap_s` apart. Raises `ValueError` when
-    `output` cannot be written.
+    After a PTS reset, time stamps go on where they were. Boxes are interpolated between keyframes that lie at most
+    `max_gap_s` apart. `on_frame` hears of each frame's time, ns from the start. Raises `ValueError` when `output`
+    cannot be written.
     """
     width, height = source.info.width // 2 * 2, source.info.height // 2 * 2
     written = 0
@@ -135,17 +139,18 @@ def write_annotated(
             for event in source:
                 if not isinstance(event, DecodedFrame):
                     continue
-                labels = labels_at(paths, event.time.pts_ns, round(max_gap_s * 1e9), min_score)
+                at_ns = event.time.wall_ns - source.info.start_wall_ns
+                labels = labels_at(paths, at_ns, round(max_gap_s * 1e9), min_score)
                 # A copy: the source may keep its own pixels.
                 picture = np.ascontiguousarray(event.to_frame().rgb[:height, :width]).copy()
                 draw_labels(picture, labels)
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                ticks = max(last_ticks + 1, event.time.pts_ns * 90_000 // 1_000_000_000)
+                ticks = max(last_ticks + 1, at_ns * 90_000 // 1_000_000_000)
                 frame.pts, frame.time_base = ticks, _TIME_BASE
                 last_ticks = ticks
                 container.mux(stream.encode(frame))
                 written += 1
-                on_frame(event.time.pts_ns)
+                on_frame(at_ns)
             container.mux(stream.encode(None))
     except OSError as error:
         raise ValueError(
@@ -154,5 +159,9 @@ def write_annotated(
     return written
 
 
-def _ns(seconds: pd.Series) -> np.ndarray:
-    return np.round(seconds.to_numpy(np.float64) * 1e9).astype(np.int64)
+def _since(start_ns: int, table: pa.Table, *columns: str) -> pa.Table:
+    """`table` with its wall-clock `columns` as ns from `start_ns`."""
+    for name in columns:
+        times = table[name].cast(pa.int64()).to_numpy() - start_ns
+        table = table.set_column(table.column_names.index(name), name, pa.array(times))
+    return table

@@ -1,4 +1,4 @@
-"""Captions as subtitles on the stream's own clock: SubRip and WebVTT."""
+"""Captions as subtitles, timed from the stream's start: SubRip and WebVTT."""
 
 from __future__ import annotations
 

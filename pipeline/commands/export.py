@@ -8,12 +8,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow as pa
 import typer
 
-from pipeline.caption_rows import CaptionRow, caption_rows, coalesce, csv_lines, json_lines
+from pipeline.caption_rows import CaptionRow, coalesce, csv_lines, json_lines
 from pipeline.clock_time import TIME_HELP, local_zone
-from pipeline.commands.query import stream_windows
+from pipeline.commands.query import stream_windows, window_rows
 from pipeline.store import CaptionStore
 from pipeline.store.durable_files import refusal, write_durably
 from pipeline.subtitles import srt_lines, vtt_lines
@@ -57,7 +56,7 @@ def export(
         bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
     ] = False,
 ) -> None:
-    """Write captions as JSON lines, CSV, SubRip or WebVTT subtitles (times of the stream's own clock).
+    """Write captions as JSON lines, CSV, SubRip or WebVTT subtitles (times from the stream's start).
 
     Example: sca export street.zarr street.vtt --min-score 0.5
     """
@@ -69,15 +68,8 @@ def export(
             raise ValueError(
                 f"subtitles hold one stream: choose it with --stream {'|'.join(w.stream for w in windows)}"
             )
-        tables = [
-            opened.captions(w.start, w.end, stream=w.stream, text=text, min_score=min_score) for w in windows
-        ]
-        rows = (
-            sorted(caption_rows(pa.concat_tables(tables)), key=lambda r: (r.start_ns, r.track))
-            if tables
-            else []
-        )
-    lines = _LINES[kind](sorted(coalesce(rows), key=lambda r: r.start_s) if subtitles else rows)
+        rows = window_rows(opened, windows, text=text, min_score=min_score)
+    lines = _LINES[kind](coalesce(rows) if subtitles else rows)
     try:
         write_durably(out, "".join(lines).encode())
     except OSError as error:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -82,18 +81,10 @@ def query(
         if gaps:
             _print_gaps(opened, windows, zone, limit, output)
             return
-        tables = [
-            opened.captions(
-                w.start, w.end, stream=w.stream, track=track, text=text, min_score=min_score,
-                limit=None if output is OutputFormat.TABLE else limit,
-            )
-            for w in windows
-        ]  # fmt: skip
-        rows = (
-            sorted(caption_rows(pa.concat_tables(tables)), key=lambda row: (row.start_ns, row.track))
-            if tables
-            else []
-        )
+        rows = window_rows(
+            opened, windows, track=track, text=text, min_score=min_score,
+            limit=None if output is OutputFormat.TABLE else limit,
+        )  # fmt: skip
         with quiet_pipe():
             if output is OutputFormat.TABLE:
                 found = coalesce(rows)
@@ -145,6 +136,33 @@ def stream_windows(
             recording = Recording(infos[name].start_wall_ns or span.start, span.end, zone)
             windows.append(StreamWindow(name, *parse_window(start, end, recording), recording))
     return windows
+
+
+def window_rows(
+    store: CaptionStore,
+    windows: list[StreamWindow],
+    *,
+    track: int | None = None,
+    text: str | None = None,
+    min_score: float | None = None,
+    limit: int | None = None,
+) -> list[CaptionRow]:
+    """What matches in all windows, ordered by start, then track; at most `limit` of each stream.
+
+    `start_s` and `end_s` count from where each stream starts on the wall, as offsets in `--from` do.
+    """
+    rows: list[CaptionRow] = []
+    for w in windows:
+        table = store.captions(
+            w.start, w.end, stream=w.stream, track=track, text=text, min_score=min_score, limit=limit
+        )
+        rows += (_since(w.recording.start_ns, row) for row in caption_rows(table))
+    return sorted(rows, key=lambda row: (row.start_ns, row.track))
+
+
+def _since(start_ns: int, row: CaptionRow) -> CaptionRow:
+    # Stored PTS start at 0 again after a reset, and leave out how long a camera's program was down.
+    return replace(row, start_s=(row.start_ns - start_ns) / 1e9, end_s=(row.end_ns - start_ns) / 1e9)
 
 
 def _print_table(

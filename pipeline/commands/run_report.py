@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.caption_rows import CaptionRow, caption_rows, coalesce
+from pipeline.caption_rows import CaptionRow, coalesce
 from pipeline.clock_time import clock_text, local_zone, offset_text
+from pipeline.commands.query import stream_windows, window_rows
 from pipeline.run_plan import RunPlan
 from pipeline.runtime.progress import StreamProgress
 from pipeline.store import CaptionStore
@@ -112,8 +113,10 @@ def strongest(rows: list[CaptionRow], count: int) -> list[CaptionRow]:
 def show_result(plan: RunPlan, console: Console) -> None:
     """Print the strongest captions of the run's streams, and the query to try next."""
     names = {stream.stream for stream in plan.streams}
+    zone = local_zone()
     with CaptionStore.open(plan.store) as store:
-        rows = [row for row in coalesce(caption_rows(store.captions())) if row.stream in names]
+        windows = [w for w in stream_windows(store, None, None, None, zone) if w.stream in names]
+        rows = coalesce(window_rows(store, windows))
     store_text = shlex.quote(str(plan.store))
     if not rows:
         console.print(
@@ -123,7 +126,6 @@ def show_result(plan: RunPlan, console: Console) -> None:
     shown = plan.config.display.min_score
     sure = [row for row in rows if row.score >= shown]
     chosen = strongest(sure or rows, STRONGEST)
-    zone = local_zone()
     several = len(names) > 1
     columns = (["stream"] if several else []) + ["at", "clock", "lasts", "track", "caption", "score"]
     table = Table(*columns, box=None, pad_edge=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.store import StreamWriter
     from pipeline.stream_analysis import StreamAnalysis
     from pipeline.tracking import EndedTrack
+    from sca.predictor import ImageEncoding
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +56,25 @@ class SourceActor(_Actor):
     """Decodes one stream; only keyframes leave it. Call `open` first."""
 
     def open(self, plan: StreamPlan, resume: ResumePoint) -> None:
-        from pipeline.runtime.stages import open_buffered
+        from pipeline.flow import KeyframeBuffer
+        from pipeline.runtime.buffered_reader import BufferedReader
+        from pipeline.runtime.stages import open_reader
 
         self._logs = LogCollector()
         logger = logging.getLogger("pipeline")
         logger.setLevel(logging.INFO)
         logger.addHandler(self._logs)
-        self._reader = open_buffered(plan, resume)
+        self._source = open_reader(plan, resume)
+        flow = plan.config.flow
+        buffer = KeyframeBuffer(flow.policy_of(live=plan.source.live), flow.buffer)
+        self._reader = BufferedReader(self._source, buffer, plan.stream)
 
     def step(self, wait_s: float, interval_factor: float) -> tuple[StepReport, Frame | None]:
         """The next keyframe, or a report without one when none came within `wait_s`."""
         read = self._reader.take(wait_s, interval_factor)
         if read is None:
-            return StepReport(None, time.time_ns(), self._logs.taken()), None
-        return StepReport(read.step, read.read_ns, self._logs.taken()), read.frame
+            return StepReport(None, time.time_ns(), self._source.connected, self._logs.taken()), None
+        return StepReport(read.step, read.read_ns, self._source.connected, self._logs.taken()), read.frame
 
     def close(self) -> None:
         self._reader.close()
@@ -97,7 +104,11 @@ class PerceptionActor(_Actor):
         Returns the reports in a list, then for each keyframe what was found and which captions are wanted; both are
         None where the report tells a fault, which then concerns that stream alone.
         """
-        encodings = self._predictor.encode_batch([frame.rgb for frame in frames])
+        encodings: Sequence[ImageEncoding | None]
+        try:
+            encodings = self._predictor.encode_batch([frame.rgb for frame in frames])
+        except Exception:  # one picture by one below, so that the others do not suffer
+            encodings = [None] * len(frames)
         reports: list[AnalysisReport] = []
         results: list[Any] = []
         for work, frame, encoding in zip(works, frames, encodings, strict=True):

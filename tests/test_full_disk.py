@@ -16,6 +16,7 @@ from pipeline.runtime.observer import RunObserver
 from pipeline.runtime.progress import StopRequest, StreamProgress
 from pipeline.runtime.ray_runtime import run_on_ray
 from pipeline.store import CaptionStore
+from tests.rtsp_camera import RtspCamera, needs_rtsp_server
 from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
 from tests.videos import write_video
 
@@ -85,3 +86,42 @@ def test_a_full_disk_ends_the_run_with_the_remedy_and_the_next_run_goes_on(
     assert len(set(after)) == len(after)
     with CaptionStore.open(store) as opened:
         assert opened.resume("clip").frame == 399
+
+
+class FreesTheDisk(FillsTheDisk):
+    """Takes all room, gives it back once the stream has broken on that, and stops the run when rows come again."""
+
+    def __init__(self, store: Path, stop: StopRequest) -> None:
+        super().__init__(store)
+        self._stop = stop
+        self.broke = 0
+        self.kept: list[tuple[int, int]] = []
+
+    def restarted(self, what: str, stream: str) -> None:
+        self.broke += 1
+        filler = self._store.parent / "filler"
+        if filler.exists():
+            filler.unlink()
+            self.kept = observations(self._store)
+
+    def progress(self, now: StreamProgress) -> None:
+        super().progress(now)
+        if self.kept and len(observations(self._store)) >= len(self.kept) + 10:
+            self._stop.set()
+
+
+@pytest.mark.slow
+@needs_rtsp_server
+def test_a_camera_goes_on_when_a_full_disk_has_room_again(small_disk: Path, tmp_path: Path) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    store = small_disk / "s.zarr"
+    settings = (*LENIENT, "recording.commit_s=0.05", "keyframes.change=0", "keyframes.interval_s=0.2")
+    config = load_config("live", settings, changes={"model": str(checkpoint)})
+    stop = StopRequest()
+    watch = FreesTheDisk(store, stop)
+    with RtspCamera(tmp_path) as camera:
+        run_on_ray(plan_run([camera.url], config, store=store, name="cam"), watch, stop)
+    assert watch.broke >= 1
+    after = observations(store)
+    assert set(watch.before) <= set(watch.kept) <= set(after)
+    assert len(set(after)) == len(after) > len(watch.kept)

@@ -160,9 +160,11 @@ class Lifecycle:
             return
         cause = plain(error)
         bad_input = isinstance(cause, ValueError)
-        # A recorder that has just died may hold the stream's lock for another moment.
-        locked = lane.state is LaneState.OPENING and not lane.first_start
-        if bad_input and stage.kind is StageKind.RECORDER and not locked:
+        # A recorder that has just died may hold the stream's lock for another moment. What a store refuses in the midst
+        # of a run, such as for a full disk, may pass: a camera goes on then, while a file can wait for its user.
+        opening = lane.state is LaneState.OPENING
+        may_pass = not lane.first_start if opening else lane.plan.source.live
+        if bad_input and stage.kind is StageKind.RECORDER and not may_pass:
             raise cause
         # A camera that cannot be reached is waited for by its source: what that gives up on is over, such as a
         # password that is refused and must not be tried again.

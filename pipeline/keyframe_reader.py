@@ -50,6 +50,11 @@ class KeyframeReader:
     def interval_factor(self, factor: float) -> None:
         self._gate.interval_factor = factor
 
+    @property
+    def connected(self) -> bool:
+        """Whether frames may be expected now. May be asked while another thread reads."""
+        return self._source.counts.connected
+
     def step(self) -> tuple[SourceStep, Frame | None]:
         """Read on to the next keyframe, to the end, or until a live source has nothing to give."""
         gaps: list[Gap] = []

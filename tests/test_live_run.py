@@ -235,8 +235,15 @@ def test_no_password_gets_into_store_logs_metrics_titles_or_output(
 
         wait_for(running, "rows", 240, 0.5)
         camera.kill()
+        if runtime == "ray":
+            down = 'sca_stream_up{stream="cam"} 0.0'
+            wait_for(lambda: running() and down in metrics, "the camera to be told as down", 60, 0.5)
+            assert not scraped(port, "/readyz")
         camera.start()
         before = len(rows(store))
+        if runtime == "ray":
+            wait_for(lambda: running() and scraped(port, "/readyz") == "ok\n", "readiness", 60, 0.5)
+            assert 'sca_stream_up{stream="cam"} 1.0' in scraped(port)
         wait_for(lambda: running() and len(rows(store)) > before, "rows after the camera came back", 240, 0.5)
         # Now the camera wants another password: the run ends, with a message.
         camera.kill()
@@ -262,10 +269,10 @@ def test_no_password_gets_into_store_logs_metrics_titles_or_output(
     check_no_password(short_folder, out, err, query.stdout, metrics, *titles)
 
 
-def scraped(port: int) -> str:
-    """What the run's metrics say; nothing while they are not served yet."""
+def scraped(port: int, path: str = "/metrics") -> str:
+    """What the run says of itself; nothing while it is not served yet, or not well."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             return str(answer.read().decode())
     except OSError:
         return ""

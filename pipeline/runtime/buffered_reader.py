@@ -18,6 +18,11 @@ class BufferedReader:
         self._thread = threading.Thread(target=self._read, name=f"reader-{name}", daemon=True)
         self._thread.start()
 
+    @property
+    def connected(self) -> bool:
+        """Whether frames may be expected now."""
+        return self._reader.connected
+
     def take(self, timeout_s: float, interval_factor: float = 1.0) -> ReadStep | None:
         """The next keyframe, gap or end. Keyframes come `interval_factor` times as seldom from now on."""
         self._reader.interval_factor = interval_factor

@@ -23,10 +23,14 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a source has to say. `step`: None when nothing came. `read_ns`: wall clock when it was read."""
+    """What a source has to say. `step`: None when nothing came. `read_ns`: wall clock when it was read.
+
+    `connected`: whether frames may be expected now; False while a camera is away.
+    """
 
     step: SourceStep | None
     read_ns: int
+    connected: bool
     logs: tuple[LogLine, ...] = ()
 
 

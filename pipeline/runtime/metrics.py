@@ -38,7 +38,7 @@ class RunMetrics(RunObserver, Collector):
         self._step = Gauge(
             "sca_shed_step", "0: full effort; see effort:* gaps", ["stream"], registry=self.registry
         )
-        self._up = Gauge("sca_stream_up", "1 while the stream runs", ["stream"], registry=self.registry)
+        self._up = Gauge("sca_stream_up", "1 while the stream is watched", ["stream"], registry=self.registry)
         self._depth = Gauge("sca_queue_depth", "Keyframes at each stage", ["stage"], registry=self.registry)
         self._memory = Gauge(
             "sca_stage_resident_memory_bytes",

@@ -56,25 +56,20 @@ class SourceActor(_Actor):
     """Decodes one stream; only keyframes leave it. Call `open` first."""
 
     def open(self, plan: StreamPlan, resume: ResumePoint) -> None:
-        from pipeline.flow import KeyframeBuffer
-        from pipeline.runtime.buffered_reader import BufferedReader
-        from pipeline.runtime.stages import open_reader
+        from pipeline.runtime.stages import open_buffered
 
         self._logs = LogCollector()
         logger = logging.getLogger("pipeline")
         logger.setLevel(logging.INFO)
         logger.addHandler(self._logs)
-        self._source = open_reader(plan, resume)
-        flow = plan.config.flow
-        buffer = KeyframeBuffer(flow.policy_of(live=plan.source.live), flow.buffer)
-        self._reader = BufferedReader(self._source, buffer, plan.stream)
+        self._reader = open_buffered(plan, resume)
 
     def step(self, wait_s: float, interval_factor: float) -> tuple[StepReport, Frame | None]:
         """The next keyframe, or a report without one when none came within `wait_s`."""
         read = self._reader.take(wait_s, interval_factor)
         if read is None:
-            return StepReport(None, time.time_ns(), self._source.connected, self._logs.taken()), None
-        return StepReport(read.step, read.read_ns, self._source.connected, self._logs.taken()), read.frame
+            return StepReport(None, time.time_ns(), self._reader.connected, self._logs.taken()), None
+        return StepReport(read.step, read.read_ns, self._reader.connected, self._logs.taken()), read.frame
 
     def close(self) -> None:
         self._reader.close()

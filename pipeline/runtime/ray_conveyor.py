@@ -105,7 +105,7 @@ class Conveyor:
         self._lifecycle.call(lane, lane.source, header, partial(self._stepped, lane, frame))
 
     def _stepped(self, lane: Lane, frame: Any, report: StepReport) -> None:
-        lane.stepping = False
+        lane.stepping, lane.connected = False, report.connected
         for line in report.logs:
             logging.getLogger(line.logger).log(line.level, "%s", line.text)
         step = report.step

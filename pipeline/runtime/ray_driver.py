@@ -36,6 +36,7 @@ class Driver:
         self._lanes = [Lane(stream, ProgressTally(stream)) for stream in plan.streams]
         self._lifecycle = Lifecycle(plan, self._lanes, factory, self._calls, observer, stop)
         self._conveyor = Conveyor(self._lanes, self._options, self._lifecycle, self._calls, observer, stop)
+        self._unfinished: set[str] = set()
         self._memory_due_s = 0.0
 
     def run(self) -> list[StreamProgress]:
@@ -48,6 +49,7 @@ class Driver:
             self._lifecycle.shared.start()
             while any(lane.state is not LaneState.OVER for lane in self._lanes):
                 self._go_round()
+            self._tell_up()
             self._report_failures()
             return [lane.tally.progress for lane in self._lanes]
         finally:
@@ -74,10 +76,7 @@ class Driver:
         self._calls.wait(_POLL_S)
 
     def _tell(self, now_s: float) -> None:
-        ready = self._lifecycle.shared.serving
-        running = (LaneState.RUNNING, LaneState.FINISHING, LaneState.OVER)
-        up = {lane.name: ready and lane.state in running and lane.error is None for lane in self._lanes}
-        self._observer.running(up)
+        self._tell_up()
         self._observer.depths(self._conveyor.depths)
         self._observer.alive()
         if now_s >= self._memory_due_s:
@@ -85,6 +84,16 @@ class Driver:
             sources = [lane.source for lane in self._lanes if lane.source is not None]
             for stage in (*sources, *self._lifecycle.shared.stages):
                 self._ask_memory(stage)
+
+    def _tell_up(self) -> None:
+        ready = self._lifecycle.shared.serving
+        up = {lane.name: ready and lane.up for lane in self._lanes if not lane.finished}
+        if finished := self._unfinished - up.keys():
+            # A finished stream is down; it is told once only, since nobody waits for it.
+            self._observer.running({**up, **dict.fromkeys(finished, False)})
+        if up:
+            self._observer.running(up)
+        self._unfinished = set(up)
 
     def _ask_memory(self, stage: Stage) -> None:
         if not stage.dead:

@@ -63,6 +63,7 @@ class Lane:
 
     `keyframes`: on the way, in order. `gaps`: not handed to the recorder yet. `undurable`: order and read time of
     the keyframes that are not committed yet. `stale`: dropped by shedding, since which wall ns and how many.
+    `connected`: what the source said last.
     """
 
     plan: StreamPlan
@@ -78,6 +79,7 @@ class Lane:
     perception: Stage | None = None
     next_track: int = 1
     stepping: bool = False
+    connected: bool = False
     committing: bool = False
     keyframes: deque[Keyframe] = field(default_factory=deque)
     gaps: list[Gap] = field(default_factory=list)
@@ -108,6 +110,16 @@ class Lane:
         return self.last is not None and self.last.ended
 
     @property
+    def up(self) -> bool:
+        """Whether it is being watched: not while its camera is away, nor after its end."""
+        return self.state in (LaneState.RUNNING, LaneState.FINISHING) and self.connected
+
+    @property
+    def finished(self) -> bool:
+        """Over, and not because it was given up."""
+        return self.state is LaneState.OVER and self.error is None
+
+    @property
     def credits(self) -> int:
         """Keyframes on the way at most."""
         most = self.plan.config.runtime.credits
@@ -127,7 +139,7 @@ class Lane:
         """Forget what is on the way: it is read again behind the last commit."""
         self.attempt += 1
         self.source = self.perception = None
-        self.source_open = self.stepping = self.committing = False
+        self.source_open = self.stepping = self.committing = self.connected = False
         self.keyframes.clear()
         self.gaps.clear()
         self.undurable.clear()

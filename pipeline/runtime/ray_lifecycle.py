@@ -22,7 +22,6 @@ from pipeline.runtime.ray_lane import Lane, LaneState
 from pipeline.runtime.ray_stages import Stage, StageFactory, StageKind
 from pipeline.runtime.ray_supervisor import Supervisor
 from pipeline.runtime.remote_errors import plain
-from pipeline.sources import SourceKind
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +167,7 @@ class Lifecycle:
             raise cause
         # A camera that cannot be reached is waited for by its source: what that gives up on is over, such as a
         # password that is refused and must not be tried again.
-        if bad_input and stage.kind is StageKind.SOURCE and lane.plan.source.kind is not SourceKind.WEBCAM:
+        if bad_input and stage.kind is StageKind.SOURCE:
             self._give_up(lane, cause)
         else:
             self.lost(lane, f"{stage.name} {cause}")

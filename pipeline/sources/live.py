@@ -1,4 +1,4 @@
-"""Network cameras: RTSP and HTTP through FFmpeg, with deadlines and reconnection."""
+"""Cameras, on the network or plugged in: watched by a thread that connects again."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from dataclasses import replace
 
 from pipeline.leaving import READER_THREAD
 from pipeline.records import Gap, ResumePoint
-from pipeline.sources.connection import Connection, ConnectionLost, Deadlines, Picture
-from pipeline.sources.identity import address_fingerprint
-from pipeline.sources.knock import answers
+from pipeline.sources.camera import Camera, Feed
+from pipeline.sources.connection import ConnectionLost, Picture
 from pipeline.sources.latest import LatestFrame
 from pipeline.sources.live_clock import Arrival, LiveClock
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
 from pipeline.sources.reconnect import HEALTHY_S, Ending, backoff_s, reconnects
-from pipeline.sources.redact import redact_url
-from pipeline.sources.secrets import fill_in
-from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
+from pipeline.sources.source import SourceCounts, SourceInfo
 from pipeline.sources.timing import NS
 from pipeline.sources.unwatched import Unwatched
 
@@ -30,10 +27,11 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.2
 _KNOCK_S = 0.5
 _LONGEST_KNOCK_S = 8.0
+_LET_GO_S = 0.3
 
 
 class LiveStream:
-    """A camera or network stream: the newest frame wins; drops, damage and outages become gaps.
+    """A camera: the newest frame wins; drops, damage and outages become gaps.
 
     A thread of its own connects, reads with deadlines, and connects again by `options.reconnect`, so that `close` and
     an interrupted first connection never wait for the network. Frames are timed by `LiveClock`; all have the size of
@@ -46,15 +44,15 @@ class LiveStream:
 
     def __init__(
         self,
-        uri: str,
+        camera: Camera,
         *,
         stream: str,
         options: SourceOptions | None = None,
         known: SourceInfo | None = None,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._uri = uri
-        self._address = redact_url(uri)
+        self._camera = camera
+        self._address = camera.address
         self._stream = stream
         self._options = options or SourceOptions()
         self._wall_clock_ns = wall_clock_ns
@@ -90,11 +88,14 @@ class LiveStream:
         self._stop.set()
         self._begin.set()
         self._box.finish()
+        if self._thread.is_alive():
+            # A webcam can be open once only, and whoever closes it may be about to open it again.
+            self._thread.join(_LET_GO_S)
 
     def __iter__(self) -> Iterator[DecodedFrame | Gap | None]:
         self._prepare()
         self._begin.set()
-        if not self._thread.is_alive():
+        if self._thread.ident is None:
             self._thread.start()
         assert self._unwatched is not None
         while not self._box.finished:
@@ -166,7 +167,7 @@ class LiveStream:
         away, knock_s = False, _KNOCK_S
         while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
             # Asked again and again, since a camera that is going down may still take connections for a moment.
-            listens = answers(self._uri)
+            listens = self._camera.answers()
             if away and listens:
                 return True
             away = away or listens is False
@@ -192,13 +193,7 @@ class LiveStream:
 
     def _connect_and_read(self) -> None:
         """One connection's life. Ends with `ConnectionLost`, or because of `close`."""
-        options = self._options
-        try:
-            url = fill_in(self._uri)
-        except ValueError as error:
-            raise ConnectionLost(str(error), Ending.FAILED, "then start again") from None
-        deadlines = Deadlines(options.open_timeout_s, options.stall_timeout_s)
-        connection = Connection(url, transport=options.rtsp_transport, deadlines=deadlines)
+        connection = self._camera.connect()
         try:
             for picture in connection.pictures():
                 if self._stop.is_set():
@@ -219,20 +214,20 @@ class LiveStream:
         finally:
             connection.close()
 
-    def _introduce(self, connection: Connection, picture: Picture) -> SourceInfo:
+    def _introduce(self, connection: Feed, picture: Picture) -> SourceInfo:
         width, height = displayed_size(picture.frame)
         return SourceInfo(
             stream=self._stream,
             address=self._address,
-            kind=SourceKind.LIVE,
+            kind=self._camera.kind,
             width=width,
             height=height,
             start_wall_ns=self._wall_clock_ns(),
-            fingerprint=address_fingerprint(self._uri),
+            fingerprint=self._camera.fingerprint,
             nominal_fps=connection.nominal_fps,
         )
 
-    def _take(self, connection: Connection, picture: Picture) -> None:
+    def _take(self, connection: Feed, picture: Picture) -> None:
         """Time and hand on one picture."""
         assert self._clock is not None
         assert self._unwatched is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.sources.file import VideoFile
 from pipeline.sources.identity import stream_name
@@ -11,6 +12,9 @@ from pipeline.sources.images import IMAGE_SUFFIXES, ImageSequence, image_paths
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.redact import redact_url
 from pipeline.sources.source import Source, SourceInfo
+
+if TYPE_CHECKING:
+    from pipeline.sources.camera import Camera
 
 _LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp"}
 _VIDEO_SUFFIXES = frozenset(
@@ -44,9 +48,9 @@ def open_source(
     """Open a video file, a directory or glob of images, a network stream or a webcam.
 
     `stream`: the name under which it is stored (default: from the address). `start_ns`: wall clock of the first
-    frame, ns UTC; files and images only. `known`: what an earlier opening found out; a network stream is then opened
-    without waiting for it to answer. `${NAME}` and `${file:PATH}` in an address are filled in from the environment and
-    from files. Raises `ValueError` naming the input and the remedy.
+    frame, ns UTC; files and images only. `known`: what an earlier opening found out; a network stream or a webcam is
+    then opened without waiting for it to answer. `${NAME}` and `${file:PATH}` in an address are filled in from the
+    environment and from files. Raises `ValueError` naming the input and the remedy.
     """
     options = options or SourceOptions()
     name = stream or stream_name(uri)
@@ -58,13 +62,13 @@ def open_source(
             raise ValueError(
                 f"{redact_url(uri)}: unknown address; known: {', '.join(sorted(_LIVE_SCHEMES))}, file"
             )
-        return _open_live(uri, name, start_ns, options, known)
+        from pipeline.sources.camera import NetworkCamera
+
+        return _watched(NetworkCamera(uri, options), name, start_ns, options, known)
     if uri.isdigit() or uri.startswith("/dev/video"):
         from pipeline.sources.webcam import Webcam
 
-        if start_ns is not None:
-            raise ValueError(f"{uri}: a camera has its own clock; leave --start out")
-        return Webcam(uri, stream=name)
+        return _watched(Webcam(uri), name, start_ns, options, known)
     path = Path(uri).expanduser()
     interval_ns = round(options.image_interval_s * 1e9)
     if path.is_dir():
@@ -104,11 +108,11 @@ def expand_inputs(inputs: list[str]) -> list[str]:
     return expanded
 
 
-def _open_live(
-    uri: str, name: str, start_ns: int | None, options: SourceOptions, known: SourceInfo | None
+def _watched(
+    camera: Camera, name: str, start_ns: int | None, options: SourceOptions, known: SourceInfo | None
 ) -> Source:
     from pipeline.sources.live import LiveStream
 
     if start_ns is not None:
-        raise ValueError(f"{redact_url(uri)}: a live stream has its own clock; leave --start out")
-    return LiveStream(uri, stream=name, options=options, known=known)
+        raise ValueError(f"{camera.address}: a live stream has its own clock; leave --start out")
+    return LiveStream(camera, stream=name, options=options, known=known)

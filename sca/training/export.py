@@ -14,6 +14,7 @@ from sca.evaluation.calibration import calibration_error, fit_calibration
 from sca.evaluation.report import caption_predictor, validation_images
 from sca.evaluation.thresholds import choose_thresholds
 from sca.modeling.sca import Sca
+from sca.modeling.timm_encoder import TimmEncoder
 from sca.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,25 @@ def checkpoint_predictor(path: Path, image_size: int | None = None) -> Predictor
     return Predictor(model, tokenizer)
 
 
+@torch.no_grad()
+def balance_caption_map(model: Sca) -> None:
+    """Divide the caption map by its greatest gain, and multiply what reads it by that: the same captions.
+
+    Training leaves the map's scale to chance. So no direction of the features is amplified, nor are the rounding errors of
+    compiled backbones.
+    """
+    encoder, reader = model.image_encoder, model.region_reader
+    if reader is None:
+        return
+    assert isinstance(encoder, TimmEncoder)
+    assert encoder.caption_map is not None
+    scale = torch.linalg.matrix_norm(encoder.caption_map.project.weight, ord=2)
+    for value in encoder.caption_map.project.parameters():
+        value /= scale
+    for layer in (reader.cells, reader.whole, reader.scene):
+        layer.weight *= scale
+
+
 def export_checkpoint(
     path: Path, data_dir: Path, directory: Path, image_size: int | None = None, images: int | None = None
 ) -> None:
@@ -53,6 +73,7 @@ def export_checkpoint(
     numbers, so that measuring on the same split flatters little.
     """
     model, tokenizer = load_checkpoint(path, image_size)
+    balance_caption_map(model)
     predictor = Predictor(model, tokenizer)
     captions = caption_predictor(predictor, data_dir, images)
     calibration = fit_calibration(captions)

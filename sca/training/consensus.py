@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from sca.data.phrases import clean_phrase, head_noun
 from sca.modeling.language_model import embed_tokens
@@ -87,16 +88,53 @@ def sample_captions(model: PreTrainedModel, prefix: Tensor, count: int, max_toke
     output = model(inputs_embeds=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_repeat_interleave(count)
     logits = output.logits[:, -1].repeat_interleave(count, dim=0)
-    chosen: list[Tensor] = []
-    running = torch.ones(len(logits), dtype=torch.bool)
-    while True:
+    ids = torch.zeros(len(logits), max_tokens, dtype=torch.int64)
+    running = torch.arange(len(logits))
+    for step in range(max_tokens):
         token = torch.multinomial(logits.float().softmax(-1), 1)[:, 0]
-        chosen.append(torch.where(running, token, 0))
-        running = running & (chosen[-1] != 0)
-        if len(chosen) == max_tokens or not bool(running.any()):
-            return torch.stack(chosen, dim=1)
-        embeds = embed_tokens(model, chosen[-1].unsqueeze(1))
+        ids[running, step] = token
+        # Most captions are over after three words: the others go on without them.
+        left = token.nonzero()[:, 0]
+        if len(left) == 0 or step + 1 == max_tokens:
+            return ids[:, : step + 1]
+        if len(left) < len(token):
+            cache.batch_select_indices(left)
+        running, embeds = running[left], embed_tokens(model, token[left].unsqueeze(1))
         logits = model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).logits[:, -1]
+    raise AssertionError("max_tokens must be positive")
+
+
+def continuation_logits(model: PreTrainedModel, prefix: Tensor, ids: Tensor, said: Tensor) -> Tensor:
+    """Logits (N, V) of the N tokens of `ids` (P, K, T) that are `said` (1 or 0), in their order, with gradients.
+
+    K continuations of each prefix (P, n, H), which is read once for all of them: it is several times as long as what is
+    said of it. Short and long continuations are read apart, so that little is computed for padding.
+    """
+    count, length = ids.shape[1:]
+    cache = DynamicCache(config=model.config)
+    output = model(inputs_embeds=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    lengths = said.flatten(0, 1).sum(dim=1)
+    short = lengths <= int(lengths.float().quantile(0.75))
+    found, places = [], []
+    for rows in (short.nonzero()[:, 0], (~short).nonzero()[:, 0]):
+        if len(rows) == 0:
+            continue
+        width = int(lengths[rows].max())
+        logits = output.logits[rows // count]
+        if width > 1:
+            read = DynamicCache(config=model.config)
+            for index, layer in enumerate(cache.layers):
+                assert isinstance(layer, DynamicLayer)
+                assert layer.keys is not None
+                assert layer.values is not None
+                read.update(layer.keys[rows // count], layer.values[rows // count], index)
+            embeds = embed_tokens(model, ids.flatten(0, 1)[rows, : width - 1]).to(prefix.dtype)
+            rest = model(inputs_embeds=embeds, past_key_values=read, use_cache=True).logits
+            logits = torch.cat([logits, rest], dim=1)
+        at = said.flatten(0, 1)[rows, :width].nonzero()
+        found.append(logits[at[:, 0], at[:, 1]])
+        places.append(rows[at[:, 0]] * length + at[:, 1])
+    return torch.cat(found)[torch.cat(places).argsort()]
 
 
 def advantages(

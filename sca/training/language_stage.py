@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from sca.modeling.region_reader import RegionReadings, place_of
 from sca.modeling.sca import IGNORED_LABEL, Sca
 from sca.modeling.timm_encoder import TimmEncoder
 from sca.training.config import LossConfig, StageConfig
-from sca.training.consensus import ConsensusReward, advantages, sample_captions
+from sca.training.consensus import ConsensusReward, advantages, continuation_logits, sample_captions
 from sca.training.frozen_maps import FrozenMaps
 from sca.training.optimizer import LANGUAGE, READER
 from sca.training.step import StepLosses, normalise
@@ -33,8 +34,10 @@ from sca.training.workers import Team
 
 log = logging.getLogger(__name__)
 
+# What a few ten thousand phrases would otherwise be learnt by heart from.
 _NOISE = 0.1  # on caption tokens of unit scale: no two views of a region give quite the same ones
-_DROPOUT = 0.2  # of the backbone's features, for the same reason
+_TOKEN_DROPOUT = 0.3
+_DROPOUT = 0.5  # of the backbone's features
 _SMALLEST = 3.0  # input pixels
 
 
@@ -224,7 +227,7 @@ def region_prefix(model: Sca, features: RegionFeatures) -> Tensor:
     """The language model's prefix (R, n, H) of regions; in training with noise and dropout."""
     tokens = features.tokens
     if model.training:
-        tokens = tokens + _NOISE * torch.randn_like(tokens)
+        tokens = F.dropout(tokens, _TOKEN_DROPOUT) + _NOISE * torch.randn_like(tokens)
     encoder = model.image_encoder
     if model.region_reader is not None:
         assert isinstance(encoder, TimmEncoder)
@@ -272,18 +275,23 @@ def consensus_losses(
         ids = sample_captions(language, prefix.detach(), stage.samples, max_tokens)
         language.train()
         better, mean_reward = advantages(reward, tokenizer, ids, batch.references, weights.head)
+        phrases, known = token_batch(tokenizer, batch.phrases, max_tokens)
         # The end mark is said, what stands behind it is not.
         said = torch.cat([torch.ones_like(ids[:, :1]), (ids[:, :-1] != 0).long()], dim=1)
-        sampled = model.caption_loss(
-            prefix.repeat_interleave(stage.samples, dim=0), ids, said, label_smoothing=0.0
-        )
-        logprobs = sampled.logits[:, :-1].log_softmax(-1).gather(-1, ids.unsqueeze(-1))[..., 0] * said
-        policy = -(better * logprobs.sum(dim=1)).mean()
-        texts, mask = token_batch(tokenizer, batch.phrases, max_tokens)
-        likely = model.caption_loss(prefix, texts, mask, label_smoothing=weights.label_smoothing)
-    return StepLosses(
-        policy + weights.likelihood * likely.loss, caption=likely.loss.item(), reward=mean_reward
-    )
+        length = max(ids.shape[1], phrases.shape[1])
+        padded = [F.pad(part, (0, length - part.shape[1])) for part in (ids, said, phrases, known)]
+        ids, said, phrases, known = (part.unflatten(0, (len(phrases), -1)) for part in padded)
+        captions, real = torch.cat([ids, phrases], dim=1), torch.cat([said, known], dim=1)
+        logits = continuation_logits(language, prefix, captions, real).float()
+    # Which of the continuations each logit is of; the last of a region is the annotators' phrase.
+    region, which, _ = real.nonzero(as_tuple=True)
+    annotated = which == stage.samples
+    wanted = captions[real == 1]
+    sampled = F.cross_entropy(logits[~annotated], wanted[~annotated], reduction="none")
+    policy = (better.unflatten(0, (-1, stage.samples))[region[~annotated], which[~annotated]] * sampled).sum()
+    likely = F.cross_entropy(logits[annotated], wanted[annotated], label_smoothing=weights.label_smoothing)
+    total = policy / better.numel() + weights.likelihood * likely
+    return StepLosses(total, caption=likely.item(), reward=mean_reward)
 
 
 @lru_cache

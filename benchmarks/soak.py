@@ -6,8 +6,9 @@ Starts `--streams` RTSP cameras that show the clips in a loop (tests/rtsp_server
 GStreamer; without it, recordings that play at their own speed), runs `sca run` on all of them, stops it with Ctrl-C,
 and prints:
 
-* memory: proportional set size of all processes of the run. The slope is a straight line through the means of 24 equal
-  stretches behind the first fifth, with its 95 % interval; "within noise" when that holds zero.
+* memory: proportional set size of all processes of the run, its whole course in tenths. The slope is a straight line
+  through the means of 24 equal stretches behind the first fifth, with its 95 % interval; "within noise" when that
+  holds zero.
 * staleness: from reading a keyframe to its rows being durable, from the program's own histogram, per stream, beside the
   budget; for cameras also the wall clock's distance to the last commit, read from the store once a second.
 * shed steps: as stored, beside those that the metrics counted.
@@ -266,17 +267,27 @@ def slope(samples: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return float(line.slope), float(line.stderr * stats.t.ppf(0.975, BLOCKS - 2))
 
 
+def course(samples: Sequence[tuple[float, float]]) -> str:
+    """Means of ten equal stretches of the whole run: whether growth comes to an end shows here."""
+    means = [
+        np.mean([size for _, size in block]) / MIB for block in np.array_split(np.array(samples, float), 10)
+    ]
+    return " ".join(f"{mean:.0f}" for mean in means)
+
+
 def report(watch: Watch, store: Path, budget: float, rtsp: bool) -> None:
     rate, half = slope(watch.memory)
     sizes = np.array([size for _, size in watch.memory]) / MIB
     noise = "within noise" if abs(rate) <= half else "NOT within noise"
     print(f"memory: median {np.median(sizes):.0f} MiB, last tenth {np.mean(sizes[-len(sizes) // 10 :]):.0f} MiB, "
           f"slope {rate:+.1f} ± {half:.1f} MiB an hour ({noise})")  # fmt: skip
+    print(f"  {course(watch.memory)} MiB in its tenths")
     for stage, samples in sorted(watch.stages.items()):
         if len(samples) > 2 * BLOCKS:
             own, spread = slope(samples)
             last = samples[-1][1] / MIB
             print(f"  {stage:16} {last:6.0f} MiB resident, slope {own:+8.1f} ± {spread:.1f} MiB an hour")
+            print(f"  {'':16} {course(samples)}")
     print(f"{'stream':8} {'frames':>8} {'keyframes':>9} {'regions':>8} {'captions':>8} {'avoided':>8} {'restarts':>8} "
           f"{'<= budget':>9} {'shed steps':>10} {'stored':>7} {'watched':>8}")  # fmt: skip
     with CaptionStore.open(store) as opened:

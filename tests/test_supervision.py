@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import ray
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.config import load_config
+from pipeline.config import RunConfig, load_config
+from pipeline.frame import Frame
 from pipeline.restarts import RestartPolicy
 from pipeline.run_plan import plan_run
+from pipeline.runtime import ray_actors
 from pipeline.runtime.failure import StageFailed
 from pipeline.runtime.health_server import Health, health_server
 from pipeline.runtime.inline import run_inline
+from pipeline.runtime.messages import AnalysisReport, Work
 from pipeline.runtime.metrics import RunMetrics
 from pipeline.runtime.observer import Observers, RunObserver
 from pipeline.runtime.progress import StopRequest, StreamProgress
+from pipeline.runtime.ray_actors import PerceptionActor
 from pipeline.runtime.ray_runtime import run_on_ray
 from pipeline.store import CaptionStore
 from pipeline.stream_list import stream_requests
@@ -178,6 +185,53 @@ def test_killed_stages_come_back_without_a_row_lost_or_doubled_and_the_metrics_a
     assert sum(sources) == 1
     assert any(name == "sca_stage_resident_memory_bytes" and value > 1e6 for (name, _), value in now.items())
     assert fetch(port, "/nonsense")[0] == 404
+
+
+class BrokenContext(PerceptionActor):
+    """Perception whose first process fails every call from the fourth on, as after a fault of its GPU."""
+
+    mark = ""
+    calls = 0
+
+    def load(self, config: RunConfig) -> None:
+        super().load(config)
+        mark = Path(self.mark)
+        self.breaks = not mark.exists()
+        mark.touch()
+
+    def analyse(self, works: tuple[Work, ...], *frames: Frame) -> tuple[Any, ...]:
+        self.calls += 1
+        if self.breaks and self.calls > 3:
+            return ([AnalysisReport(fault="no context")] * len(works), *[None] * (2 * len(works)))
+        return super().analyse(works, *frames)
+
+
+@pytest.mark.slow
+def test_a_stage_that_lives_but_fails_every_call_is_replaced(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: tuple[RunMetrics, Health, int]
+) -> None:
+    metrics, health, port = served
+    clip = write_video(tmp_path / "clip.mp4", frames=300, width=96, height=64)
+    store = tmp_path / "s.zarr"
+    config = load_config("default", (*DENSE, "keyframes.interval_s=0.2"), changes={"model": str(checkpoint)})
+    # By value: the workers of Ray do not import the tests.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    broken = type("PerceptionActor", (BrokenContext,), {"mark": str(tmp_path / "mark")})
+    monkeypatch.setattr(ray_actors, "PerceptionActor", broken)
+    try:
+        (progress,) = run_on_ray(
+            plan_run([str(clip)], config, store=store), Observers(metrics, health), StopRequest()
+        )
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert progress.finished
+    assert progress.restarts == 3
+    assert scraped(port)[sample("sca_restarts_total", "perception", "")] == 1
+    with CaptionStore.open(store) as opened:
+        assert opened.coverage() == pytest.approx(1.0)
+        assert opened.resume("clip").frame == 299
+    after = observations(store)
+    assert len(set(after)) == len(after) > 20
 
 
 @pytest.mark.slow

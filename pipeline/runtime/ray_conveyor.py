@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.config import RuntimeOptions
 from pipeline.flow import DropPolicy
@@ -20,6 +20,7 @@ from pipeline.runtime.ray_calls import Calls
 from pipeline.runtime.ray_lane import Keyframe, Lane, LaneState, Place
 from pipeline.runtime.ray_lifecycle import Lifecycle
 from pipeline.runtime.ray_stages import Stage
+from pipeline.runtime.remote_errors import plain
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +138,15 @@ class Conveyor:
 
         def then(told: list[AnalysisReport]) -> None:
             stage.calls -= 1
-            for (lane, keyframe), attempt, report in zip(chosen, attempts, told, strict=True):
-                if lane.attempt == attempt:
+            current = [lane.attempt == attempt for (lane, _), attempt in zip(chosen, attempts, strict=True)]
+            faults = [report.fault for report, asked in zip(told, current, strict=True) if asked]
+            for (lane, keyframe), asked, report in zip(chosen, current, told, strict=True):
+                if asked:
                     self._analysed(lane, keyframe, report)
+            if None in faults:
+                stage.trust.went_well()
+            elif faults:
+                self._shared.failed(stage, str(faults[0]))
 
         def failed(error: Exception) -> None:
             stage.calls -= 1
@@ -172,6 +179,7 @@ class Conveyor:
 
         def then(_: object) -> None:
             stage.calls -= 1
+            stage.trust.went_well()
             keyframe.captions, keyframe.place = captions, Place.READY
             if lane.attempt == attempt:
                 self._record(lane)
@@ -182,6 +190,9 @@ class Conveyor:
             keyframe.captioner = None
             if isinstance(error, RayTaskError) or not isinstance(error, RayActorError):
                 self._lifecycle.failed(lane, attempt, stage, error)
+            # What it was to be asked about may be gone with another stage, which is no fault of this one.
+            if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
+                self._shared.failed(stage, str(plain(error)))
 
         self._calls.add(captions, then, failed, self._options.stall_deadline_s)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.run_plan import RunPlan, StreamPlan
 from pipeline.runtime import ray_actors
+from pipeline.runtime.stage_trust import StageTrust
 from pipeline.sources import SourceKind
 
 _CAPTION_CALLS = 16
@@ -41,6 +42,7 @@ class Stage:
     ready: bool = False
     dead: bool = False
     calls: int = 0
+    trust: StageTrust = field(default_factory=StageTrust)
 
     def memory(self) -> Any:
         """The call that asks for its resident bytes."""

@@ -107,6 +107,11 @@ class Supervisor:
         self._observer.restarted(stage.kind, "" if shared else stage.name)
         self._on_death(stage)
 
+    def failed(self, stage: Stage, reason: str) -> None:
+        """A call of a stage raised, though its process lives: replaced when that happens again and again."""
+        if not stage.dead and stage.trust.failed():
+            self.died(stage, f"failed {stage.trust.faults} times in a row: {reason}")
+
     def end(self) -> None:
         """End every shared stage."""
         for stage in self.stages:

@@ -49,6 +49,8 @@ class RegionModel(Protocol):
         self, encoding: ImageEncoding, low_res_logits: Tensor, size: tuple[int, int] | None = None
     ) -> Tensor: ...
 
+    def masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> Tensor: ...
+
     def region_features(
         self, encoding: ImageEncoding, segmentation: Segmentation, boxes: Coordinates | None = None
     ) -> Tensor: ...
@@ -211,10 +213,7 @@ class Perception:
     ) -> Sightings:
         size = (frame.height, frame.width)
         segmentation = found.segmentation.select(found.prompts)
-        rows = torch.arange(len(found), device=found.best.device)
-        logits = segmentation.low_res_logits[rows, found.best[torch.as_tensor(found.prompts)]].unsqueeze(1)
-        full = self._model.mask_logits(encoding, logits, size)[:, 0] > 0 if len(found) else found.masks
-        codes, boxes = encode_masks(full.cpu().numpy(), size)
+        codes, boxes = encode_masks(self._model.masks(encoding, segmentation).cpu().numpy(), size)
         if found.boxes is not None:
             boxes[found.by_box] = found.boxes[found.prompts[found.by_box]]
         masks = tuple(None if box else code for box, code in zip(found.by_box, codes, strict=True))

@@ -22,8 +22,9 @@ from sca.stages import Stages, eager_stages
 
 Coordinates = np.ndarray | Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 
-# Full-resolution mask logits made at a time, in values: about 0.25 GiB of float32.
-_MASK_VALUES = 1 << 26
+# Full-resolution mask logits made at a time, in values of float32. A processor is fastest on what its caches hold, and
+# blocks of this size are used again instead of being asked of the kernel each time; a GPU wants much at once.
+_MASK_VALUES = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 class TextDecoder(Protocol):
@@ -231,7 +232,8 @@ class Predictor:
         chosen = segmentation.iou.argmax(dim=1) if which == "best" else torch.full((count,), which)
         logits = segmentation.low_res_logits[torch.arange(count), chosen.to(self.device)].unsqueeze(1)
         out = torch.empty((count, height, width), dtype=torch.bool, device=self.device)
-        step = max(_MASK_VALUES // max(height * width, self.config.image_size**2), 1)
+        values = _MASK_VALUES.get(self.device.type, _MASK_VALUES["cpu"])
+        step = max(values // max(height * width, self.config.image_size**2), 1)
         for start in range(0, count, step):
             block = slice(start, start + step)
             out[block] = self.mask_logits(encoding, logits[block], size)[:, 0] > 0

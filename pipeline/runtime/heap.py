@@ -1,21 +1,22 @@
-"""Memory that was freed but is still held by the C library's allocator."""
+"""The C library's allocator, told to keep a long run's memory level."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-TRIM_EVERY_S = 60.0
+_M_MMAP_THRESHOLD = -3  # malloc.h
+LARGE_BLOCK = 16 << 20
 
 
-def trim_heap() -> None:
-    """Hand freed memory back to the kernel (glibc; nothing elsewhere).
+def level_heap() -> None:
+    """Give every freed block of `LARGE_BLOCK` bytes or more back to the kernel at once (glibc; nothing elsewhere).
 
-    Stages allocate large tensors of changing sizes from many threads for weeks. What lies between them in the heap is
-    otherwise never given back, and looks like a leak.
+    By itself glibc raises that bound to 32 MiB while a program runs, and then keeps large tensors, whose sizes change
+    from keyframe to keyframe, in its heap: between them it becomes full of holes and grows for weeks. Much below this
+    bound the kernel's zeroing of new pages costs time. Process-wide, from now on.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if sys.platform.startswith("linux"):
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+        if set_option is not None:
+            set_option(_M_MMAP_THRESHOLD, LARGE_BLOCK)

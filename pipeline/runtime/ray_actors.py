@@ -45,17 +45,10 @@ class _Actor:
         """Never returns: whoever waits for it learns at once that this process has died."""
         threading.Event().wait()
 
-    _trimmed_s = 0.0
-
     def memory(self) -> int:
-        """Resident memory of this process in bytes; once a minute what its allocator hoards is given back first."""
+        """Resident memory of this process in bytes."""
         import psutil
 
-        from pipeline.runtime.heap import TRIM_EVERY_S, trim_heap
-
-        if time.monotonic() - self._trimmed_s >= TRIM_EVERY_S:
-            trim_heap()
-            self._trimmed_s = time.monotonic()
         return int(psutil.Process().memory_info().rss)
 
 

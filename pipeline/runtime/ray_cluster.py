@@ -25,6 +25,8 @@ def ray_session(options: RuntimeOptions) -> Iterator[bool]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A worker has dozens of threads, and glibc would give eight heaps a processor to them, each of which fills up.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Ray runs its workers at niceness 15, so that anything else on the machine starves them.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

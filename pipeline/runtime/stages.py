@@ -12,6 +12,7 @@ from pipeline.real_time import RealTime
 from pipeline.records import ResumePoint
 from pipeline.run_plan import StreamPlan
 from pipeline.runtime.buffered_reader import BufferedReader
+from pipeline.runtime.heap import level_heap
 from pipeline.sources import Source, open_source
 from pipeline.store.compaction import Compaction
 
@@ -65,6 +66,7 @@ def load_predictor(
     # Threads that spin while they wait for each other starve when anything else needs the processor: measured
     # fifteen times slower on two busy cores. OpenMP reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    level_heap()
     import torch
 
     import sca

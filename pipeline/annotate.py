@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pyarrow as pa
 
+from pipeline.config import DisplayOptions
 from pipeline.drawing import Label, draw_labels
 from pipeline.sources import DecodedFrame, Source
 from pipeline.store import CaptionStore
@@ -79,18 +80,19 @@ def track_paths(store: CaptionStore, stream: str) -> list[TrackPath]:
     return paths
 
 
-def labels_at(paths: list[TrackPath], at_ns: int, max_gap_ns: int, min_score: float) -> list[Label]:
+def labels_at(paths: list[TrackPath], at_ns: int, max_gap_ns: int, display: DisplayOptions) -> list[Label]:
     """What to draw at `at_ns`, the surest captions first.
 
-    Left out: captions below `min_score`, and those that an overlapping, surer one says already.
+    Left out: captions below `display.min_score`, and those that an overlapping, surer one says already.
     """
     labels = []
     for path in paths:
         box = path.box_at(at_ns, max_gap_ns)
         text, score = path.caption_at(at_ns)
-        if box is not None and text and score >= min_score:
+        if box is not None and text and score >= display.min_score:
             labels.append(Label(path.track, tuple(float(v) for v in box), text, score))
-    return without_repeats(sorted(labels, key=lambda label: -label.score))
+    kept = without_repeats(sorted(labels, key=lambda label: -label.score))
+    return [replace(label, text=display.words(label.text, label.score)) for label in kept]
 
 
 def without_repeats(labels: list[Label]) -> list[Label]:
@@ -116,7 +118,7 @@ def write_annotated(
     output: Path,
     *,
     max_gap_s: float,
-    min_score: float,
+    display: DisplayOptions,
     on_frame: Callable[[int], None] = lambda at_ns: None,
 ) -> int:
     """Draw `paths` into the frames of `source` and write H.264 with the same times. Returns the frame count.
@@ -140,7 +142,7 @@ def write_annotated(
                 if not isinstance(event, DecodedFrame):
                     continue
                 at_ns = event.time.wall_ns - source.info.start_wall_ns
-                labels = labels_at(paths, at_ns, round(max_gap_s * 1e9), min_score)
+                labels = labels_at(paths, at_ns, round(max_gap_s * 1e9), display)
                 # A copy: the source may keep its own pixels.
                 picture = np.ascontiguousarray(event.to_frame().rgb[:height, :width]).copy()
                 draw_labels(picture, labels)

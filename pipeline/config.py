@@ -69,6 +69,13 @@ class DisplayOptions(Options):
     min_score: float = Field(
         default=0.45, ge=0, le=1, description="captions less sure than this are not shown"
     )
+    sure_score: float = Field(
+        default=0.55, ge=0, le=1, description="captions less sure than this are shown with a question mark"
+    )
+
+    def words(self, text: str, score: float) -> str:
+        """A caption as it is shown."""
+        return text if score >= self.sure_score else f"{text}?"
 
 
 class RunConfig(Options):

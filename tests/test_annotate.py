@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.annotate import TrackPath, labels_at, without_repeats, write_annotated
+from pipeline.config import DisplayOptions
 from pipeline.drawing import Label, draw_labels, place_text, track_colour
 from pipeline.sources import open_source
 from tests.videos import write_video
@@ -40,7 +41,9 @@ def test_boxes_are_interpolated_by_time_but_not_over_long_gaps() -> None:
 
 def test_unsure_captions_are_not_shown_and_sure_ones_come_first() -> None:
     paths = [path(1, "a dog", 0.4), path(2, "a cat", 0.9), path(3, "a cow", 0.1)]
-    assert [label.track for label in labels_at(paths, NS // 2, 3 * NS, 0.3)] == [2, 1]
+    display = DisplayOptions(min_score=0.3, sure_score=0.5)
+    labels = labels_at(paths, NS // 2, 3 * NS, display)
+    assert [(label.track, label.text) for label in labels] == [(2, "a cat"), (1, "a dog?")]
 
 
 def test_what_is_said_of_a_place_is_said_once() -> None:
@@ -58,7 +61,9 @@ def test_annotated_video_keeps_every_frame_and_time(tmp_path: Path) -> None:
     video = write_video(tmp_path / "in.mp4", pts=ticks, time_base=Fraction(1, 30000))
     output = tmp_path / "out.mp4"
     source = open_source(str(video))
-    assert write_annotated(source, [path()], output, max_gap_s=3, min_score=0.3) == len(ticks)
+    assert write_annotated(
+        source, [path()], output, max_gap_s=3, display=DisplayOptions(min_score=0.3)
+    ) == len(ticks)
     source.close()
     with av.open(str(output)) as container:
         frames = list(container.decode(video=0))
@@ -74,7 +79,9 @@ def test_annotated_video_keeps_every_frame_and_time(tmp_path: Path) -> None:
 def test_unwritable_output_is_one_clear_error(tmp_path: Path) -> None:
     video = write_video(tmp_path / "in.mp4", frames=3)
     with pytest.raises(ValueError, match=r"out\.mp4: cannot be written"):
-        write_annotated(open_source(str(video)), [], tmp_path / "no" / "out.mp4", max_gap_s=1, min_score=0)
+        write_annotated(
+            open_source(str(video)), [], tmp_path / "no" / "out.mp4", max_gap_s=1, display=DisplayOptions()
+        )
 
 
 def test_captions_are_drawn_on_their_own_ground() -> None:

@@ -15,7 +15,7 @@ from pipeline.annotate import labels_at, track_paths, write_annotated
 from pipeline.commands.export import export
 from pipeline.commands.query import query
 from pipeline.commands.run_report import show_result
-from pipeline.config import load_config
+from pipeline.config import DisplayOptions, load_config
 from pipeline.records import Batch, CaptionEvent, Observation
 from pipeline.run_plan import plan_run
 from pipeline.sources import DecodedFrame, open_source
@@ -94,15 +94,17 @@ def test_each_recording_is_drawn_with_its_own_boxes_at_its_own_time(
 ) -> None:
     with CaptionStore.open(store) as opened:
         paths = track_paths(opened, "clip")
+    display = DisplayOptions(min_score=0.3, sure_score=0.3)
     drawn = [
-        [(label.text, label.box) for label in labels_at(paths, at_ms * MS, S, 0.3)] for at_ms in (400, 1400)
+        [(label.text, label.box) for label in labels_at(paths, at_ms * MS, S, display)]
+        for at_ms in (400, 1400)
     ]
     assert drawn == [[("a dog", BOXES[0])], [("a cat", BOXES[1])]]
     assert {path.track: len(path.boxes) for path in paths} == {1: FRAMES, 2: FRAMES, 3: 2 * FRAMES}
     source = open_source(str(clip), start_ns=T0)
     heard: list[int] = []
     count = write_annotated(
-        source, paths, tmp_path / "out.mp4", max_gap_s=1, min_score=0.3, on_frame=heard.append
+        source, paths, tmp_path / "out.mp4", max_gap_s=1, display=display, on_frame=heard.append
     )
     source.close()
     assert count == 2 * FRAMES

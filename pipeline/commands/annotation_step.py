@@ -40,7 +40,7 @@ def annotate_run(plan: RunPlan, output: Path, console: Console) -> None:
                 paths,
                 output,
                 max_gap_s=stream.config.keyframes.max_interval_s * _GAP_INTERVALS,
-                min_score=stream.config.display.min_score,
+                display=stream.config.display,
                 on_frame=lambda pts_ns: bar.update(task, completed=pts_ns / 1e9),
             )
             if total:

@@ -123,7 +123,8 @@ def show_result(plan: RunPlan, console: Console) -> None:
             f"No captions: no region was seen long enough. All regions are in {plan.store}.", soft_wrap=True
         )
         return
-    shown = plan.config.display.min_score
+    display = plan.config.display
+    shown = display.min_score
     sure = [row for row in rows if row.score >= shown]
     chosen = strongest(sure or rows, STRONGEST)
     several = len(names) > 1
@@ -135,7 +136,7 @@ def show_result(plan: RunPlan, console: Console) -> None:
             clock_text(row.start_ns, zone),
             f"{row.end_s - row.start_s:.1f} s",
             str(row.track),
-            row.text,
+            display.words(row.text, row.score),
             f"{row.score:.2f}",
         ]
         table.add_row(*([row.stream] if several else []), *cells)

@@ -193,6 +193,31 @@ def test_a_language_stage_learns_phrases_and_leaves_the_rest_alone(
     assert one == pytest.approx(other, abs=1e-5)
 
 
+def test_a_stage_of_masks_alone_leaves_what_the_language_model_reads(data_dir: Path, tmp_path: Path) -> None:
+    stage = {"name": "masks", "trains": "masks", "steps": 40, "size": 64, "images": 2, "mask_regions": 4,
+             "backbone": "late", "learning_rate": 1e-3, "warmup_steps": 1, "ema": 0.5}  # fmt: skip
+    data, pictures = prepare_data(data_dir, data_dir / "cache")
+
+    def trainer(folder: str, drift: float) -> Trainer:
+        changes = {"stages": [stage], "model": _WITH_READER, "loss": {"drift": drift}}
+        return Trainer(parse_training_config(_TINY | changes, "tiny"), data, pictures, tmp_path / folder)
+
+    kept, free = trainer("kept", 20.0), trainer("free", 0.0)
+    before = {name: value.clone() for name, value in kept.model.state_dict().items()}
+    losses = {one: [one.train_step(one.make_batch(step)) for step in range(15)] for one in (kept, free)}
+    assert all(np.isfinite(step.outline) for step in losses[kept])
+    assert np.mean([s.drift for s in losses[kept][-5:]]) < 0.5 * np.mean([s.drift for s in losses[free][-5:]])
+    after = kept.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[0] for name in changed} >= {"mask_decoder", "mixer", "image_encoder"}
+    read = ("language_model", "language_project", "task_tokens", "region_reader", "image_encoder.caption_")
+    assert not [name for name in changed if name.startswith(read)]
+    kept.save()
+    resumed = trainer("kept", 20.0)
+    one, other = (t.train_step(t.make_batch(15)).drift for t in (kept, resumed))
+    assert one == pytest.approx(other, abs=1e-6)
+
+
 @torch.no_grad()
 def test_balancing_the_caption_map_changes_no_region_token() -> None:
     model = tiny_model(region_reader_config()).eval()

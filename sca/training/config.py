@@ -30,6 +30,7 @@ class LanguageConfig(_Strict):
 class LossConfig(_Strict):
     """Weights of the losses. `words`: the auxiliary word probe; `projection`, `pairwise`: masks from boxes alone.
 
+    `drift`: of caption tokens from what they were, where masks alone are trained.
     Of a consensus stage: `likelihood` of the phrases beside the score, and `head`: what a right head noun adds to it.
     """
 
@@ -41,6 +42,7 @@ class LossConfig(_Strict):
     projection: float = 1.0
     pairwise: float = 1.0
     iou: float = 1.0
+    drift: float = 5.0
     likelihood: float = 0.2
     head: float = 1.0
 
@@ -56,14 +58,15 @@ class StageConfig(_Strict):
     n x n cells, which is nearly the same and much cheaper. language_learning_rate: of the language model and its
     prefix, learning_rate if it is not given; a small one bears (and needs) several times as much. trains: "language"
     freezes all but the language model, its prefix and the region reader, which then learn from features that are
-    computed once, in `views` views of every image; a step takes images x regions of them. sentences: weight of
+    computed once, in `views` views of every image; a step takes images x regions of them. "masks" leaves the language
+    model and the reader as they are, and holds the caption tokens that they read to what they were. sentences: weight of
     whole-picture captions among them, 0 for none. objective: "likelihood" of the phrases, or "consensus": the score of
     `samples` sampled ones (see `sca.training.consensus`). ema: decay of the averaged weights.
     """
 
     name: str
     steps: int = Field(gt=0)
-    trains: Literal["all", "language"] = "all"
+    trains: Literal["all", "language", "masks"] = "all"
     views: int = Field(default=2, gt=0)
     sentences: float = Field(default=0.0, ge=0)
     objective: Literal["likelihood", "consensus"] = "likelihood"

@@ -29,7 +29,8 @@ from sca.training.config import LossConfig, StageConfig
 from sca.training.consensus import ConsensusReward, advantages, continuation_logits, sample_captions
 from sca.training.frozen_maps import FrozenMaps
 from sca.training.optimizer import LANGUAGE, READER
-from sca.training.step import StepLosses, normalise
+from sca.training.prompting import normalise
+from sca.training.step import StepLosses
 from sca.training.workers import Team
 
 log = logging.getLogger(__name__)

@@ -36,13 +36,14 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
     """AdamW over what the stage trains; matrices decay, vectors (biases, norms, single tokens) do not."""
     encoder = model.image_encoder
     assert isinstance(encoder, TimmEncoder)
+    kept = (*CAPTION_BACKBONE, *LANGUAGE, *READER) if stage.trains == "masks" else CAPTION_BACKBONE
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         in_backbone = name.startswith(("image_encoder.backbone.", "image_encoder.head."))
         trained = not in_backbone or stage.backbone == "full"
         if stage.trains == "language":
             trained = name.startswith((*LANGUAGE, *READER))
-        elif name.startswith(CAPTION_BACKBONE):
+        elif name.startswith(kept):
             trained = False
         elif in_backbone and stage.backbone == "late":
             trained = not name.startswith(_EARLY)

@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -14,10 +13,11 @@ from sca.data.batches import Batch
 from sca.data.tokenizer import token_batch
 from sca.modeling.image_encoder import ImageFeatures
 from sca.modeling.sca import IGNORED_LABEL, Sca
-from sca.modeling.timm_encoder import TimmEncoder
 from sca.training.box_supervision import box_supervised_losses, similar_neighbours
 from sca.training.config import LossConfig, StageConfig
+from sca.training.kept_tokens import mixed_tokens, token_drift
 from sca.training.losses import MaskLosses, error_click, sam_mask_losses
+from sca.training.prompting import encode, fuse_prompts, normalise, pool_grid
 from sca.training.word_probe import WordProbe
 
 
@@ -35,28 +35,7 @@ class StepLosses(NamedTuple):
     iou_error: float = math.nan
     best_iou: float = math.nan
     refined_iou: float = math.nan
-
-
-def normalise(pixels: Tensor, model: Sca) -> Tensor:
-    """uint8 (B, S, S, 3) to normalised float (B, 3, S, S), channels last in memory."""
-    mean, std = pixels.new_tensor(model.config.pixel_mean, dtype=torch.float32), model.config.pixel_std
-    scaled = (pixels.float() / 255.0 - mean) / pixels.new_tensor(std, dtype=torch.float32)
-    return scaled.permute(0, 3, 1, 2)
-
-
-def encode(model: Sca, pixels: Tensor, *, frozen_backbone: bool) -> ImageFeatures:
-    """Image features of normalised pixels; a frozen backbone keeps no graph.
-
-    Without what a caption backbone sees, which only the stage of the language model learns to read: it is the
-    costliest part, and nothing else in the model depends on it.
-    """
-    encoder = model.image_encoder
-    assert isinstance(encoder, TimmEncoder)
-    with torch.set_grad_enabled(not frozen_backbone and torch.is_grad_enabled()):
-        maps = encoder.backbone_maps(pixels)
-    if encoder.caption_backbone is not None:
-        return ImageFeatures(*encoder.neck(*maps))
-    return ImageFeatures(*encoder.join(pixels, maps))
+    drift: float = math.nan
 
 
 def caption_losses(
@@ -75,9 +54,9 @@ def caption_losses(
     As in the paper, captions do not train the mask decoder; they reach the encoder through the region tokens.
     """
     image = encode(model, normalise(batch.pixels, model), frozen_backbone=stage.backbone == "frozen")
-    pe = _pool(model.image_pe(), stage.key_pool)
+    pe = pool_grid(model.image_pe(), stage.key_pool)
     with torch.no_grad():
-        tokens, features = _fuse(model, _pool(image.embedding, stage.key_pool), pe, batch, clicks)
+        tokens, features = fuse_prompts(model, pool_grid(image.embedding, stage.key_pool), pe, batch, clicks)
     regions = model.region_tokens(image, batch.prompt_boxes)
     mixed = model.mixer(tokens, features, pe, regions)
     _, caption_map = model.split_region_map(image.region_map)
@@ -109,16 +88,26 @@ def mask_losses(
     weights: LossConfig,
     clicks: bool,
     generator: torch.Generator,
+    kept: Tensor | None = None,
 ) -> StepLosses:
-    """SAM's losses where a region's mask is known, for the first prompt and after a correcting click; else its box's."""
+    """SAM's losses where a region's mask is known, for the first prompt and after a correcting click; else its box's.
+
+    kept (P, Nc, C): caption tokens that the model is not to move away from.
+    """
     image = encode(model, normalise(batch.pixels, model), frozen_backbone=stage.backbone == "frozen")
-    tokens, features = _fuse(model, image.embedding, model.image_pe(), batch, clicks)
+    tokens, features = fuse_prompts(model, image.embedding, model.image_pe(), batch, clicks)
     logits = model.mask_decoder.predict_mask_logits(tokens, features, slice(0, None))
     iou = model.mask_decoder.iou_prediction_head(tokens[:, 0])
     total, outline = _box_losses(model, batch, logits, iou, weights, clicks)
+    drift = total.new_tensor(math.nan)
+    if kept is not None:
+        drift = token_drift(mixed_tokens(model, image, tokens, features, batch), kept)
+        total = total + weights.drift * drift
     rows, target = batch.mask_rows, batch.masks
     if len(rows) == 0:
-        return StepLosses(total, outline=outline.mask.item(), extent_iou=outline.best_iou.item())
+        return StepLosses(
+            total, outline=outline.mask.item(), extent_iou=outline.best_iou.item(), drift=drift.item()
+        )
     share = len(rows) / len(logits)
     logits, iou = logits[rows], iou[rows]
     first = sam_mask_losses(logits, iou, target, focal=weights.focal, dice=weights.dice, ambiguous=clicks)
@@ -135,6 +124,7 @@ def mask_losses(
         iou_error=first.iou.item(),
         best_iou=first.best_iou.item(),
         refined_iou=refined.best_iou.item(),
+        drift=drift.item(),
     )
 
 
@@ -162,24 +152,6 @@ def _box_losses(
     )
     share = len(rows) / len(logits)
     return share * (losses.mask + weights.iou * losses.iou), losses
-
-
-def _pool(grid: Tensor, factor: int) -> Tensor:
-    """Averages over factor x factor cells of (B, C, g, g)."""
-    return grid if factor == 1 else F.avg_pool2d(grid, factor)
-
-
-def _fuse(
-    model: Sca, embedding: Tensor, image_pe: Tensor, batch: Batch, clicks: bool
-) -> tuple[Tensor, Tensor]:
-    """The mask decoder's tokens and image features for all of the batch's prompts."""
-    points = batch.points.unsqueeze(1)
-    foreground = torch.ones(points.shape[:2], dtype=torch.int64)
-    sparse, dense = model.prompt_encoder(
-        (points, foreground) if clicks else None, None if clicks else batch.prompt_boxes
-    )
-    side = embedding.shape[-1]
-    return model.mask_decoder.fuse(embedding, image_pe, sparse, dense[..., :side, :side])
 
 
 def _refine(

@@ -32,6 +32,7 @@ from sca.training.average import WeightAverage
 from sca.training.config import StageConfig, TrainingConfig
 from sca.training.consensus import ConsensusReward
 from sca.training.initial_weights import load_initial, read_initial
+from sca.training.kept_tokens import KeptTokens
 from sca.training.language_stage import (
     TokenBatch,
     TokenTable,
@@ -40,6 +41,7 @@ from sca.training.language_stage import (
     measure_caption_map,
     token_table,
 )
+from sca.training.meter import Meter
 from sca.training.optimizer import build_optimizer, schedule
 from sca.training.step import StepLosses, caption_losses, mask_losses
 from sca.training.word_probe import WordProbe
@@ -157,6 +159,7 @@ class Trainer:
                 weights=self.config.loss,
                 clicks=clicks < stage.mask_clicks,
                 generator=generator,
+                kept=None if self.kept is None else self.kept.of(batch, clicks < stage.mask_clicks),
             )
         else:
             losses = caption_losses(
@@ -197,6 +200,7 @@ class Trainer:
                 "average_updates": self.average.updates,
                 "probe": self.probe.state_dict(),
                 "optimizer": self.optimizer.state_dict() if begun else None,
+                "kept": self.kept.state if begun and self.kept is not None else None,
                 "tokenizer": self.tokenizer.to_str(),
                 "model_config": self.model.config.to_dict(),
                 "config": self.config.model_dump(mode="json"),
@@ -224,7 +228,10 @@ class Trainer:
         encoder.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, stage, self.probe)
         self.average = WeightAverage(self.model, stage.ema)
+        self.kept = KeptTokens(self.model) if stage.trains == "masks" else None
         if saved is not None and saved["optimizer"] is not None:
+            if self.kept is not None:
+                self.kept.load(saved["kept"])
             self.model.load_state_dict(saved["model"])
             self.average.load(saved["average"], saved["average_updates"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -255,6 +262,8 @@ class Trainer:
             measure_caption_map(self.model, self.data, self.pictures)
 
     def _trains_masks(self, step: int) -> bool:
+        if self.stage.trains == "masks":
+            return True
         return step % self.stage.mask_every == self.stage.mask_every - 1
 
     def _maker(self, data: list[TrainingImage], regions: int) -> BatchMaker:
@@ -276,7 +285,7 @@ class Trainer:
             size = stage.images * stage.regions // self.team.size
             seed = self.captions.seed + 7 * self.team.rank
             return self.tokens.batch(self.data, seed, step, size, stage.sentences)
-        earlier_masks = step // self.stage.mask_every
+        earlier_masks = step if self.stage.trains == "masks" else step // self.stage.mask_every
         if self._trains_masks(step):
             return self.masks.make(earlier_masks * self.team.size + self.team.rank)
         return self.captions.make((step - earlier_masks) * self.team.size + self.team.rank)
@@ -288,7 +297,7 @@ class Trainer:
             "stage %s: steps %d to %d, %.0f caption steps an epoch",
             stage.name, self.progress.step, last, self.captions.steps_per_epoch / self.team.size,
         )  # fmt: skip
-        meter = _Meter()
+        meter = Meter()
         saved_at = time.monotonic()
         with _stop_on_signal() as stopped:
             for batch in ahead(self.make_batch, self.progress.step, last):
@@ -302,7 +311,7 @@ class Trainer:
                 if stop:
                     raise KeyboardInterrupt
 
-    def _log(self, meter: _Meter) -> None:
+    def _log(self, meter: Meter) -> None:
         if self.team.rank > 0:
             return
         row = {"stage": self.stage.name, "step": self.progress.step, "time": time.strftime("%H:%M:%S")}
@@ -310,28 +319,6 @@ class Trainer:
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         log.info("%s", row)
-
-
-class _Meter:
-    """Means of the losses since the last line of the log, and images per second."""
-
-    def __init__(self) -> None:
-        self.rows: list[StepLosses] = []
-        self.start = time.monotonic()
-
-    def add(self, losses: StepLosses) -> None:
-        self.rows.append(losses._replace(total=losses.total.detach()))
-
-    def take(self, images: int) -> dict[str, float]:
-        columns = {name: [float(getattr(row, name)) for row in self.rows] for name in StepLosses._fields}
-        means = {
-            name: round(float(np.nanmean(values)), 4)
-            for name, values in columns.items()
-            if not np.isnan(values).all()
-        }
-        means["images_per_s"] = round(images * len(self.rows) / (time.monotonic() - self.start), 2)
-        self.rows, self.start = [], time.monotonic()
-        return means
 
 
 @contextmanager

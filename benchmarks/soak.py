@@ -6,9 +6,9 @@ Starts `--streams` RTSP cameras that show the clips in a loop (tests/rtsp_server
 GStreamer; without it, recordings that play at their own speed), runs `sca run` on all of them, stops it with Ctrl-C,
 and prints:
 
-* memory: proportional set size of all processes of the run, its whole course in tenths. The slope is a straight line
-  through the means of 24 equal stretches behind the first fifth, with its 95 % interval; "within noise" when that
-  holds zero.
+* memory: proportional set size of all processes of the run, its whole course in tenths, and apart what is private, what
+  is shared (Ray's object store) and what each process holds. The slope is a straight line through the means of 24 equal
+  stretches behind the first fifth (`--settling`), with its 95 % interval; "within noise" when that holds zero.
 * staleness: from reading a keyframe to its rows being durable, from the program's own histogram, per stream, beside the
   budget; for cameras also the wall clock's distance to the last commit, read from the store once a second.
 * shed steps: as stored, beside those that the metrics counted.
@@ -18,6 +18,7 @@ and prints:
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -48,6 +49,7 @@ SERVER = ROOT / "tests" / "rtsp_server.py"
 SYSTEM_PYTHON = "/usr/bin/python3"
 BLOCKS = 24
 MIB = 1 << 20
+KINDS = {"private": "Pss_Anon", "shared": "Pss_Shmem", "files": "Pss_File"}
 
 
 def main() -> None:
@@ -65,6 +67,10 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--clip", type=Path, action="append", help="default: the clip of `make demo`")
+    parser.add_argument(
+        "--settling", type=float, default=0.2, help="share of the time before the slope is taken"
+    )
+    parser.add_argument("--samples", type=Path, help="write every sample of memory to this CSV file as well")
     parser.add_argument("--preset", default="live")
     parser.add_argument("--files", action="store_true", help="recordings at their own speed instead of RTSP")
     arguments = parser.parse_args(words[:split])
@@ -103,7 +109,9 @@ def soak(arguments: argparse.Namespace, options: list[str], folder: Path) -> Non
             if process.poll() is None:
                 process.terminate()
     budget = load_config(arguments.preset).flow.shedding.staleness_s
-    report(watch, store, budget, rtsp)
+    if arguments.samples:
+        write_samples(watch, arguments.samples)
+    report(watch, store, budget, rtsp, arguments.settling)
 
 
 def serves_rtsp() -> bool:
@@ -168,17 +176,18 @@ def looped(clip: Path, seconds: float, folder: Path) -> Path:
 
 
 class Watch:
-    """Samples of a run. `memory`: (seconds, bytes). `lags`: seconds from now to the last commit. `queries`: ms."""
+    """Samples of a run. `memory`, and `held` by name: (seconds, bytes). `lags`: seconds from now to the last commit.
+    `queries`: ms."""
 
     def __init__(self, run: subprocess.Popen[str], store: Path) -> None:
         self.run = run
         self.store = store
         self.port = 0
-        self.memory: list[tuple[float, int]] = []
+        self.memory: list[tuple[float, float]] = []
         self.lags: list[float] = []
         self.queries: list[float] = []
         self.metrics: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-        self.stages: dict[str, list[tuple[float, float]]] = {}
+        self.held: dict[str, list[tuple[float, float]]] = {}
         self.errors: Counter[str] = Counter()
         threading.Thread(target=self._read_log, daemon=True).start()
 
@@ -224,12 +233,12 @@ class Watch:
         second = 0
         while (now := time.monotonic() - begun) < seconds:
             assert self.run.poll() is None, f"the run has ended early, with exit code {self.run.returncode}"
-            self.memory.append((now, resident(family)))
+            held = memory_held(family)
+            self.memory.append((now, sum(held["", kind] for kind in KINDS)))
+            for (name, kind), bytes_ in held.items():
+                self.held.setdefault(f"{name or 'all of it'} {kind}", []).append((now, bytes_))
             if second % 5 == 0:
                 self.scrape()
-                for (name, labels), bytes_ in self.metrics.items():
-                    if name == "sca_stage_resident_memory_bytes":
-                        self.stages.setdefault(dict(labels)["stage"], []).append((now, bytes_))
             if second % 10 == 0:
                 self._query()
             second += 1
@@ -248,19 +257,44 @@ class Watch:
             self.queries.append((time.perf_counter() - begun) * 1e3)
 
 
-def resident(process: psutil.Process) -> int:
-    total = 0
+def memory_held(process: psutil.Process) -> Counter[tuple[str, str]]:
+    """Bytes of proportional set size by process title and kind; under the title "" those of all processes together."""
+    held: Counter[tuple[str, str]] = Counter()
     for member in [process, *process.children(recursive=True)]:
         try:
-            total += member.memory_full_info().pss
-        except psutil.Error:
+            title = "sca run" if member.pid == process.pid else process_title(member)
+            sizes = Path(f"/proc/{member.pid}/smaps_rollup").read_text().splitlines()
+        except (psutil.Error, OSError):  # it has just ended
             continue
-    return total
+        for line in sizes:
+            name, _, rest = line.partition(":")
+            if name in KINDS.values():
+                kind = next(kind for kind, field in KINDS.items() if field == name)
+                size = int(rest.split()[0]) << 10
+                held["", kind] += size
+                held[title, kind] += size
+    return held
 
 
-def slope(samples: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def process_title(process: psutil.Process) -> str:
+    """Ray's workers title themselves `ray::Class.method`; the others are named by their program."""
+    words = process.cmdline()
+    if words and words[0].startswith("ray::"):
+        return words[0].split(".")[0].split(" ")[0]
+    return process.name()
+
+
+def write_samples(watch: Watch, output: Path) -> None:
+    with output.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("memory", "seconds", "bytes"))
+        for name, samples in watch.held.items():
+            rows.writerows((name, f"{now:.1f}", int(size)) for now, size in samples)
+
+
+def slope(samples: Sequence[tuple[float, float]], settling: float) -> tuple[float, float]:
     """MiB an hour and half the width of its 95 % interval, from block means (single samples depend on each other)."""
-    kept = samples[len(samples) // 5 :]
+    kept = samples[int(len(samples) * settling) :]
     blocks = [np.mean(block, axis=0) for block in np.array_split(np.array(kept, float), BLOCKS)]
     times, values = np.array(blocks).T
     line = stats.linregress(times / 3600, values / MIB)
@@ -275,19 +309,17 @@ def course(samples: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{mean:.0f}" for mean in means)
 
 
-def report(watch: Watch, store: Path, budget: float, rtsp: bool) -> None:
-    rate, half = slope(watch.memory)
+def report(watch: Watch, store: Path, budget: float, rtsp: bool, settling: float) -> None:
+    rate, half = slope(watch.memory, settling)
     sizes = np.array([size for _, size in watch.memory]) / MIB
     noise = "within noise" if abs(rate) <= half else "NOT within noise"
     print(f"memory: median {np.median(sizes):.0f} MiB, last tenth {np.mean(sizes[-len(sizes) // 10 :]):.0f} MiB, "
           f"slope {rate:+.1f} ± {half:.1f} MiB an hour ({noise})")  # fmt: skip
     print(f"  {course(watch.memory)} MiB in its tenths")
-    for stage, samples in sorted(watch.stages.items()):
-        if len(samples) > 2 * BLOCKS:
-            own, spread = slope(samples)
-            last = samples[-1][1] / MIB
-            print(f"  {stage:16} {last:6.0f} MiB resident, slope {own:+8.1f} ± {spread:.1f} MiB an hour")
-            print(f"  {'':16} {course(samples)}")
+    for name, samples in sorted(watch.held.items()):
+        if len(samples) > len(watch.memory) / 2 and samples[-1][1] > MIB:
+            own, spread = slope(samples, settling)
+            print(f"  {name:32} slope {own:+7.1f} ± {spread:5.1f} MiB an hour: {course(samples)}")
     print(f"{'stream':8} {'frames':>8} {'keyframes':>9} {'regions':>8} {'captions':>8} {'avoided':>8} {'restarts':>8} "
           f"{'<= budget':>9} {'shed steps':>10} {'stored':>7} {'watched':>8}")  # fmt: skip
     with CaptionStore.open(store) as opened:

@@ -29,6 +29,12 @@ class CaptionEventOptions(Options):
     max_absence_s: float = Field(
         default=5.0, gt=0, description="unseen for longer, a track starts a new event"
     )
+    contradiction: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="factor on the score of a caption that shares no word with the track's earlier ones",
+    )
     extend_every_s: float = Field(
         default=5.0, ge=0, description="how often a lasting event's end is rewritten"
     )
@@ -62,7 +68,8 @@ class CaptionEvents:
 
     Feed it what each keyframe brought, in order; it returns the rows to write. A row with a (track, start_ns) that
     was written before replaces the earlier one. `best_text` remembers a track's most certain caption. `begun`: how
-    many events there were.
+    many events there were. A caption that has nothing in common with what its track was called before is less often
+    right than its score says, and that is lowered.
     """
 
     def __init__(self, options: CaptionEventOptions) -> None:
@@ -70,6 +77,7 @@ class CaptionEvents:
         self.begun = 0
         self._open: dict[int, _OpenEvent] = {}
         self._best: dict[int, tuple[float, str]] = {}
+        self._words: dict[int, set[str]] = {}
 
     def best_text(self, track: int) -> str:
         """The most certain caption that the track has had, empty when none."""
@@ -77,6 +85,7 @@ class CaptionEvents:
 
     def captioned(self, caption: RegionCaption) -> list[CaptionEvent]:
         """Rows after a new caption: the earlier event extended, or closed and a new one begun."""
+        caption = self._weighed(caption)
         best = self._best.get(caption.track)
         if best is None or caption.score > best[0]:
             self._best[caption.track] = (caption.score, caption.text)
@@ -108,6 +117,7 @@ class CaptionEvents:
         """The last row of a track that will not come back."""
         current = self._open.pop(track, None)
         self._best.pop(track, None)
+        self._words.pop(track, None)
         return [current.event] if current is not None and current.event.end_ns != current.written_ns else []
 
     def flush(self) -> list[CaptionEvent]:
@@ -116,6 +126,14 @@ class CaptionEvents:
         for current in late:
             current.written_ns = current.event.end_ns
         return [current.event for current in late]
+
+    def _weighed(self, caption: RegionCaption) -> RegionCaption:
+        """The caption with its score lowered where it contradicts what the track was called before."""
+        words = set(_content(caption.text))
+        earlier = self._words.setdefault(caption.track, set())
+        contradicts = bool(earlier) and earlier.isdisjoint(words)
+        earlier |= words
+        return replace(caption, score=caption.score * self._options.contradiction) if contradicts else caption
 
     def _begin(self, caption: RegionCaption) -> CaptionEvent:
         event = CaptionEvent(

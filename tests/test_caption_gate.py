@@ -81,6 +81,18 @@ def test_other_words_close_the_event_and_begin_a_new_one() -> None:
     assert (seconds(begun.start_ns), begun.text) == (3, "a brown dog")
 
 
+def test_a_caption_that_contradicts_the_track_is_trusted_once_it_is_repeated() -> None:
+    events = CaptionEvents(CaptionEventOptions(contradiction=0.5))
+    events.captioned(caption("a black dog", 0, 0.6))
+    related = events.captioned(caption("a dog on the grass", 1, 0.6))[-1]
+    contrary = events.captioned(caption("a red car", 2, 0.6))[-1]
+    elsewhere = events.captioned(caption("a red car", 2, 0.6, track=2))[-1]
+    assert [related.score, contrary.score, elsewhere.score] == [0.6, 0.3, 0.6]
+    assert events.captioned(caption("a red car", 3, 0.6))[-1].score == 0.6
+    events.ended(1)
+    assert events.captioned(caption("a tree", 4, 0.6))[-1].score == 0.6
+
+
 def test_lasting_event_is_extended_now_and_then_and_capped() -> None:
     options = CaptionEventOptions(max_event_s=60, extend_every_s=5)
     events = CaptionEvents(options)

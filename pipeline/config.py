@@ -59,6 +59,11 @@ class RuntimeOptions(Options):
         default=4, ge=1, description="keyframes of a stream between source and store at most"
     )
     object_store_mb: int = Field(default=256, ge=80)
+    max_growth_mb: int = Field(
+        default=2048,
+        ge=0,
+        description="a stage whose process grows by more is replaced, as if it had died; 0: never",
+    )
     start_deadline_s: float = Field(default=300.0, gt=0, description="for actors to start and load the model")
     stall_deadline_s: float = Field(default=120.0, gt=0, description="for a keyframe to get through")
 

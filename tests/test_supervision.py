@@ -20,7 +20,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.frame import Frame
 from pipeline.restarts import RestartPolicy
 from pipeline.run_plan import plan_run
-from pipeline.runtime import ray_actors
+from pipeline.runtime import ray_actors, ray_driver
 from pipeline.runtime.failure import StageFailed
 from pipeline.runtime.health_server import Health, health_server
 from pipeline.runtime.inline import run_inline
@@ -230,6 +230,49 @@ def test_a_stage_that_lives_but_fails_every_call_is_replaced(
     with CaptionStore.open(store) as opened:
         assert opened.coverage() == pytest.approx(1.0)
         assert opened.resume("clip").frame == 299
+    after = observations(store)
+    assert len(set(after)) == len(after) > 20
+
+
+class Glutton(PerceptionActor):
+    """Perception that keeps 20 MiB of each call."""
+
+    def load(self, config: RunConfig) -> None:
+        super().load(config)
+        self.kept: list[bytes] = []
+
+    def analyse(self, works: tuple[Work, ...], *frames: Frame) -> tuple[Any, ...]:
+        self.kept.append(b"x" * (20 << 20))
+        return super().analyse(works, *frames)
+
+
+@pytest.mark.slow
+def test_a_stage_that_grows_beyond_its_bound_is_replaced_and_nothing_is_lost_or_doubled(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: tuple[RunMetrics, Health, int]
+) -> None:
+    metrics, health, port = served
+    clip = write_video(tmp_path / "clip.mp4", frames=400, width=96, height=64)
+    store = tmp_path / "s.zarr"
+    settings = (*DENSE, "keyframes.interval_s=0.2", "runtime.max_growth_mb=600")
+    config = load_config("default", settings, changes={"model": str(checkpoint)})
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(ray_actors, "PerceptionActor", type("PerceptionActor", (Glutton,), {}))
+    monkeypatch.setattr(ray_driver, "_MEMORY_S", 0.2)
+    try:
+        (progress,) = run_on_ray(
+            plan_run([str(clip)], config, store=store), Observers(metrics, health), StopRequest()
+        )
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert progress.finished
+    now = scraped(port)
+    assert 1 <= now[sample("sca_restarts_total", "perception", "")] == progress.restarts
+    held = [size for (name, labels), size in now.items()
+            if name == "sca_stage_resident_memory_bytes" and any("perception" in label for label in labels)]  # fmt: skip
+    assert min(held) == 0 < max(held)  # a process that was replaced, and the one that took its place
+    with CaptionStore.open(store) as opened:
+        assert opened.coverage() == pytest.approx(1.0)
+        assert opened.resume("clip").frame == 399
     after = observations(store)
     assert len(set(after)) == len(after) > 20
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 from pipeline.run_plan import RunPlan
 from pipeline.runtime.failure import StageFailed
@@ -97,10 +98,9 @@ class Driver:
 
     def _ask_memory(self, stage: Stage) -> None:
         if not stage.dead:
-            name = stage.name if stage.kind in stage.name else f"{stage.kind}-{stage.name}"
             self._calls.add(
                 stage.memory(),
-                lambda resident: self._observer.memory(name, resident),
+                partial(self._lifecycle.shared.holds, stage),
                 lambda error: None,
                 self._options.stall_deadline_s,
             )

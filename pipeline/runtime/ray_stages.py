@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.run_plan import RunPlan, StreamPlan
 from pipeline.runtime import ray_actors
+from pipeline.runtime.stage_growth import StageGrowth
 from pipeline.runtime.stage_trust import StageTrust
 from pipeline.sources import SourceKind
 
@@ -43,6 +44,12 @@ class Stage:
     dead: bool = False
     calls: int = 0
     trust: StageTrust = field(default_factory=StageTrust)
+    growth: StageGrowth = field(default_factory=StageGrowth)
+
+    @property
+    def title(self) -> str:
+        """Its name among those of all stages, which says of what kind it is."""
+        return self.name if self.kind in self.name else f"{self.kind}-{self.name}"
 
     def memory(self) -> Any:
         """The call that asks for its resident bytes."""

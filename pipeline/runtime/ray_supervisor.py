@@ -91,6 +91,7 @@ class Supervisor:
             return
         self.unwatch(stage)
         stage.end()
+        self._observer.memory(stage.title, 0)
         log.warning("the %s stage %s %s", stage.kind, stage.name, reason)
         if stage.kind is not StageKind.SOURCE:
             self._remove(stage)
@@ -111,6 +112,21 @@ class Supervisor:
         """A call of a stage raised, though its process lives: replaced when that happens again and again."""
         if not stage.dead and stage.trust.failed():
             self.died(stage, f"failed {stage.trust.faults} times in a row: {reason}")
+
+    def holds(self, stage: Stage, resident_bytes: int) -> None:
+        """A stage has told its resident memory: replaced when it has outgrown its bound."""
+        if stage.dead:
+            return
+        self._observer.memory(stage.title, resident_bytes)
+        limit_mb = self._plan.config.runtime.max_growth_mb
+        # A shared stage loads its model first, which is no growth; a source has none.
+        at_work = stage.ready or stage.kind is StageKind.SOURCE
+        if at_work and stage.growth.exceeds(resident_bytes, limit_mb):
+            self.died(
+                stage,
+                f"has come to hold {resident_bytes >> 20} MiB, over {limit_mb} MiB more than when it began "
+                "(runtime.max_growth_mb): replaced",
+            )
 
     def end(self) -> None:
         """End every shared stage."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sca.automatic import AutomaticMaskGenerator, AutomaticSettings, RegionRecord
-    from sca.caption_score import CaptionCalibration
     from sca.checkpoints import load_shipped, save_shipped
     from sca.config import ScaConfig
     from sca.model_names import model_names
@@ -22,7 +21,6 @@ _HOMES = {
     "AutomaticMaskGenerator": "sca.automatic",
     "AutomaticSettings": "sca.automatic",
     "Caption": "sca.predictor",
-    "CaptionCalibration": "sca.caption_score",
     "ImageEncoding": "sca.predictor",
     "Predictor": "sca.predictor",
     "RegionRecord": "sca.automatic",
@@ -38,7 +36,6 @@ __all__ = [
     "AutomaticMaskGenerator",
     "AutomaticSettings",
     "Caption",
-    "CaptionCalibration",
     "ImageEncoding",
     "Predictor",
     "RegionRecord",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sca.automatic_settings import AutomaticSettings
-from sca.caption_score import CaptionCalibration
 from sca.config import ScaConfig
 from sca.decoding import MAX_NEW_TOKENS, end_of_text_ids
 from sca.device_preprocessing import to_model_input_on
 from sca.modeling import ImageFeatures, Sca
+from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input
 from sca.stages import Stages, eager_stages
 
@@ -80,7 +81,7 @@ class Segmentation:
 @dataclass(frozen=True, slots=True)
 class Caption:
     """A region's caption. `logprob`: mean natural log-probability per token; `score`: probability in 0..1 that it is
-    right, calibrated where the model ships a calibration. `token_ids`: with special tokens.
+    right, which is exp(logprob) for a model without a judge of captions. `token_ids`: with special tokens.
     """
 
     text: str
@@ -92,8 +93,7 @@ class Caption:
 class Predictor:
     """A model ready to use. Prompts and results are in pixels of the original image; nothing is remembered between calls.
 
-    Safe to share between threads for reading. `calibration` turns log-probabilities into `Caption.score`;
-    `automatic` are the model's thresholds for anything mode.
+    Safe to share between threads for reading. `Caption.score` is the `judge`'s, if there is one; `automatic` are the model's thresholds for anything mode.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class Predictor:
         tokenizer: TextDecoder,
         *,
         device: torch.device | str = "cpu",
-        calibration: CaptionCalibration | None = None,
+        judge: CaptionJudge | None = None,
         stages: Stages | None = None,
         automatic: AutomaticSettings | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
         self.tokenizer = tokenizer
-        self.calibration = calibration or CaptionCalibration()
+        self.judge = None if judge is None else judge.eval().to(self.device)
         self.stages = stages or eager_stages(self.model)
         self.automatic = automatic or AutomaticSettings()
 
@@ -119,7 +119,7 @@ class Predictor:
             self.model,
             self.tokenizer,
             device=self.device,
-            calibration=self.calibration,
+            judge=self.judge,
             stages=stages,
             automatic=self.automatic,
         )
@@ -277,12 +277,23 @@ class Predictor:
         language_model = self.model.language_model
         decoded = self.stages.decode_text(prefix, beams=beams, max_new_tokens=max_new_tokens)
         ends = set(end_of_text_ids(language_model))
+        sequences, logprobs = decoded.sequences(), decoded.logprobs.tolist()
+        scores = self._scores(prefix, sequences, logprobs)
         captions = []
-        for ids, logprob in zip(decoded.sequences(), decoded.logprobs.tolist(), strict=True):
+        for ids, logprob, score in zip(sequences, logprobs, scores, strict=True):
             text = self.tokenizer.decode([i for i in ids if i not in ends], skip_special_tokens=True)
-            score = self.calibration.probability(logprob, len(ids))
             captions.append(Caption(str(text).strip(), logprob, score, tuple(ids)))
         return captions
+
+    def _scores(
+        self, prefix: Tensor, sequences: Sequence[Sequence[int]], logprobs: Sequence[float]
+    ) -> list[float]:
+        """The probability that each caption is right."""
+        if self.judge is None:
+            return [math.exp(min(logprob, 0.0)) for logprob in logprobs]
+        evidence = caption_evidence(self.model.language_model, prefix, sequences)
+        scores: list[float] = self.judge(evidence).sigmoid().tolist()
+        return scores
 
     def describe(self, rgb: np.ndarray, boxes: Coordinates, *, beams: int = 1) -> list[Caption]:
         """Caption the regions of an image, uint8 (H, W, 3), that boxes (P, 4) xyxy in its pixels point at."""

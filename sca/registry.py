@@ -59,7 +59,7 @@ def load(
             shipped.model,
             shipped.tokenizer,
             device=target,
-            calibration=shipped.calibration,
+            judge=shipped.judge,
             automatic=shipped.automatic,
         )
     model = load_released(directory, image_size=image_size)

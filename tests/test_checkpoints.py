@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-from sca.caption_score import CaptionCalibration
+from sca.automatic_settings import AutomaticSettings
 from sca.checkpoints import load_released, load_sam_weights, load_shipped, save_shipped
 from sca.checkpoints.released import fetch_from_hub, load_released_tokenizer, to_our_names
 from sca.checkpoints.strict_loading import build_without_weights
 from sca.checkpoints.tensor_files import read_tensors
 from sca.config import ScaConfig
 from sca.modeling import Sca
+from sca.modeling.caption_judge import CaptionJudge
 from sca.registry import load, model_directory
 from tests.fixtures.make_parity_snapshot import released_layout, released_state
 from tests.tiny_models import GPT2, LLAMA, region_token_config, tiny_config, tiny_model, word_tokenizer
@@ -239,16 +240,30 @@ def test_segment_anything_file(tmp_path: Path) -> None:
 )
 def test_our_own_format(tmp_path: Path, config: ScaConfig) -> None:
     model = tiny_model(config)
-    calibration = CaptionCalibration(bias=1.0, logprob_weight=2.0, length_weight=-0.1)
-    save_shipped(model, word_tokenizer(), tmp_path, calibration)
+    settings = AutomaticSettings(points_per_side=9, pred_iou_thresh=0.3)
+    judge = CaptionJudge(int(model.language_model.config.hidden_size))
+    save_shipped(model, word_tokenizer(), tmp_path, settings, judge)
     stored = load_file(tmp_path / "model.safetensors")
     parameters = {name for name, _ in model.named_parameters()}
     assert {stored[name].dtype for name in parameters} == {torch.float16}
     shipped = load_shipped(tmp_path)
     _assert_same(model, shipped.model, tolerance=2e-3)
     assert shipped.model.config == config
-    assert shipped.calibration == calibration
+    assert shipped.automatic == settings
+    assert shipped.judge is not None
+    for name, value in judge.state_dict().items():
+        assert torch.equal(shipped.judge.state_dict()[name], value), name
     assert shipped.tokenizer.decode([4, 5], skip_special_tokens=True) == word_tokenizer().decode([4, 5])
+
+
+def test_a_model_saved_without_its_judge_has_none(tmp_path: Path) -> None:
+    model = tiny_model()
+    save_shipped(
+        model, word_tokenizer(), tmp_path, judge=CaptionJudge(model.language_model.config.hidden_size)
+    )
+    save_shipped(model, word_tokenizer(), tmp_path)
+    assert load_shipped(tmp_path).judge is None
+    assert not (tmp_path / "judge.safetensors").exists()
 
 
 def test_a_damaged_shipped_model_is_refused(tmp_path: Path) -> None:

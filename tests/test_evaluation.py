@@ -26,7 +26,7 @@ _TRUTH = [
 
 def captions(texts: list[str]) -> list[RegionCaption]:
     return [
-        RegionCaption(f"{index}", 0, text, truth, -float(index), 4, 0.5, 0.01 * (1 + index), ("other",))
+        RegionCaption(f"{index}", 0, text, truth, -float(index), 4, 0.1 * index, 0.01 * (1 + index), ("other",))
         for index, (text, truth) in enumerate(zip(texts, _TRUTH, strict=True))
     ]
 
@@ -35,7 +35,9 @@ def test_the_references_themselves_score_best_and_a_shuffle_scores_nothing() -> 
     texts = [truth[0] for truth in _TRUTH]
     rows = {row.name: row for row in score_captions(captions(texts))}
     assert rows["all"].head == rows["all"].exact == rows["all"].content == 1.0
-    assert rows["confident half"].count == 3
+    assert rows["confident half"].count == rows["higher-scored half"].count == 3
+    mixed = {row.name: row for row in score_captions(captions(["a dog", "a man", "grass", "x", "x", "x"]))}
+    assert (mixed["confident half"].head, mixed["higher-scored half"].head) == (1.0, 0.0)
     wrong = {row.name: row for row in score_captions(captions(texts[1:] + texts[:1]))}
     assert wrong["all"].head == 0.0
     assert wrong["all"].cider < 0.1 < rows["all"].cider

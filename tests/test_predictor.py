@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sca.caption_score import CaptionCalibration
 from sca.config import ScaConfig
+from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.predictor import Predictor
 from sca.preprocessing import resized_size, to_model_input
 from tests.tiny_models import LLAMA, region_token_config, tiny_config, tiny_model, word_tokenizer
@@ -207,17 +210,28 @@ def test_padding_is_the_mean_colour(resize: str) -> None:
     assert not pixels[1, :, :, 51:].any()
 
 
-@given(st.floats(-20, 0), st.integers(1, 19))
-def test_calibrated_scores_are_probabilities_that_grow_with_confidence(logprob: float, tokens: int) -> None:
-    for calibration in (CaptionCalibration(), CaptionCalibration(2.0, 3.0, -0.1)):
-        score = calibration.probability(logprob, tokens)
-        assert 0 <= score <= 1
-        assert calibration.probability(logprob / 2, tokens) >= score
+@ARCHITECTURES
+def test_a_judge_gives_the_scores_and_changes_nothing_else(config: ScaConfig) -> None:
+    image, model = _image(), tiny_model(config)
+    torch.manual_seed(3)
+    judge = CaptionJudge(int(model.language_model.config.hidden_size))
+    plain = Predictor(model, word_tokenizer()).describe(image, BOXES)
+    judged = Predictor(model, word_tokenizer(), judge=judge).describe(image, BOXES)
+    assert [replace(caption, score=0.0) for caption in plain] == [replace(c, score=0.0) for c in judged]
+    assert [caption.score for caption in plain] == pytest.approx([math.exp(c.logprob) for c in plain])
+    assert all(0 < caption.score < 1 for caption in judged)
+    assert len({caption.score for caption in judged}) == len(BOXES), "every region got the same score"
 
 
-def test_the_predictor_uses_its_calibration() -> None:
-    image = _image()
-    plain = _predictor().describe(image, BOXES)
-    calibrated = _predictor(calibration=CaptionCalibration(5.0, 0.5, 0.0)).describe(image, BOXES)
-    assert [caption.token_ids for caption in plain] == [caption.token_ids for caption in calibrated]
-    assert all(one.score != other.score for one, other in zip(plain, calibrated, strict=True))
+@ARCHITECTURES
+def test_a_judge_does_not_depend_on_the_other_captions_of_its_batch(config: ScaConfig) -> None:
+    """Captions of different lengths: the evidence of one is not touched by the padding that another needs."""
+    model = tiny_model(config).eval()
+    language_model = model.language_model
+    prefix = torch.randn(3, 4, language_model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    captions = [[4, 1], [4, 5, 6, 7, 1], [1]]
+    with torch.inference_mode():
+        together = caption_evidence(language_model, prefix, captions)
+        for i, caption in enumerate(captions):
+            alone = caption_evidence(language_model, prefix[i : i + 1], [caption])
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)

@@ -95,14 +95,18 @@ print(open("/proc/self/status").read())
         assert peak < 1.25e9
 
 
-def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "judge.safetensors"])
+def test_damaged_weights_are_refused(tmp_path: Path, name: str) -> None:
     copy = tmp_path / "demo"
     shutil.copytree(model_directory("demo"), copy)
-    weights = copy / "model.safetensors"
+    weights = copy / name
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        sca.load(copy)
+    weights.unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing"):
         sca.load(copy)
 
 

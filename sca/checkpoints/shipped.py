@@ -1,4 +1,4 @@
-"""Our own checkpoint directory: config.json, model.safetensors in fp16, tokenizer.json."""
+"""Our own checkpoint directory: config.json, model.safetensors in fp16, tokenizer.json, and judge.safetensors if it has one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sca.automatic_settings import AutomaticSettings
-from sca.caption_score import CaptionCalibration
 from sca.checkpoints.strict_loading import build_without_weights, check, fill, tied_aliases
 from sca.checkpoints.tensor_files import read_json, read_tensors, sha256
 from sca.config import ScaConfig
 from sca.modeling import Sca
+from sca.modeling.caption_judge import CaptionJudge
 
-FORMAT_VERSION = 1
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+FORMAT_VERSION = 2
+CONFIG, WEIGHTS, TOKENIZER, JUDGE = "config.json", "model.safetensors", "tokenizer.json", "judge.safetensors"
 _REMEDY = "Restore the directory from its origin, or train the model again"
-_ENTRIES = {"format_version", "model", "calibration", "sha256"}
-_OPTIONAL_ENTRIES = {"automatic"}
+_ENTRIES = {"format_version", "model", "automatic", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -32,20 +31,20 @@ class ShippedCheckpoint:
 
     model: Sca
     tokenizer: Tokenizer
-    calibration: CaptionCalibration
     automatic: AutomaticSettings
+    judge: CaptionJudge | None
 
 
 def save_shipped(
     model: Sca,
     tokenizer: Tokenizer | PreTrainedTokenizerBase,
     directory: Path | str,
-    calibration: CaptionCalibration | None = None,
     automatic: AutomaticSettings | None = None,
+    judge: CaptionJudge | None = None,
 ) -> None:
     """Write `model` to `directory`, which is made if need be.
 
-    Parameters are stored in fp16, buffers (positional matrix, batch-norm statistics) as they are. ValueError if a
+    Parameters are stored in fp16, buffers (positional matrix, batch-norm statistics) and the judge as they are. ValueError if a
     parameter does not fit fp16 or the tokenizer has no fast back end.
     """
     directory = Path(directory)
@@ -66,12 +65,17 @@ def save_shipped(
     if not isinstance(backend, Tokenizer):
         raise ValueError("the tokenizer has no tokenizers back end: use a fast tokenizer")
     backend.save(str(directory / TOKENIZER))
+    (directory / JUDGE).unlink(missing_ok=True)
+    if judge is not None:
+        save_file(
+            {n: v.detach().cpu().contiguous() for n, v in judge.state_dict().items()}, directory / JUDGE
+        )
+    files = (WEIGHTS, TOKENIZER) if judge is None else (WEIGHTS, TOKENIZER, JUDGE)
     entries = {
         "format_version": FORMAT_VERSION,
         "model": model.config.to_dict(),
-        "calibration": (calibration or CaptionCalibration()).to_dict(),
         "automatic": (automatic or AutomaticSettings()).to_dict(),
-        "sha256": {name: sha256(directory / name) for name in (WEIGHTS, TOKENIZER)},
+        "sha256": {name: sha256(directory / name) for name in files},
     }
     (directory / CONFIG).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
@@ -89,12 +93,13 @@ def load_shipped(directory: Path | str, *, dtype: torch.dtype = torch.float32) -
     """
     directory = Path(directory)
     entries = read_json(directory / CONFIG)
-    if entries.get("format_version") != FORMAT_VERSION or set(entries) - _OPTIONAL_ENTRIES != _ENTRIES:
+    if entries.get("format_version") != FORMAT_VERSION or set(entries) != _ENTRIES:
         raise ValueError(
             f"{directory / CONFIG} is not of checkpoint format {FORMAT_VERSION} "
             f"(format_version {entries.get('format_version')!r}): use the release that wrote it, or restore the file"
         )
-    for name in (WEIGHTS, TOKENIZER):
+    judged = JUDGE in entries["sha256"]
+    for name in (WEIGHTS, TOKENIZER, JUDGE) if judged else (WEIGHTS, TOKENIZER):
         path = directory / name
         if not path.is_file():
             raise ValueError(f"{path} is missing. {_REMEDY}")
@@ -107,9 +112,19 @@ def load_shipped(directory: Path | str, *, dtype: torch.dtype = torch.float32) -
     return ShippedCheckpoint(
         model=model,
         tokenizer=Tokenizer.from_file(str(directory / TOKENIZER)),
-        calibration=CaptionCalibration.from_dict(entries["calibration"]),
-        automatic=AutomaticSettings.from_dict(entries.get("automatic", {})),
+        automatic=AutomaticSettings.from_dict(entries["automatic"]),
+        judge=_read_judge(directory / JUDGE, int(model.language_model.config.hidden_size))
+        if judged
+        else None,
     )
+
+
+def _read_judge(path: Path, width: int) -> CaptionJudge:
+    judge = CaptionJudge(width)
+    state = read_tensors(path)
+    check(str(path), judge.state_dict(), state, remedy=_REMEDY)
+    judge.load_state_dict(state)
+    return judge.eval()
 
 
 def _stored(model: Sca) -> dict[str, Tensor]:

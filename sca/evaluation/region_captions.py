@@ -102,7 +102,7 @@ def caption_regions(
 
 
 def score_captions(captions: Sequence[RegionCaption]) -> list[CaptionRow]:
-    """Rows for all regions, by area, by type, and for the half with the higher mean log-probability."""
+    """Rows for all regions, by area, by type, and for the halves with the higher mean log-probability and score."""
     groups: dict[str, list[RegionCaption]] = {"all": list(captions)}
     for low, high in _AREAS:
         groups[f"area {low:.0%}-{min(high, 1):.0%}"] = [c for c in captions if low <= c.area < high]
@@ -111,6 +111,8 @@ def score_captions(captions: Sequence[RegionCaption]) -> list[CaptionRow]:
     if captions:
         middle = statistics.median(c.logprob for c in captions)
         groups["confident half"] = [c for c in captions if c.logprob >= middle]
+        middle = statistics.median(c.score for c in captions)
+        groups["higher-scored half"] = [c for c in captions if c.score >= middle]
     return [_row(name, members) for name, members in groups.items() if len(members) > 1]
 
 

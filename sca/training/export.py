@@ -5,21 +5,27 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from sca.checkpoints import save_shipped
 from sca.config import ScaConfig, with_image_size
-from sca.evaluation.calibration import calibration_error, fit_calibration
+from sca.data.annotations import read_annotations
+from sca.evaluation.calibration import calibration_error
 from sca.evaluation.report import caption_predictor, validation_images
 from sca.evaluation.thresholds import choose_thresholds
+from sca.modeling.caption_judge import CaptionJudge
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder
 from sca.predictor import Predictor
+from sca.training.judge import calibrate_judge, fit_judge
+from sca.training.judge_examples import judge_examples
 
 log = logging.getLogger(__name__)
 
 _THRESHOLD_IMAGES = 24
+_JUDGE_IMAGES = 1600
 
 
 def load_checkpoint(path: Path, image_size: int | None = None) -> tuple[Sca, Tokenizer]:
@@ -65,20 +71,28 @@ def balance_caption_map(model: Sca) -> None:
 
 
 def export_checkpoint(
-    path: Path, data_dir: Path, directory: Path, image_size: int | None = None, images: int | None = None
+    path: Path, data_dir: Path, directory: Path, image_size: int | None = None, seed: int = 0
 ) -> None:
-    """Write a training checkpoint as a model directory, with a fitted caption score and its own thresholds.
+    """Write a training checkpoint as a model directory, with a judge of its captions and its own thresholds.
 
-    Both are fitted on the validation split (the score on `images` of it, the thresholds on a few): three and three
-    numbers, so that measuring on the same split flatters little.
+    Two numbers that turn the judge's answers into probabilities, and the thresholds on a few pictures, are fitted on the
+    validation split: five numbers, so that measuring on the same split flatters little.
     """
     model, tokenizer = load_checkpoint(path, image_size)
     balance_caption_map(model)
     predictor = Predictor(model, tokenizer)
-    captions = caption_predictor(predictor, data_dir, images)
-    calibration = fit_calibration(captions)
     choice = choose_thresholds(predictor, validation_images(data_dir)[-_THRESHOLD_IMAGES:])
-    save_shipped(model, tokenizer, directory, calibration, choice.settings)
-    log.info(
-        "%s: %s (error before fitting %.3f), %s", directory, calibration, calibration_error(captions), choice
-    )
+    judge = learn_judge(Predictor(model, tokenizer, automatic=choice.settings), data_dir, seed)
+    save_shipped(model, tokenizer, directory, choice.settings, judge)
+    log.info("%s: %s", directory, choice)
+
+
+def learn_judge(predictor: Predictor, data_dir: Path, seed: int = 0) -> CaptionJudge:
+    """A judge of the predictor's captions of what anything mode finds on training pictures, calibrated on validation."""
+    pictures = [i for i in read_annotations(data_dir, "train") if i.source == "flickr8k_entities"]
+    chosen = np.random.default_rng(seed).permutation(len(pictures))[:_JUDGE_IMAGES]
+    judge = fit_judge(judge_examples(predictor, [pictures[i] for i in chosen], seed))
+    captions = caption_predictor(Predictor(predictor.model, predictor.tokenizer, judge=judge), data_dir)
+    log.info("calibration error of the caption judge before fitting: %.3f", calibration_error(captions))
+    calibrate_judge(judge, captions)
+    return judge

@@ -72,10 +72,10 @@ class DisplayOptions(Options):
     """What is shown. Everything is stored, whatever is said here."""
 
     min_score: float = Field(
-        default=0.45, ge=0, le=1, description="captions less sure than this are not shown"
+        default=0.4, ge=0, le=1, description="captions less sure than this are not shown"
     )
     sure_score: float = Field(
-        default=0.55, ge=0, le=1, description="captions less sure than this are shown with a question mark"
+        default=0.5, ge=0, le=1, description="captions less sure than this are shown with a question mark"
     )
 
     def words(self, text: str, score: float) -> str:

@@ -291,7 +291,7 @@ class Predictor:
         """The probability that each caption is right."""
         if self.judge is None:
             return [math.exp(min(logprob, 0.0)) for logprob in logprobs]
-        evidence = caption_evidence(self.model.language_model, prefix, sequences)
+        evidence = caption_evidence(self.model.language_model, prefix, sequences, logprobs)
         scores: list[float] = self.judge(evidence).sigmoid().tolist()
         return scores
 

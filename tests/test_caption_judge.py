@@ -39,7 +39,7 @@ def test_captions_of_found_regions_become_examples(tmp_path: Path) -> None:
         return AnnotatedImage("0", tmp_path / "ball.png", "x", "train", 320, 240, 4 / 3, (), (), (whole,))
 
     right = judge_examples(predictor, [image(*(word.strip("\u0120") for word in words))], seed=0)
-    assert right.evidence.shape == (len(right), 256)
+    assert right.evidence.shape == (len(right), 256 + 1)
     assert right.right.all()
     wrong = judge_examples(predictor, [image("a xylophone")], seed=0)
     assert torch.equal(wrong.evidence, right.evidence)

@@ -26,7 +26,9 @@ _TRUTH = [
 
 def captions(texts: list[str]) -> list[RegionCaption]:
     return [
-        RegionCaption(f"{index}", 0, text, truth, -float(index), 4, 0.1 * index, 0.01 * (1 + index), ("other",))
+        RegionCaption(
+            f"{index}", 0, text, truth, -float(index), 4, 0.1 * index, 0.01 * (1 + index), ("other",)
+        )
         for index, (text, truth) in enumerate(zip(texts, _TRUTH, strict=True))
     ]
 

@@ -231,7 +231,7 @@ def test_a_judge_does_not_depend_on_the_other_captions_of_its_batch(config: ScaC
     prefix = torch.randn(3, 4, language_model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     captions = [[4, 1], [4, 5, 6, 7, 1], [1]]
     with torch.inference_mode():
-        together = caption_evidence(language_model, prefix, captions)
+        together = caption_evidence(language_model, prefix, captions, [-1.0, -0.5, -2.0])
         for i, caption in enumerate(captions):
-            alone = caption_evidence(language_model, prefix[i : i + 1], [caption])
+            alone = caption_evidence(language_model, prefix[i : i + 1], [caption], [[-1.0, -0.5, -2.0][i]])
             torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)

@@ -32,7 +32,7 @@ from sca.evaluation.region_captions import (
 from sca.evaluation.speed import Speed, measure_speed
 from sca.predictor import Predictor
 
-_HIDDEN_BELOW = 0.45  # captions with a lower score are not shown by the pipeline
+_HIDDEN_BELOW = 0.4  # captions with a lower score are not shown by the pipeline
 
 
 @dataclass(frozen=True)

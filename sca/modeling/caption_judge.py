@@ -14,24 +14,29 @@ from sca.modeling.language_model import embed_tokens
 class CaptionJudge(nn.Module):
     """Logistic regression on a caption's evidence (see `caption_evidence`); a part of a model that ships one.
 
-    A language model's log-probabilities tell how usual a phrase is for such a region. On pictures unlike those that it
-    learnt from it is as certain of wrong phrases as of right ones. The judge learns the difference from captions of
-    regions that nobody chose. `width`: of the language model.
+    On regions unlike those that it learnt from, a language model is as certain of wrong phrases as of right ones. The
+    judge learns the difference from captions of regions that nobody chose. `width`: of the language model.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.head = nn.Linear(width, 1)
+        self.head = nn.Linear(width + 1, 1)
 
     def forward(self, evidence: Tensor) -> Tensor:
-        """Evidence (P, H) to the logits (P,) of the probability that each caption is right."""
+        """Evidence (P, H + 1) to the logits (P,) of the probability that each caption is right."""
         logits: Tensor = self.head(evidence)
         return logits[:, 0]
 
 
-def caption_evidence(model: PreTrainedModel, prefix: Tensor, token_ids: Sequence[Sequence[int]]) -> Tensor:
-    """The last hidden state from which the language model predicted each caption's end: float32 (P, H).
+def caption_evidence(
+    model: PreTrainedModel,
+    prefix: Tensor,
+    token_ids: Sequence[Sequence[int]],
+    logprobs: Sequence[float],
+) -> Tensor:
+    """What the language model knew when a caption was complete: float32 (P, H + 1).
 
+    That is the last hidden state from which it predicted the caption's end, and the mean log-probability of the tokens.
     prefix (P, n, H) is what it was told of the regions; token_ids: P captions with their end token.
     """
     count, length = len(token_ids), max(map(len, token_ids))
@@ -43,5 +48,6 @@ def caption_evidence(model: PreTrainedModel, prefix: Tensor, token_ids: Sequence
     embeds = torch.cat([prefix, embed_tokens(model, ids.to(device)).to(prefix.dtype)], dim=1)
     hidden = model.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
     last = torch.tensor([prefix.shape[1] + len(caption) - 2 for caption in token_ids], device=device)
-    evidence: Tensor = hidden[torch.arange(count, device=device), last].float()
-    return evidence
+    state = hidden[torch.arange(count, device=device), last].float()
+    certainty = torch.tensor(logprobs, dtype=torch.float32, device=device)
+    return torch.cat([state, certainty[:, None]], dim=1)

@@ -28,7 +28,7 @@ _INSIDE, _AGREEING = 0.6, 0.4
 
 @dataclass(frozen=True)
 class JudgeExamples:
-    """N captions: `evidence` float32 (N, H), `right` bool (N,)."""
+    """N captions: `evidence` float32 (N, H + 1), `right` bool (N,)."""
 
     evidence: Tensor
     right: Tensor
@@ -66,8 +66,8 @@ def judge_examples(predictor: Predictor, images: Sequence[AnnotatedImage], seed:
         features = predictor.region_features(encoding, found, boxes)
         captions = predictor.caption(features)
         prefix = predictor.model.language_prefix(features)
-        ids = [caption.token_ids for caption in captions]
-        evidence.append(caption_evidence(predictor.model.language_model, prefix, ids))
+        ids, certainty = [c.token_ids for c in captions], [c.logprob for c in captions]
+        evidence.append(caption_evidence(predictor.model.language_model, prefix, ids, certainty))
         fitting = named_by(boxes, to_upright([region.box for region in annotated]))
         names = [{head_noun(phrase) for phrase in region.phrases} for region in annotated]
         for row, caption in zip(fitting, captions, strict=True):

@@ -93,7 +93,8 @@ class Caption:
 class Predictor:
     """A model ready to use. Prompts and results are in pixels of the original image; nothing is remembered between calls.
 
-    Safe to share between threads for reading. `Caption.score` is the `judge`'s, if there is one; `automatic` are the model's thresholds for anything mode.
+    Safe to share between threads for reading. `Caption.score` is the `judge`'s, if there is one; `automatic` are
+    the model's thresholds for anything mode.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Our own checkpoint directory: config.json, model.safetensors in fp16, tokenizer.json, and judge.safetensors if it has one."""
+"""Our own checkpoint directory: config.json, model.safetensors in fp16, tokenizer.json, perhaps judge.safetensors."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ class JudgeExamples:
 def judge_examples(predictor: Predictor, images: Sequence[AnnotatedImage], seed: int) -> JudgeExamples:
     """Caption what anything mode finds on each picture, every other one degraded as cameras do.
 
-    Right: the caption's head noun is that of a phrase of an annotated region that the
-    found one lies in or agrees with. What nobody annotated counts as wrong, so the share of right ones is an
-    underestimate; their order is what matters. ValueError if no picture has annotated regions.
+    Right: the caption's head noun is that of a phrase of an annotated region that the found one lies in or agrees
+    with. What nobody annotated counts as wrong, so the share of right ones is an underestimate; their order is what
+    matters. ValueError if no picture has annotated regions.
     """
     settings = replace(predictor.automatic, points_per_side=_POINTS_PER_SIDE)
     generator = AutomaticMaskGenerator(predictor, settings)

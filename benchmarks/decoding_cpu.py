@@ -24,13 +24,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 import sca
 from benchmarks.side_by_side import describe_machine, print_row, time_in_turn
 from engines.backends import backend_named
-from engines.devices import probe
-from engines.precision import Precision
+from engines.devices import Precision, probe
 from engines.probes import ModelProbes
-from sca.decoding import MAX_NEW_TOKENS, decode, end_of_text_ids
-from sca.language_stages import decoder_stages
-from sca.language_steps import StagedSteps
-from sca.slot_decoding import SlotDecoder
+from sca.decoding.reference import MAX_NEW_TOKENS, decode, end_of_text_ids
+from sca.decoding.slots import SlotDecoder, StagedSteps
+from sca.stages.language import decoder_stages
 
 RANDOM_PREFIX = 10
 

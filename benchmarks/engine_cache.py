@@ -16,10 +16,9 @@ import sca
 from benchmarks.side_by_side import describe_machine
 from engines.backends import backend_named
 from engines.cache import EngineCache
-from engines.devices import probe
-from engines.precision import Precision, choose_precision
+from engines.devices import Precision, choose_precision, probe
 from engines.workshop import BuildPolicy, Workshop
-from sca.model_stages import model_stages
+from sca.stages.vision import model_stages
 
 ROUNDS = 5
 

@@ -23,17 +23,15 @@ import sca
 from benchmarks.side_by_side import Times, describe_machine, print_row, time_in_turn
 from engines.backends import backend_named
 from engines.cache import EngineCache
-from engines.devices import probe
-from engines.precision import Precision
+from engines.devices import Precision, probe
 from engines.probes import ModelProbes
 from engines.workshop import BuildPolicy, Workshop
-from sca.decoding import decode
-from sca.export_stages import Stage
-from sca.language_stages import language_stages, prefix_length
-from sca.language_steps import StagedSteps
-from sca.model_stages import model_stages
+from sca.decoding.reference import decode
+from sca.decoding.slots import SlotDecoder, StagedSteps
 from sca.modeling import Sca
-from sca.slot_decoding import SlotDecoder
+from sca.stages.language import language_stages, prefix_length
+from sca.stages.spec import Stage
+from sca.stages.vision import model_stages
 
 KINDS = (
     ("openvino", Precision.FLOAT32),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sca.data.annotations import AnnotatedImage, read_annotations
 from sca.data.image_cache import read_rgb
-from sca.data.phrases import head_noun
+from sca.data.text import head_noun
 from sca.data.views import plain_view
 from sca.modeling.caption_map import CaptionBackbone
 from sca.modeling.mixer import pool_boxes

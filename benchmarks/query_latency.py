@@ -25,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 import zarr
 
-from pipeline.frame import ClockSource
-from pipeline.records import Batch, CaptionEvent, ResumePoint
-from pipeline.regions import RleMask
+from pipeline.core.frame import ClockSource
+from pipeline.core.records import Batch, CaptionEvent, ResumePoint
+from pipeline.core.regions import RleMask
 from pipeline.store import CaptionStore, Compaction, StreamInfo
 
 NS = 10**9

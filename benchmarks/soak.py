@@ -41,7 +41,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
-from pipeline.config import load_config
+from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -27,14 +27,14 @@ import numpy as np
 from pycocotools import mask as coco
 from trackeval.metrics import HOTA, Identity
 
-from pipeline.annotate import TrackPath
-from pipeline.config import RunConfig, load_config
-from pipeline.keyframe_reader import KeyframeReader
-from pipeline.motion import box_iou
-from pipeline.perception import Perception
+from pipeline.core.regions import box_iou
+from pipeline.drawing.annotate import TrackPath
+from pipeline.keyframes.reader import KeyframeReader
+from pipeline.perception.perceiver import Perception
 from pipeline.runtime.stages import load_predictor
+from pipeline.runtime.stream_analysis import StreamAnalysis
+from pipeline.settings.config import RunConfig, load_config
 from pipeline.sources import open_source
-from pipeline.stream_analysis import StreamAnalysis
 from sca.predictor import Predictor
 
 COVERED = 0.5

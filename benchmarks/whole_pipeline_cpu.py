@@ -29,14 +29,14 @@ import torch
 import sca
 from benchmarks.side_by_side import describe_machine
 from engines.acceleration import accelerate
-from pipeline.config import load_config
-from pipeline.keyframe_reader import KeyframeReader
-from pipeline.run_plan import plan_run
+from pipeline.keyframes.reader import KeyframeReader
 from pipeline.runtime.inline import run_inline
+from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import StopRequest
+from pipeline.settings.config import load_config
 from pipeline.sources import open_source
 from sca.automatic import AutomaticMaskGenerator
-from sca.decoding import MAX_NEW_TOKENS
+from sca.decoding.reference import MAX_NEW_TOKENS
 from sca.predictor import Predictor
 
 GRID = 32

@@ -18,17 +18,15 @@ from engines.probes import ModelProbes
 from engines.selection import AUTO, ModelPart, stages_for
 from engines.typed_module import TypedBody, in_precision
 from engines.workshop import BuildPolicy, ReadyEngine, Workshop
-from sca.export_stages import Stage
-from sca.language_stages import LANGUAGE_PREFILL, LANGUAGE_STEP, prefix_length
-from sca.language_steps import StagedSteps
-from sca.model_stages import MAX_FRAMES, MAX_PROMPT_TOKENS, mixer_tokens
+from sca.decoding.shared import SharedDecoding
+from sca.decoding.slots import SlotDecoder, StagedSteps
 from sca.modeling import ImageFeatures, Sca
 from sca.modeling.mask_decoder import MaskDecoding
 from sca.predictor import Predictor
-from sca.shared_decoding import SharedDecoding
-from sca.slot_decoding import SlotDecoder
-from sca.stages import Stages, eager_stages
-from sca.static_cache import StepStage
+from sca.stages.computations import Stages, eager_stages
+from sca.stages.language import LANGUAGE_PREFILL, LANGUAGE_STEP, StepStage, prefix_length
+from sca.stages.spec import Stage
+from sca.stages.vision import MAX_FRAMES, MAX_PROMPT_TOKENS, mixer_tokens
 
 LOGGER = logging.getLogger("engines")
 MAX_PROMPTS = 64

@@ -17,8 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from engines.cache_root import ENVIRONMENT_VARIABLE, default_root
-from engines.digests import digest_file
-from engines.manifest import MANIFEST_NAME, Artefact, EngineKey, EngineRejected, Manifest
+from engines.manifest import MANIFEST_NAME, Artefact, EngineKey, EngineRejected, Manifest, digest_file
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sca.export_stages import DynamicAxis, Stage
+from sca.stages.spec import DynamicAxis, Stage
 
 OPSET = 23
 _EXTERNAL_DATA_LIMIT = 1_800_000_000

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from engines.devices import Device
-from engines.precision import Precision, choose_precision
-from sca.export_stages import Stage
-from sca.language_stages import fits, language_stages
-from sca.model_stages import model_stages
+from engines.devices import Device, Precision, choose_precision
 from sca.modeling import Sca
+from sca.stages.language import fits, language_stages
+from sca.stages.spec import Stage
+from sca.stages.vision import model_stages
 
 AUTO = "auto"
 _ORDER = {

@@ -15,14 +15,19 @@ import torch
 from engines.backends import backend_named
 from engines.backends.interface import Backend, Engine, EngineBuildError, Report
 from engines.cache import EngineCache, describe_files
-from engines.devices import Device
-from engines.digests import digest_code, digest_weights, signature
-from engines.manifest import EngineKey, EngineRejected, Manifest, Verification
-from engines.parity import GATE_VERSION, Probes, compare, reference_outputs
-from engines.precision import Precision, choose_precision
+from engines.devices import Device, Precision, choose_precision
+from engines.manifest import (
+    EngineKey,
+    EngineRejected,
+    Manifest,
+    Verification,
+    digest_code,
+    digest_weights,
+    signature,
+)
+from engines.parity import GATE_VERSION, Probes, compare, reference_outputs, time_beside
 from engines.selection import AUTO, attempts
-from engines.timing import time_beside
-from sca.export_stages import Stage
+from sca.stages.spec import Stage
 
 LOGGER = logging.getLogger("engines")
 

@@ -12,8 +12,8 @@ import typer
 from pipeline.commands.doctor import doctor
 from pipeline.commands.models import models
 from pipeline.commands.run import run
-from pipeline.leaving import leave
-from pipeline.runtime.failure import StageFailed
+from pipeline.core.errors import StageFailed
+from pipeline.core.leaving import leave
 
 
 def _new_app() -> typer.Typer:

@@ -24,8 +24,8 @@ from segment_anything.utils.amg import (
 from torch import Tensor
 from torchvision.ops import box_area, nms
 
-from sca.automatic_settings import AutomaticSettings
-from sca.decoding import RELEASED_BEAMS
+from sca.config import AutomaticSettings
+from sca.decoding.reference import RELEASED_BEAMS
 from sca.predictor import Caption, ImageEncoding, Predictor
 
 __all__ = ["AutomaticMaskGenerator", "AutomaticSettings", "RegionRecord"]

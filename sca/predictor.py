@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sca.automatic_settings import AutomaticSettings
-from sca.config import ScaConfig
-from sca.decoding import MAX_NEW_TOKENS, end_of_text_ids
-from sca.device_preprocessing import to_model_input_on
+from sca.config import AutomaticSettings, ScaConfig
+from sca.decoding.reference import MAX_NEW_TOKENS, end_of_text_ids
 from sca.modeling import ImageFeatures, Sca
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
-from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input
-from sca.stages import Stages, eager_stages
+from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input, to_model_input_on
+from sca.stages.computations import Stages, eager_stages
 
 Coordinates = np.ndarray | Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 

@@ -7,13 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sca.checkpoints import (
-    fetch_from_hub,
-    is_shipped,
-    load_released,
-    load_released_tokenizer,
-    load_shipped,
-)
+from sca.checkpoints import fetch_from_hub, is_shipped, load_released, load_released_tokenizer, load_shipped
 from sca.model_names import find_model
 from sca.predictor import Predictor
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sca.export_stages import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
+from sca.stages.spec import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
 
 
 class SmallDecoder(nn.Module):

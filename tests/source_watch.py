@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from types import TracebackType
 
-from pipeline.frame import ClockSource
-from pipeline.records import Gap
+from pipeline.core.frame import ClockSource
+from pipeline.core.records import Gap
 from pipeline.sources import DecodedFrame, Source
 from tests.rtsp_camera import wait_for
 

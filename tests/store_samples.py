@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.frame import ClockSource
-from pipeline.records import Batch, CaptionEvent, ClosedTrack, Gap, Observation, ResumePoint
-from pipeline.regions import RleMask
+from pipeline.core.frame import ClockSource
+from pipeline.core.records import Batch, CaptionEvent, ClosedTrack, Gap, Observation, ResumePoint
+from pipeline.core.regions import RleMask
 from pipeline.store import CaptionStore, Compaction, StreamInfo
 
 S = 10**9

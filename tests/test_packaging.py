@@ -14,10 +14,10 @@ import typer
 import yaml
 
 from pipeline.cli import LATER, app
-from pipeline.config import load_config, preset_names
-from pipeline.records import Gap
-from pipeline.runtime.metrics import RunMetrics
+from pipeline.core.records import Gap
 from pipeline.runtime.progress import StreamProgress
+from pipeline.serving.metrics import RunMetrics
+from pipeline.settings.config import load_config, preset_names
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 
 from benchmarks.gpu.setting import Setting, measure_rooflines, parse
 from benchmarks.side_by_side import print_row, time_in_turn
-from sca.decoding import MAX_NEW_TOKENS
-from sca.slot_decoding import SlotDecoder
+from sca.decoding.reference import MAX_NEW_TOKENS
+from sca.decoding.slots import SlotDecoder
 
 PREFIX = 14
 

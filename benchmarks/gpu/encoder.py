@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.setting import compiled, in_precision_copy, measure_rooflines, parse, random_model
 from benchmarks.side_by_side import print_row, time_in_turn
-from sca.model_stages import image_encoder_stage
+from sca.stages.vision import image_encoder_stage
 
 
 def main() -> None:

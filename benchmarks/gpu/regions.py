@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu.setting import Straightforward, compiled, measure_rooflines, parse, random_model
 from benchmarks.side_by_side import print_row, time_in_turn
-from sca.model_stages import mask_decoder_stage, mixer_stage
+from sca.stages.vision import mask_decoder_stage, mixer_stage
 
 
 def main() -> None:

@@ -18,14 +18,13 @@ from engines.backends import backend_named
 from engines.backends.interface import EngineBuildError
 from engines.cache import EngineCache
 from engines.cuda_graphs import GraphedEngine
-from engines.devices import probe
-from engines.precision import Precision
+from engines.devices import Precision, probe
 from engines.typed_module import in_precision
 from engines.workshop import BuildPolicy, Workshop
 from sca.config import LanguageModelConfig, MixerConfig, ScaConfig, VitEncoderConfig
-from sca.export_stages import Stage
 from sca.modeling import Sca, build
 from sca.modeling.two_way import SharedImageTwoWayTransformer
+from sca.stages.spec import Stage
 
 SMALL_ENCODER = VitEncoderConfig(
     embed_dim=96, depth=3, num_heads=3, mlp_dim=384, window_size=7, global_attn_indexes=(2,)

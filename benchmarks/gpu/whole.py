@@ -31,13 +31,13 @@ from benchmarks.gpu.setting import (
 from benchmarks.side_by_side import synchronize
 from engines.acceleration import engine_stages
 from engines.workshop import ReadyEngine
-from sca.export_stages import Stage
-from sca.model_stages import model_stages
+from sca.decoding.shared import SharedDecoding
+from sca.decoding.slots import SlotDecoder
 from sca.modeling import Sca
 from sca.predictor import Predictor
 from sca.preprocessing import to_model_input
-from sca.shared_decoding import SharedDecoding
-from sca.slot_decoding import SlotDecoder
+from sca.stages.spec import Stage
+from sca.stages.vision import model_stages
 
 VIDEO_FPS = 30
 CAPTIONS_HZ = 2

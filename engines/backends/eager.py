@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from engines.backends.interface import Engine, Report
-from engines.devices import Device
-from engines.precision import Precision
+from engines.devices import Device, Precision
 from engines.typed_module import in_precision
-from sca.export_stages import Stage
+from sca.stages.spec import Stage
 
 
 class EagerBackend:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from engines.backends.interface import Engine, EngineBuildError, Report
 from engines.cuda_graphs import GraphedEngine
-from engines.devices import Device
+from engines.devices import Device, Precision
 from engines.onnx_export import export_program, quiet_exporters
-from engines.precision import Precision
 from engines.typed_module import in_precision
-from sca.export_stages import Stage
+from sca.stages.spec import Stage
 
 RECIPE = 1
 

@@ -8,9 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from engines.devices import Device
-from engines.precision import Precision
-from sca.export_stages import Stage
+from engines.devices import Device, Precision
+from sca.stages.spec import Stage
 
 Engine = Callable[..., tuple[Tensor, ...]]
 """A stage made ready to run: tensors in by position, a tuple of float32 tensors out, on the device of the inputs."""

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from engines.backends.interface import Engine, EngineBuildError, Report
-from engines.devices import Device
+from engines.devices import Device, Precision
 from engines.onnx_export import OPSET, export_onnx
-from engines.precision import Precision
 from engines.typed_module import in_precision
-from sca.export_stages import Stage
+from sca.stages.spec import Stage
 
 RECIPE = 1
 _NUMPY = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np.int32, torch.bool: np.bool_}

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from engines.backends.interface import Engine, EngineBuildError, Report
-from engines.devices import Device
+from engines.devices import Device, Precision
 from engines.onnx_export import export_shapes, quiet_exporters
-from engines.precision import Precision
-from sca.export_stages import DynamicAxis, Stage
+from sca.stages.spec import DynamicAxis, Stage
 
 RECIPE = 3
 BLOB_NAME = "engine.blob"

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from engines.backends.interface import Engine, EngineBuildError, Report
 from engines.backends.tensorrt import PLAN_NAME
-from engines.devices import Device
+from engines.devices import Device, Precision
 from engines.onnx_export import export_program
-from engines.precision import Precision
 from engines.typed_module import in_precision
-from sca.export_stages import Stage
+from sca.stages.spec import Stage
 
 RECIPE = 1
 
@@ -83,6 +82,6 @@ class TorchTensorRtBackend:
         return ()
 
     def load(self, stage: Stage, precision: Precision, device: Device, folder: Path) -> Engine:
-        from engines.backends.tensorrt_runtime import load_plan
+        from engines.backends.tensorrt import load_plan
 
         return load_plan(import_module("tensorrt"), (folder / PLAN_NAME).read_bytes(), stage)

@@ -147,11 +147,11 @@ def verify(model: ModelOption = "demo", max_prompts: MaxPromptsOption = 64, cach
     import sca
     from engines.backends import backend_named
     from engines.backends.interface import EngineBuildError
-    from engines.precision import Precision
+    from engines.devices import Precision
     from engines.probes import ModelProbes
     from engines.workshop import Workshop
-    from sca.language_stages import language_stages
-    from sca.model_stages import model_stages
+    from sca.stages.language import language_stages
+    from sca.stages.vision import model_stages
 
     device, store = _device(), _open_cache(cache)
     predictor = sca.load(model, device=device.kind)

@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.caption_rows import CaptionRow, coalesce, csv_lines, json_lines
-from pipeline.clock_time import TIME_HELP, local_zone
-from pipeline.commands.query import stream_windows, window_rows
+from pipeline.core.clock import local_zone
+from pipeline.export.lines import csv_lines, json_lines
+from pipeline.export.subtitles import srt_lines, vtt_lines
+from pipeline.query.rows import CaptionRow, coalesce
+from pipeline.query.typed_times import TIME_HELP
+from pipeline.query.windows import stream_windows, window_rows
 from pipeline.store import CaptionStore
 from pipeline.store.durable_files import refusal, write_durably
-from pipeline.subtitles import srt_lines, vtt_lines
 
 
 class ExportFormat(StrEnum):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from datetime import UTC, tzinfo
 from enum import StrEnum
 from pathlib import Path
@@ -13,19 +15,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.caption_rows import CaptionRow, caption_rows, coalesce, csv_lines, json_lines
-from pipeline.clock_time import (
-    TIME_HELP,
-    Recording,
-    clock_text,
-    local_zone,
-    offset_text,
-    parse_window,
-    to_datetime,
-)
-from pipeline.commands.quiet_pipe import quiet_pipe
-from pipeline.gap_rows import gap_csv_lines, gap_json_lines, gap_rows
+from pipeline.core.clock import local_zone, to_datetime
+from pipeline.export.lines import csv_lines, gap_csv_lines, gap_json_lines, json_lines
+from pipeline.query.rows import CaptionRow, coalesce, gap_rows
+from pipeline.query.typed_times import TIME_HELP, clock_text, offset_text
+from pipeline.query.windows import StreamWindow, stream_windows, window_rows
 from pipeline.store import CaptionStore
+
+# Writing to standard output that a reader such as `head` may close at any time.
+
+
+@contextlib.contextmanager
+def quiet_pipe() -> Iterator[None]:
+    """End the block quietly when the reader of standard output has gone."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit, which would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
 
 PIPED_WIDTH = 140
 
@@ -36,16 +45,6 @@ class OutputFormat(StrEnum):
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
-
-
-@dataclass(frozen=True, slots=True)
-class StreamWindow:
-    """What is asked of one stream: wall ns, None for an open end, and the time that the stream was recorded."""
-
-    stream: str
-    start: int | None
-    end: int | None
-    recording: Recording
 
 
 def query(
@@ -119,50 +118,6 @@ def _print_gaps(
             for w in windows:
                 share = store.coverage(w.start, w.end, stream=w.stream)
                 console.print(f"{w.stream}: {share:.1%} of the window was watched", markup=False)
-
-
-def stream_windows(
-    store: CaptionStore, stream: str | None, start: str | None, end: str | None, zone: tzinfo
-) -> list[StreamWindow]:
-    """The window in each stream: offsets count from each one's own start. Streams without rows are left out.
-
-    Raises ValueError for an unknown stream, an unreadable time, a start after the end.
-    """
-    windows = []
-    infos = store.streams()
-    for name in [stream] if stream is not None else infos:
-        span = store.span(name)
-        if span is not None:
-            recording = Recording(infos[name].start_wall_ns or span.start, span.end, zone)
-            windows.append(StreamWindow(name, *parse_window(start, end, recording), recording))
-    return windows
-
-
-def window_rows(
-    store: CaptionStore,
-    windows: list[StreamWindow],
-    *,
-    track: int | None = None,
-    text: str | None = None,
-    min_score: float | None = None,
-    limit: int | None = None,
-) -> list[CaptionRow]:
-    """What matches in all windows, ordered by start, then track; at most `limit` of each stream.
-
-    `start_s` and `end_s` count from where each stream starts on the wall, as offsets in `--from` do.
-    """
-    rows: list[CaptionRow] = []
-    for w in windows:
-        table = store.captions(
-            w.start, w.end, stream=w.stream, track=track, text=text, min_score=min_score, limit=limit
-        )
-        rows += (_since(w.recording.start_ns, row) for row in caption_rows(table))
-    return sorted(rows, key=lambda row: (row.start_ns, row.track))
-
-
-def _since(start_ns: int, row: CaptionRow) -> CaptionRow:
-    # Stored PTS start at 0 again after a reset, and leave out how long a camera's program was down.
-    return replace(row, start_s=(row.start_ns - start_ns) / 1e9, end_s=(row.end_ns - start_ns) / 1e9)
 
 
 def _print_table(

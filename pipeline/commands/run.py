@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.log_format import LogFormat, run_logs
+from pipeline.commands.log_format import LogFormat, run_logs
 
 if TYPE_CHECKING:
-    from pipeline.run_plan import RunPlan
-    from pipeline.runtime.observer import RunObserver
-    from pipeline.runtime.progress import StopRequest, StreamProgress
+    from pipeline.runtime.plan import RunPlan
+    from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +89,9 @@ def run(
 
     sca run cams.yaml --store site.zarr --preset live --metrics-port 9464
     """
-    from pipeline.clock import iso_ns
-    from pipeline.run_plan import plan_run
-    from pipeline.stream_list import stream_requests
+    from pipeline.core.clock import iso_ns
+    from pipeline.runtime.plan import plan_run
+    from pipeline.settings.stream_list import stream_requests
     from sca.model_names import find_model
 
     changes: dict[str, Any] = {"runtime.kind": runtime, "runtime.address": address, "model": model}
@@ -118,7 +117,7 @@ def run(
         )
         raise typer.Exit(130)
     if annotate is not None:
-        from pipeline.commands.annotation_step import annotate_run
+        from pipeline.commands.run_steps import annotate_run
 
         annotate_run(plan, annotate, console)
     if not quiet:
@@ -143,10 +142,9 @@ def _execute(plan: RunPlan, console: Console, port: int | None, address: str) ->
     """Run what is left of the plan. Returns whether it was stopped before the end."""
     from dataclasses import replace
 
-    from pipeline.commands.engine_step import engines_for
     from pipeline.commands.run_report import RunDisplay
-    from pipeline.runtime.observer import Observers, ProgressOnly
-    from pipeline.runtime.progress import StopRequest
+    from pipeline.commands.run_steps import engines_for
+    from pipeline.runtime.progress import Observers, ProgressOnly, StopRequest
 
     todo = tuple(stream for stream in plan.streams if not stream.complete)
     if not todo:
@@ -166,8 +164,8 @@ def _execute(plan: RunPlan, console: Console, port: int | None, address: str) ->
 @contextmanager
 def _served(plan: RunPlan, console: Console, port: int, address: str) -> Iterator[list[RunObserver]]:
     """Metrics and health over HTTP, fed by the observers that are yielded."""
-    from pipeline.runtime.health_server import Health, health_server
-    from pipeline.runtime.metrics import RunMetrics
+    from pipeline.serving.health import Health, health_server
+    from pipeline.serving.metrics import RunMetrics
 
     metrics, health = RunMetrics(), Health(plan.config.runtime.stall_deadline_s)
     with health_server(address, port, metrics, health) as actual:
@@ -186,7 +184,7 @@ def _run(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[Stream
             observer.alive()
 
         return run_inline(plan, tell, stop)
-    from pipeline.runtime.ray_runtime import run_on_ray
+    from pipeline.runtime.on_ray.driver import run_on_ray
 
     return run_on_ray(plan, observer, stop)
 

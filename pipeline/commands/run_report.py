@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.caption_rows import CaptionRow, coalesce
-from pipeline.clock_time import clock_text, local_zone, offset_text
-from pipeline.commands.query import stream_windows, window_rows
-from pipeline.run_plan import RunPlan
+from pipeline.core.clock import local_zone
+from pipeline.query.rows import CaptionRow, coalesce
+from pipeline.query.typed_times import clock_text, offset_text
+from pipeline.query.windows import stream_windows, window_rows
+from pipeline.runtime.plan import RunPlan
 from pipeline.runtime.progress import StreamProgress
 from pipeline.store import CaptionStore
 

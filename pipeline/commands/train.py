@@ -27,8 +27,8 @@ def train(
 
     Can be cut at any moment: the same command goes on where it stopped.
     """
+    from sca.training.checkpoints import export_checkpoint
     from sca.training.config import read_training_config
-    from sca.training.export import export_checkpoint
     from sca.training.trainer import CHECKPOINT
     from sca.training.trainer import train as run
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pipeline.captioning import Captioner
-from pipeline.perception import Perception
-from pipeline.recorder import Recorder
-from pipeline.run_plan import RunPlan, StreamPlan
+from pipeline.captioning.captioner import Captioner
+from pipeline.perception.perceiver import Perception
+from pipeline.recording.recorder import Recorder
+from pipeline.runtime.plan import RunPlan, StreamPlan
 from pipeline.runtime.progress import OnProgress, ProgressTally, StopRequest, StreamProgress
 from pipeline.runtime.stages import housekeeping, load_predictor, open_reader
+from pipeline.runtime.stream_analysis import StreamAnalysis
 from pipeline.store import CaptionStore
-from pipeline.stream_analysis import StreamAnalysis
 from sca.predictor import Predictor
 
 

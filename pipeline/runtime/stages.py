@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.config import RunConfig
-from pipeline.flow import KeyframeBuffer
-from pipeline.keyframe_reader import KeyframeReader
-from pipeline.real_time import RealTime
-from pipeline.records import ResumePoint
-from pipeline.run_plan import StreamPlan
-from pipeline.runtime.buffered_reader import BufferedReader
-from pipeline.runtime.heap import level_heap
+from pipeline.core.records import ResumePoint
+from pipeline.keyframes.buffer import BufferedReader, KeyframeBuffer
+from pipeline.keyframes.reader import KeyframeReader
+from pipeline.runtime.plan import StreamPlan
+from pipeline.settings.config import RunConfig
 from pipeline.sources import Source, open_source
+from pipeline.sources.real_time import RealTime
 from pipeline.store.compaction import Compaction
-
-SECONDS_A_DAY = 86_400
 
 if TYPE_CHECKING:
     from sca.predictor import Predictor
+
+
+# The C library's allocator, told to keep a long run's memory level.
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+LARGE_BLOCK = 16 << 20
+
+
+def level_heap() -> None:
+    """Give every freed block of `LARGE_BLOCK` bytes or more back to the kernel at once (glibc; nothing elsewhere).
+
+    By itself glibc raises that bound to 32 MiB while a program runs, and then keeps large tensors, whose sizes change
+    from keyframe to keyframe, in its heap: between them it becomes full of holes and grows for weeks. Much below this
+    bound the kernel's zeroing of new pages costs time. Process-wide, from now on.
+    """
+    if sys.platform.startswith("linux"):
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+        if set_option is not None:
+            set_option(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+SECONDS_A_DAY = 86_400
 
 
 def open_reader(plan: StreamPlan, resume: ResumePoint) -> KeyframeReader:

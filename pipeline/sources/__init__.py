@@ -1,8 +1,8 @@
 """Sources of frames: video files, images, network cameras, webcams."""
 
+from pipeline.core.redaction import redact_text, redact_url
 from pipeline.sources.opening import SourceOptions, expand_inputs, open_source
 from pipeline.sources.picture import DecodedFrame
-from pipeline.sources.redact import redact_text, redact_url
 from pipeline.sources.source import Source, SourceCounts, SourceInfo, SourceKind
 
 __all__ = [

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
-from pipeline.sources.connection import Connection, ConnectionLost, Deadlines, Picture
-from pipeline.sources.identity import address_fingerprint
-from pipeline.sources.knock import answers
-from pipeline.sources.options import SourceOptions
-from pipeline.sources.reconnect import Ending
-from pipeline.sources.redact import redact_url
-from pipeline.sources.secrets import fill_in
+import av
+
+from pipeline.core.restarts import LossCause
 from pipeline.sources.source import SourceKind
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture. `sender_ns`: the sender's wall clock, ns since 1970, where it told. `damaged`: do not show."""
+
+    frame: av.VideoFrame
+    sender_ns: int | None
+    damaged: bool
+
+
+class ConnectionLost(Exception):
+    """A connection ended or could not be made. The text says why in the user's words, without credentials."""
+
+    def __init__(
+        self, reason: str, ending: LossCause, remedy: str = "check the address, the network and the camera"
+    ) -> None:
+        super().__init__(reason)
+        self.ending = ending
+        self.remedy = remedy
 
 
 class Feed(Protocol):
@@ -43,25 +60,3 @@ class Camera(Protocol):
 
     def answers(self) -> bool | None:
         """Whether it seems to be there now, asked at no cost to it; None where that cannot be told."""
-
-
-class NetworkCamera:
-    """A stream at an address, which may hold credentials or blanks for them (`secrets.py`)."""
-
-    def __init__(self, uri: str, options: SourceOptions) -> None:
-        self._uri = uri
-        self._options = options
-        self.kind = SourceKind.LIVE
-        self.address = redact_url(uri)
-        self.fingerprint = address_fingerprint(uri)
-
-    def connect(self) -> Connection:
-        try:
-            url = fill_in(self._uri)
-        except ValueError as error:
-            raise ConnectionLost(str(error), Ending.FAILED, "then start again") from None
-        deadlines = Deadlines(self._options.open_timeout_s, self._options.stall_timeout_s)
-        return Connection(url, transport=self._options.rtsp_transport, deadlines=deadlines)
-
-    def answers(self) -> bool | None:
-        return answers(self._uri)

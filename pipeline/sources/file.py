@@ -8,19 +8,46 @@ from contextlib import suppress
 from pathlib import Path
 
 import av
-from av.codec.hwaccel import HWAccel
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.error import FFmpegError
 from av.stream import Disposition
 from dateutil import parser as date_parser
 
-from pipeline.clock import utc_ns
-from pipeline.frame import ClockSource
-from pipeline.records import Gap, ResumePoint
-from pipeline.sources.hardware import CPU, hardware_decoder
+from pipeline.core.clock import utc_ns
+from pipeline.core.frame import ClockSource
+from pipeline.core.records import Gap, ResumePoint
+from pipeline.sources.clocks import NS, StreamClock, ns_to_ticks, ticks_to_ns
 from pipeline.sources.identity import file_fingerprint
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
-from pipeline.sources.timing import NS, StreamClock, ns_to_ticks, ticks_to_ns
+
+# Video decoding on the GPU: FFmpeg still demuxes and tells the time, NVDEC makes the pictures.
+
+CPU, NVDEC = "cpu", "nvdec"
+
+
+def hardware_decoder(name: str) -> HWAccel | None:
+    """What `av.open` takes as `hwaccel`: None for the CPU.
+
+    A stream that the GPU cannot decode (its codec, its size) is decoded on the CPU all the same. Raises `ValueError`
+    where there is no GPU that decodes.
+    """
+    if name == CPU:
+        return None
+    assert name == NVDEC, name
+    if "cuda" not in hwdevices_available():
+        raise ValueError(
+            "sources.decoder=nvdec: this build of FFmpeg has no CUDA; install the PyAV wheel, or use cpu"
+        )
+    try:
+        HWAccel("cuda").create(av.codec.Codec("h264", "r"))
+    except (FFmpegError, OSError, RuntimeError, NotImplementedError):
+        raise ValueError(
+            "sources.decoder=nvdec: no NVIDIA GPU that decodes video is visible here; use cpu, or give the container "
+            "the video capability (NVIDIA_DRIVER_CAPABILITIES=compute,video,utility)"
+        ) from None
+    return HWAccel("cuda", allow_software_fallback=True)
+
 
 _TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "microdvd", "lrc", "concat", "ffmetadata"}
 _MAX_READ_ERRORS = 64

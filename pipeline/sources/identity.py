@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.sources.redact import redact_url
+from pipeline.core.redaction import redact_url
 
 _EDGE_BYTES = 1 << 20
 

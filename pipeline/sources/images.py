@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.frame import ClockSource, FrameTime
-from pipeline.records import Gap, ResumePoint
+from pipeline.core.frame import ClockSource, FrameTime
+from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.identity import images_fingerprint
 from pipeline.sources.picture import DecodedFrame, from_array
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind

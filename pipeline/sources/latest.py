@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from pipeline.records import Gap
+from pipeline.core.records import Gap
 from pipeline.sources.picture import DecodedFrame
 
 

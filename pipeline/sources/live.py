@@ -9,17 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from pipeline.leaving import READER_THREAD
-from pipeline.records import Gap, ResumePoint
-from pipeline.sources.camera import Camera, Feed
-from pipeline.sources.connection import ConnectionLost, Picture
+from pipeline.core.leaving import READER_THREAD
+from pipeline.core.records import Gap, ResumePoint
+from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects
+from pipeline.sources.camera import Camera, ConnectionLost, Feed, Picture
+from pipeline.sources.clocks import NS, Arrival, LiveClock
 from pipeline.sources.latest import LatestFrame
-from pipeline.sources.live_clock import Arrival, LiveClock
-from pipeline.sources.options import SourceOptions
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
-from pipeline.sources.reconnect import HEALTHY_S, Ending, backoff_s, reconnects
-from pipeline.sources.source import SourceCounts, SourceInfo
-from pipeline.sources.timing import NS
+from pipeline.sources.source import SourceCounts, SourceInfo, SourceOptions
 from pipeline.sources.unwatched import Unwatched
 
 log = logging.getLogger(__name__)
@@ -187,7 +184,7 @@ class LiveStream:
             return True
         if not met:
             self._failure = f"{self._address}: cannot connect: {lost}; {lost.remedy}"
-        elif lost.ending is not Ending.OVER:
+        elif lost.ending is not LossCause.OVER:
             self._failure = f"{self._address}: the connection was lost: {lost}; {lost.remedy}"
         return False
 

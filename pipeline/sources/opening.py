@@ -6,12 +6,11 @@ import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.core.redaction import redact_url
 from pipeline.sources.file import VideoFile
 from pipeline.sources.identity import stream_name
 from pipeline.sources.images import IMAGE_SUFFIXES, ImageSequence, image_paths
-from pipeline.sources.options import SourceOptions
-from pipeline.sources.redact import redact_url
-from pipeline.sources.source import Source, SourceInfo
+from pipeline.sources.source import Source, SourceInfo, SourceOptions
 
 if TYPE_CHECKING:
     from pipeline.sources.camera import Camera
@@ -62,7 +61,7 @@ def open_source(
             raise ValueError(
                 f"{redact_url(uri)}: unknown address; known: {', '.join(sorted(_LIVE_SCHEMES))}, file"
             )
-        from pipeline.sources.camera import NetworkCamera
+        from pipeline.sources.network import NetworkCamera
 
         return _watched(NetworkCamera(uri, options), name, start_ns, options, known)
     if uri.isdigit() or uri.startswith("/dev/video"):

@@ -8,7 +8,7 @@ import av
 import cv2
 import numpy as np
 
-from pipeline.frame import Frame, FrameTime
+from pipeline.core.frame import Frame, FrameTime
 
 THUMBNAIL_WIDTH = 64
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}

@@ -5,10 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
-from pipeline.records import Gap, ResumePoint
+from pydantic import Field
+
+from pipeline.core.options import Options
+from pipeline.core.records import Gap, ResumePoint
+from pipeline.core.restarts import RestartPolicy
 from pipeline.sources.picture import DecodedFrame
+
+# How sources are opened.
+
+
+class SourceOptions(Options):
+    """How sources are opened. Durations in seconds."""
+
+    image_interval_s: float = Field(
+        default=1.0, gt=0, description="time between two pictures of an image directory"
+    )
+    decoder: Literal["cpu", "nvdec"] = Field(
+        default="cpu", description="nvdec: video files are decoded on an NVIDIA GPU"
+    )
+    rtsp_transport: Literal["tcp", "udp"] = Field(
+        default="tcp", description="udp loses packets on a busy network, but a camera may know only that"
+    )
+    open_timeout_s: float = Field(default=10.0, gt=0, description="for a camera to answer")
+    stall_timeout_s: float = Field(
+        default=5.0, gt=0, description="without data for so long, a camera is connected to again"
+    )
+    reconnect: RestartPolicy = Field(
+        default=RestartPolicy.ALWAYS,
+        description="never, on-error, or always: also when the sender ends the stream",
+    )
+    max_backoff_s: float = Field(
+        default=30.0, gt=0, description="longest pause between two attempts to connect"
+    )
+    max_clock_error_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="a camera's clock that is farther off than this is not used; 0: never use it",
+    )
 
 
 class SourceKind(StrEnum):

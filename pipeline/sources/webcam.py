@@ -10,8 +10,8 @@ import av
 import cv2
 import numpy as np
 
-from pipeline.sources.connection import ConnectionLost, Picture
-from pipeline.sources.reconnect import Ending
+from pipeline.core.restarts import LossCause
+from pipeline.sources.camera import ConnectionLost, Picture
 from pipeline.sources.source import SourceKind
 
 _REMEDY = "check that it is plugged in and not used elsewhere"
@@ -46,14 +46,14 @@ class Capture:
         self._capture = cv2.VideoCapture(int(device) if device.isdigit() else device)
         if not self._capture.isOpened():
             self.close()
-            raise ConnectionLost("it cannot be opened", Ending.FAILED, _REMEDY)
+            raise ConnectionLost("it cannot be opened", LossCause.FAILED, _REMEDY)
 
     def pictures(self) -> Iterator[Picture]:
         """Pictures until the device gives none, which is told by `ConnectionLost`."""
         while True:
             ok, bgr = self._capture.read()
             if not ok:
-                raise ConnectionLost("it gives no pictures", Ending.FAILED, _REMEDY)
+                raise ConnectionLost("it gives no pictures", LossCause.FAILED, _REMEDY)
             frame = av.VideoFrame.from_ndarray(np.asarray(bgr, np.uint8), format="bgr24")
             yield Picture(frame, sender_ns=None, damaged=False)
 

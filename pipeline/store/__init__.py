@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from pipeline.core.clock import TimeSpan
+from pipeline.core.redaction import without_credentials
 from pipeline.store.caption_store import CaptionStore
 from pipeline.store.compaction import Compaction
-from pipeline.store.stream_info import StreamInfo, without_credentials
+from pipeline.store.stream_info import StreamInfo
 from pipeline.store.stream_writer import StreamWriter
-from pipeline.store.time_span import TimeSpan
 
 __all__ = [
     "CaptionStore",

@@ -14,27 +14,27 @@ from types import TracebackType
 import numpy as np
 import pyarrow as pa
 
-from pipeline.records import ResumePoint
+from pipeline.core.clock import Moment, TimeSpan, nanoseconds, share_watched, time_window
+from pipeline.core.records import ResumePoint
 from pipeline.store import arrow_tables
 from pipeline.store.columns import TrackColumns
 from pipeline.store.compaction import Compaction
 from pipeline.store.durable_files import TEMPORARY, refusal, write_durably
-from pipeline.store.moment import Moment, nanoseconds, time_window
 from pipeline.store.row_query import (
     RowFilter,
+    StoredSegment,
     find_captions,
     find_clocks,
     find_gaps,
     find_observations,
     find_tracks,
+    open_segment,
 )
 from pipeline.store.segment import SCHEMA, resume_of
 from pipeline.store.segment_name import SegmentName
-from pipeline.store.stored_segment import StoredSegment, open_segment
 from pipeline.store.stream_directory import list_visible, lost_spans
 from pipeline.store.stream_info import StreamInfo, check_stream_id
 from pipeline.store.stream_writer import StreamWriter
-from pipeline.store.time_span import TimeSpan, share_watched
 from pipeline.store.zarr_metadata import group_document
 
 Box = tuple[float, float, float, float]

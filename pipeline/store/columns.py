@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.records import CaptionEvent, ClockReading, ClosedTrack, Gap, Observation
+from pipeline.core.records import CaptionEvent, ClockReading, ClosedTrack, Gap, Observation
 
 ROW_CHUNK = 4096
 BYTE_CHUNK = 262_144

@@ -5,18 +5,47 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.store.durable_files import write_durably
-from pipeline.store.retention import delete_segments, expired
+from pipeline.store.durable_files import fsync_directory, write_durably
 from pipeline.store.segment import SegmentAttributes, SegmentReader, encode_segment, resume_of
-from pipeline.store.segment_name import DAY_LEVEL, SegmentName, superseded, visible
+from pipeline.store.segment_name import DAY_LEVEL, SegmentName, Visible, superseded, visible
 from pipeline.store.segment_rows import SegmentRows
-from pipeline.store.stream_directory import list_epochs, list_names, list_visible
+from pipeline.store.stream_directory import FOLDERS, list_epochs, list_names, list_visible
+
+# Forgetting what is older than a moment: whole segments and days, by their names alone.
+
+
+def expired(names: Iterable[SegmentName], shown: Visible, cutoff_ns: int) -> list[SegmentName]:
+    """Segments that end before `cutoff_ns`, in the order in which they may be deleted one by one.
+
+    Only from the stream's beginning on, so that no hole appears, and never the last one: it tells where to go on. What
+    a merge has replaced goes before the merge, or it would count again.
+    """
+    end = 0
+    for segment in shown.segments[:-1]:
+        if segment.t_max >= cutoff_ns:
+            break
+        end = segment.hi
+    return sorted((n for n in names if n.hi <= end), key=lambda n: (n in shown.segments, n.lo))
+
+
+def delete_segments(directory: Path, names: Iterable[SegmentName]) -> None:
+    """Delete in the given order. Raises OSError."""
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            if name.level == DAY_LEVEL:
+                shutil.rmtree(directory / name.path)
+            else:
+                os.unlink(directory / name.path)
+    for folder in FOLDERS:
+        fsync_directory(directory / folder)
+
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +166,10 @@ class Compactor:
 
     def archive(self, now_ns: int) -> list[SegmentName]:
         """Build the archives of closed days, then bury what they replaced once its grace is over."""
-        from pipeline.store.day_archive import build_day, closed_days  # zarr takes a second to import
+        from pipeline.store.day_archive import (
+            build_day,  # zarr takes a second to import
+            closed_days,
+        )
 
         with self.mutex:
             days = closed_days(list_visible(self._directory).segments, now_ns)

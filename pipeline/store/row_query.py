@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,9 @@ from pipeline.store.columns import (
     TextColumns,
     TrackColumns,
 )
-from pipeline.store.segment_rows import newest_versions
+from pipeline.store.segment import SegmentReader
+from pipeline.store.segment_name import DAY_LEVEL, SegmentName
+from pipeline.store.segment_rows import SegmentRows, newest_versions
 
 
 class RowSource(Protocol):
@@ -186,3 +189,28 @@ def _with_text(found: Selection, text: str | None) -> Selection:
         return found
     matches = pc.match_substring(text_dictionary(found.source), text, ignore_case=True)
     return found.where(np.isin(found.column("text"), np.flatnonzero(matches.to_numpy(zero_copy_only=False))))
+
+
+# Open a segment file or a day archive, whichever a name stands for.
+
+
+class StoredSegment(RowSource, Protocol):
+    """The rows of consecutive commits, and the root attributes they were stored with."""
+
+    attrs: dict[str, Any]
+
+    def rows(self) -> SegmentRows: ...
+
+    def close(self) -> None: ...
+
+
+def open_segment(directory: Path, name: SegmentName) -> StoredSegment:
+    """Open `name` in a stream's directory. Raises FileNotFoundError; ValueError when damaged or of another schema."""
+    path = directory / name.path
+    if name.level != DAY_LEVEL:
+        return SegmentReader(path)
+    from pipeline.store.day_archive import (
+        DayArchiveReader,  # zarr takes a second to import, segments do without
+    )
+
+    return DayArchiveReader(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.records import ResumePoint
+from pipeline.core.records import ResumePoint
 from pipeline.store.columns import TABLES, Columns, ColumnSpec
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.zarr_zip import ZarrZip, encode

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pipeline.records import Batch
+from pipeline.core.records import Batch
 from pipeline.store.columns import (
     CaptionColumns,
     ClockColumns,

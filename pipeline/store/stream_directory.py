@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline.core.clock import TimeSpan
 from pipeline.store.durable_files import TEMPORARY
 from pipeline.store.segment_name import SegmentName, Visible, visible
-from pipeline.store.time_span import TimeSpan
 
 FOLDERS = ("hot", "day")
 

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-from pipeline.frame import ClockSource
+from pipeline.core.frame import ClockSource
+from pipeline.core.redaction import without_credentials
 
 _STREAM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SECRET = re.compile(r"user|pass|pwd|token|key|secret|auth|sig|cred", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +42,6 @@ class StreamInfo:
     def from_attributes(cls, attrs: Mapping[str, Any]) -> StreamInfo:
         known = {f.name: attrs[f.name] for f in fields(cls) if f.name in attrs}
         return cls(**{**known, "clock": ClockSource(known["clock"])})
-
-
-def without_credentials(uri: str) -> str:
-    """`uri` without user and password, and without query parameters whose names sound secret."""
-    if "://" not in uri:
-        return uri
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    query = "&".join(p for p in parts.query.split("&") if not _SECRET.search(p.partition("=")[0]))
-    return urlunsplit((parts.scheme, host, parts.path, query, ""))
 
 
 def check_stream_id(stream: str) -> str:

@@ -12,13 +12,13 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from pipeline.records import Batch, ResumePoint
+from pipeline.core.records import Batch, ResumePoint
 from pipeline.store.compaction import Compaction, Compactor
 from pipeline.store.durable_files import fsync_directory, refusal, write_durably
+from pipeline.store.row_query import open_segment
 from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
 from pipeline.store.segment_name import SegmentName
 from pipeline.store.segment_rows import SegmentRows
-from pipeline.store.stored_segment import open_segment
 from pipeline.store.stream_directory import (
     FOLDERS,
     EpochClaim,

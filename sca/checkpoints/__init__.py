@@ -1,7 +1,7 @@
 """Checkpoints of four origins, read strictly: released SCA, Hugging Face SAM, segment-anything .pth, and our own."""
 
 from sca.checkpoints.released import fetch_from_hub, load_released, load_released_tokenizer
-from sca.checkpoints.segment_anything_weights import load_sam_weights
+from sca.checkpoints.sam import load_sam_weights
 from sca.checkpoints.shipped import ShippedCheckpoint, is_shipped, load_shipped, save_shipped
 
 __all__ = [

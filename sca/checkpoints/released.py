@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sca.checkpoints.key_names import (
-    IMAGE_POSITIONS,
-    PROMPT_POSITIONS,
-    hugging_face_name,
-    is_derived_buffer,
-)
+from sca.checkpoints.sam import IMAGE_POSITIONS, PROMPT_POSITIONS, hugging_face_name, is_derived_buffer
 from sca.checkpoints.strict_loading import (
     build_without_weights,
     check,

@@ -12,10 +12,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sca.automatic_settings import AutomaticSettings
 from sca.checkpoints.strict_loading import build_without_weights, check, fill, tied_aliases
 from sca.checkpoints.tensor_files import read_json, read_tensors, sha256
-from sca.config import ScaConfig
+from sca.config import AutomaticSettings, ScaConfig
 from sca.modeling import Sca
 from sca.modeling.caption_judge import CaptionJudge
 

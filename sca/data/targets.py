@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sca.data.annotations import AnnotatedImage, Box, Detection
-from sca.data.phrases import believable, clean_phrase, head_noun, with_article
+from sca.data.text import believable, clean_phrase, head_noun, with_article
 
 
 @dataclass(frozen=True)

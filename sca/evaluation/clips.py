@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from sca.data.annotations import Box, decode_mask
-from sca.data.phrases import clean_phrase
+from sca.data.text import clean_phrase
 from sca.predictor import Predictor
 
 # What counts as naming the object shown, by the class that the annotations give it.

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from sca.data.annotations import AnnotatedImage
-from sca.data.phrases import head_noun
-from sca.evaluation.region_captions import RegionCaption, frequent_mistakes, upright
+from sca.data.text import head_noun
+from sca.evaluation.captions import RegionCaption, frequent_mistakes, upright
 
 _TILE = (208, 176)  # width, height in pixels
 _TEXT = 36  # of which lines of text

@@ -3,15 +3,72 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder
 from sca.training.config import StageConfig
+from sca.training.steps import StepLosses
 from sca.training.word_probe import WordProbe
+
+# Exponential moving average of a model's weights.
+
+
+class WeightAverage:
+    """Averaged copy of every parameter and buffer; early steps average over fewer, so that it never lags a start."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+    def load(self, state: Mapping[str, Tensor], updates: int) -> None:
+        assert state.keys() == self.state.keys()
+        for name, value in state.items():
+            self.state[name].copy_(value)
+        self.updates = updates
+
+
+# What the log says of the steps since its last line.
+
+
+class Meter:
+    """Means of the losses since the last line of the log, and images per second."""
+
+    def __init__(self) -> None:
+        self.rows: list[StepLosses] = []
+        self.start = time.monotonic()
+
+    def add(self, losses: StepLosses) -> None:
+        self.rows.append(losses._replace(total=losses.total.detach()))
+
+    def take(self, images: int) -> dict[str, float]:
+        columns = {name: [float(getattr(row, name)) for row in self.rows] for name in StepLosses._fields}
+        means = {
+            name: round(float(np.nanmean(values)), 4)
+            for name, values in columns.items()
+            if not np.isnan(values).all()
+        }
+        means["images_per_s"] = round(images * len(self.rows) / (time.monotonic() - self.start), 2)
+        self.rows, self.start = [], time.monotonic()
+        return means
+
 
 LANGUAGE = ("language_model.", "language_project.", "task_tokens.")
 # What a stage of the language model trains with it: it reads features that nothing else does.

@@ -25,25 +25,15 @@ from sca.data.batches import Batch, BatchMaker, ahead
 from sca.data.image_cache import ImageCache
 from sca.data.pseudo_masks import grow_pseudo_masks, read_pseudo_masks
 from sca.data.targets import TrainingImage, outlined_regions, region_phrases, training_images
-from sca.data.tokenizer import train_tokenizer
+from sca.data.text import train_tokenizer
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
-from sca.training.average import WeightAverage
+from sca.training.caption_losses import ConsensusReward, consensus_losses, language_losses
+from sca.training.checkpoints import load_initial, read_initial
 from sca.training.config import StageConfig, TrainingConfig
-from sca.training.consensus import ConsensusReward
-from sca.training.initial_weights import load_initial, read_initial
-from sca.training.kept_tokens import KeptTokens
-from sca.training.language_stage import (
-    TokenBatch,
-    TokenTable,
-    consensus_losses,
-    language_losses,
-    measure_caption_map,
-    token_table,
-)
-from sca.training.meter import Meter
-from sca.training.optimizer import build_optimizer, schedule
-from sca.training.step import StepLosses, caption_losses, mask_losses
+from sca.training.optimizer import Meter, WeightAverage, build_optimizer, schedule
+from sca.training.region_features import TokenBatch, TokenTable, measure_caption_map, token_table
+from sca.training.steps import KeptTokens, StepLosses, caption_losses, mask_losses
 from sca.training.word_probe import WordProbe
 from sca.training.workers import Team, run_team
 

@@ -1,0 +1,112 @@
+"""Captions for the regions that the caption gate chose, in one batch whatever stream they come from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.regions import CaptionRequest, RegionCaption
+from sca.predictor import Caption
+
+
+class CaptionModel(Protocol):
+    """What a captioner needs of `sca.predictor.Predictor`."""
+
+    def caption(self, features: Tensor) -> list[Caption]: ...
+
+
+class Captioner:
+    """Turns caption requests into captions."""
+
+    def __init__(self, model: CaptionModel, *, max_batch: int = 64) -> None:
+        self._model = model
+        self._max_batch = max_batch
+
+    def caption(self, requests: Sequence[CaptionRequest]) -> list[RegionCaption | None]:
+        """One caption a request, in order; None where the model had no words."""
+        captions: list[RegionCaption | None] = []
+        for start in range(0, len(requests), self._max_batch):
+            block = requests[start : start + self._max_batch]
+            tokens = torch.from_numpy(np.stack([request.tokens for request in block]).astype(np.float32))
+            for request, caption in zip(block, self._model.caption(tokens), strict=True):
+                captions.append(_attach(request, caption) if caption.text else None)
+        return captions
+
+
+def _attach(request: CaptionRequest, caption: Caption) -> RegionCaption:
+    return RegionCaption(
+        track=request.track,
+        frame=request.frame,
+        time=request.time,
+        box=request.box,
+        mask=request.mask,
+        feature=tuple(request.feature.tolist()),
+        text=caption.text,
+        score=caption.score,
+        logprob=caption.logprob,
+    )
+
+
+# Joins the caption requests of several callers into one batch.
+
+_Job = tuple[tuple[CaptionRequest, ...], "Future[list[RegionCaption | None]]"]
+
+
+class CaptionQueue:
+    """One worker thread that captions whatever has gathered, so that concurrent keyframes share a batch."""
+
+    def __init__(self, captioner: Captioner, *, max_batch: int = 64) -> None:
+        self._captioner = captioner
+        self._max_batch = max_batch
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="captioner", daemon=True)
+        self._thread.start()
+
+    def caption(self, requests: Sequence[CaptionRequest], deadline_s: float) -> list[RegionCaption | None]:
+        """One caption a request, in order (see `Captioner.caption`). Raises what the captioner raised, or TimeoutError after `deadline_s`."""
+        if not requests:
+            return []
+        future: Future[list[RegionCaption | None]] = Future()
+        self._jobs.put((tuple(requests), future))
+        return future.result(timeout=deadline_s)
+
+    def close(self) -> None:
+        """Finish what is queued and stop."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            jobs = [job]
+            open_end = True
+            while sum(len(requests) for requests, _ in jobs) < self._max_batch:
+                try:
+                    following = self._jobs.get_nowait()
+                except Empty:
+                    break
+                if following is None:
+                    open_end = False
+                    break
+                jobs.append(following)
+            self._answer(jobs)
+            if not open_end:
+                return
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        try:
+            captions = self._captioner.caption([request for requests, _ in jobs for request in requests])
+        except BaseException as error:
+            for _, future in jobs:
+                future.set_exception(error)
+            return
+        start = 0
+        for requests, future in jobs:
+            future.set_result(captions[start : start + len(requests)])
+            start += len(requests)

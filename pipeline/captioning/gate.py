@@ -1,0 +1,86 @@
+"""Which tracks deserve a new caption now: captions cost most, and most of them would say the same again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.core.options import Options
+from pipeline.tracking.motion import NS
+
+
+class CaptionGateOptions(Options):
+    """When a track is captioned again. Seconds of wall-clock time."""
+
+    change: float = Field(
+        default=0.2, ge=0, le=2, description="cosine distance of the feature that means new looks"
+    )
+    min_interval_s: float = Field(default=1.0, ge=0, description="never caption a track more often than this")
+    refresh_s: float = Field(default=20.0, gt=0, description="an older caption is renewed")
+    max_per_keyframe: int = Field(default=8, ge=1)
+
+
+class CaptionReason(StrEnum):
+    """Why a track is captioned, most urgent first."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    OLD = "old"
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """When a track was last captioned (ns UTC) and what its feature was then."""
+
+    at_ns: int
+    feature: np.ndarray
+
+
+def caption_reason(
+    last: Captioned | None, now_ns: int, feature: np.ndarray, options: CaptionGateOptions
+) -> CaptionReason | None:
+    """Why a confirmed track with this L2-normalised `feature` should be captioned at `now_ns`, or None."""
+    if last is None:
+        return CaptionReason.NEW
+    age = now_ns - last.at_ns
+    if age < options.min_interval_s * NS:
+        return None
+    if 1.0 - float(last.feature @ feature) > options.change:
+        return CaptionReason.CHANGED
+    return CaptionReason.OLD if age >= options.refresh_s * NS else None
+
+
+class CaptionGate:
+    """`caption_reason` over the tracks of one stream, with a budget for each keyframe.
+
+    `avoided` counts the observations of numbered tracks that needed no caption.
+    """
+
+    def __init__(self, options: CaptionGateOptions) -> None:
+        self._options = options
+        self._last: dict[int, Captioned] = {}
+        self.avoided = 0
+
+    def choose(self, track_ids: np.ndarray, features: np.ndarray, now_ns: int) -> list[int]:
+        """Indices of the regions to caption, most urgent first. `track_ids` (N,), -1 never; `features` (N, D)."""
+        wanted: list[tuple[int, int]] = []
+        order = list(CaptionReason)
+        for index, track in enumerate(track_ids.tolist()):
+            if track < 0:
+                continue
+            reason = caption_reason(self._last.get(track), now_ns, features[index], self._options)
+            if reason is None:
+                self.avoided += 1
+            else:
+                wanted.append((order.index(reason), index))
+        chosen = [index for _, index in sorted(wanted)[: self._options.max_per_keyframe]]
+        for index in chosen:
+            self._last[int(track_ids[index])] = Captioned(now_ns, features[index])
+        return chosen
+
+    def forget(self, track: int) -> None:
+        """The track has ended."""
+        self._last.pop(track, None)

@@ -1,0 +1,118 @@
+"""Wall-clock arithmetic in integer nanoseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+
+import numpy as np
+from dateutil import tz
+from dateutil.parser import isoparse
+from dateutil.tz import tzlocal
+
+NS = 10**9
+
+
+def local_zone() -> tzinfo:
+    """The zone of this machine, summer time included."""
+    return tz.tzlocal()
+
+
+def to_ns(moment: datetime) -> int:
+    """Nanoseconds since 1970-01-01 UTC of a moment with a zone."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
+
+
+def to_datetime(wall_ns: int, zone: tzinfo) -> datetime:
+    """The moment in a zone, to the microsecond."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=wall_ns // 1000)).astimezone(zone)
+
+
+def iso_text(wall_ns: int, zone: tzinfo = UTC) -> str:
+    """ISO 8601 to the microsecond; `Z` for UTC."""
+    return to_datetime(wall_ns, zone).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+# Moments as callers give them, in the nanoseconds that are stored.
+
+Moment = int | datetime | np.datetime64
+
+
+def time_window(start: Moment | None, end: Moment | None) -> tuple[int | None, int | None]:
+    """First and last ns of a window, None where it is open. Raises `ValueError` when it ends before it starts."""
+    first = None if start is None else nanoseconds(start)
+    last = None if end is None else nanoseconds(end)
+    if first is not None and last is not None and first > last:
+        raise ValueError(f"the window ends before it starts ({start} > {end}): swap --from and --to")
+    return first, last
+
+
+def nanoseconds(moment: Moment) -> int:
+    """Nanoseconds since 1970 UTC. Raises `ValueError` for a `datetime` without a time zone."""
+    if isinstance(moment, int | np.integer):
+        return int(moment)
+    if isinstance(moment, np.datetime64):
+        return int(moment.astype("datetime64[ns]").astype(np.int64))
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone: give one, such as datetime(..., tzinfo=timezone.utc)")
+    own = getattr(moment, "nanosecond", 0)  # pandas.Timestamp
+    return ((moment - _EPOCH) // timedelta(microseconds=1)) * 1000 + int(own)
+
+
+# Stretches of wall-clock time.
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TimeSpan:
+    """Wall ns UTC from `start` to `end`, both included."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    def overlaps(self, start: int | None, end: int | None) -> bool:
+        return (start is None or self.end >= start) and (end is None or self.start <= end)
+
+
+def share_watched(window: TimeSpan, recorded: TimeSpan, gaps: Iterable[TimeSpan]) -> float:
+    """Share of `window` that lies in `recorded` and in no gap, 0..1. Overlapping gaps count once."""
+    start, end = max(window.start, recorded.start), min(window.end, recorded.end)
+    if window.length <= 0:
+        return float(start <= end and not any(g.start <= window.start <= g.end for g in gaps))
+    missed, position = 0, start
+    for gap in sorted(gaps):
+        lo, hi = max(gap.start, position), min(gap.end, end)
+        if hi > lo:
+            missed += hi - lo
+            position = hi
+    return max(0, end - start - missed) / window.length
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def utc_ns(moment: datetime) -> int:
+    """Nanoseconds since 1970-01-01 UTC, exact to the microsecond; a naive `moment` counts as UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def utc_datetime(ns: int) -> datetime:
+    """The UTC moment `ns` nanoseconds after 1970-01-01, truncated to microseconds."""
+    return _EPOCH + timedelta(microseconds=ns // 1000)
+
+
+def iso_ns(text: str) -> int:
+    """ISO 8601 text as nanoseconds since 1970 UTC; without an offset it is this machine's local time.
+
+    Raises `ValueError` naming the text and the remedy.
+    """
+    try:
+        moment = isoparse(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a date and time; write it as 2026-05-01T14:00:00+02:00") from None
+    return utc_ns(moment if moment.tzinfo else moment.replace(tzinfo=tzlocal()))

@@ -1,0 +1,141 @@
+"""The regions that perception and tracking found in one keyframe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco
+
+from pipeline.core.frame import FrameTime
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCaption:
+    """A caption of one region of one keyframe. `box` xyxy pixels; `feature` L2-normalised."""
+
+    track: int
+    frame: int
+    time: FrameTime
+    box: tuple[float, float, float, float]
+    mask: RleMask | None
+    feature: tuple[float, ...]
+    text: str
+    score: float
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Where the live tracks should be: `keys` (T,) of the tracker, predicted `boxes` (T, 4) xyxy pixels."""
+
+    keys: tuple[int, ...]
+    boxes: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class EndedTrack:
+    """A track that will not come back. Wall clock in ns UTC."""
+
+    track: int
+    first_ns: int
+    last_ns: int
+    observations: int
+
+
+def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of (N, 4) with (M, 4) xyxy boxes: (N, M) float64."""
+    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
+    bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    overlap = np.prod(np.clip(bottom_right - top_left, 0, None), axis=-1, dtype=np.float64)
+    union = box_area(first)[:, None] + box_area(second)[None] - overlap
+    return overlap / np.maximum(union, 1e-9)
+
+
+def box_area(boxes: np.ndarray) -> np.ndarray:
+    """Areas of (N, 4) xyxy boxes in square pixels, (N,) float64; inside-out boxes have none."""
+    return np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=-1, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class RleMask:
+    """A binary mask as COCO compressed run lengths. `size`: (H, W) in pixels, `counts`: the COCO byte string."""
+
+    size: tuple[int, int]
+    counts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """N regions of one keyframe, in the pixels of that frame.
+
+    `boxes`: (N, 4) float32 xyxy. `masks`: N run-length masks, None where only the box is known. `scores`: (N,) float32, the model's predicted IoU.
+    `features`: (N, D) float32, L2-normalised region features. `track_ids`: (N,) int64, -1 where no track is
+    confirmed yet.
+    """
+
+    stream: str
+    frame_index: int
+    time: FrameTime
+    frame_size: tuple[int, int]
+    boxes: np.ndarray
+    masks: tuple[RleMask | None, ...]
+    scores: np.ndarray
+    features: np.ndarray
+    track_ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        assert self.boxes.shape == (count, 4)
+        assert len(self.masks) == count
+        assert self.scores.shape == self.track_ids.shape == (count,)
+        assert self.features.ndim == 2
+        assert len(self.features) == count
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+# What perception hands on: light, so that who only stores it need not load the model's libraries.
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRequest:
+    """A region that needs a caption. `tokens`: (Nc, C) float16 caption tokens; `box` xyxy pixels."""
+
+    track: int
+    frame: int
+    time: FrameTime
+    box: tuple[float, float, float, float]
+    mask: RleMask | None
+    feature: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysedKeyframe:
+    """What one keyframe brought. `avoided`: observations so far that needed no caption."""
+
+    regions: Regions
+    ended: tuple[EndedTrack, ...]
+    next_track: int
+    avoided: int
+
+
+# Binary masks as COCO run lengths.
+
+
+def encode_masks(masks: np.ndarray, size: tuple[int, int]) -> tuple[tuple[RleMask, ...], np.ndarray]:
+    """Bool masks (N, H, W) of a picture of `size` (H, W) to run lengths and tight boxes (N, 4) float32 xyxy pixels."""
+    if not len(masks):
+        return (), np.zeros((0, 4), np.float32)
+    assert masks.shape[1:] == size
+    codes = [coco.encode(np.asfortranarray(mask.view(np.uint8))) for mask in masks]
+    boxes = np.asarray(coco.toBbox(codes), np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return tuple(RleMask(size, code["counts"]) for code in codes), boxes
+
+
+def decode_mask(mask: RleMask) -> np.ndarray:
+    """Run lengths to a bool mask (H, W)."""
+    return np.asarray(coco.decode({"size": list(mask.size), "counts": mask.counts}), bool)

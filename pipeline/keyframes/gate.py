@@ -1,0 +1,101 @@
+"""Which frames are worth looking at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.core.frame import FrameTime
+from pipeline.core.options import Options
+from pipeline.sources.picture import DecodedFrame
+
+# Cameras jitter: a frame that comes this much too early still counts as on time.
+_TOLERANCE_NS = 1_000_000
+# Grey levels (of 255) by which a thumbnail pixel must move to count as changed.
+_CHANGED_LEVELS = 12
+
+
+class KeyframeOptions(Options):
+    """How densely a stream is looked at. Seconds of presentation time."""
+
+    interval_s: float = Field(default=0.5, gt=0, description="time between keyframes while something moves")
+    max_interval_s: float = Field(default=2.0, gt=0, description="time between keyframes of a still scene")
+    change: float = Field(
+        default=0.003, ge=0, le=1, description="share of the picture that must change to matter"
+    )
+
+
+class KeyframeReason(StrEnum):
+    """Why a frame became a keyframe."""
+
+    FIRST = "first"
+    CHANGED = "changed"
+    OLD = "old"
+
+
+@dataclass(frozen=True, slots=True)
+class LastKeyframe:
+    """What the gate remembers: when the last keyframe was and what it looked like."""
+
+    time: FrameTime
+    thumbnail: np.ndarray
+
+
+def changed_share(before: np.ndarray, after: np.ndarray) -> float:
+    """Share of thumbnail pixels, 0..1, whose grey level moved visibly. Different sizes count as all changed."""
+    if before.shape != after.shape:
+        return 1.0
+    return float(np.mean(np.abs(before.astype(np.int16) - after) > _CHANGED_LEVELS))
+
+
+def keyframe_reason(
+    elapsed_ns: int | None, changed: float, options: KeyframeOptions, interval_factor: float = 1.0
+) -> KeyframeReason | None:
+    """Whether a frame `elapsed_ns` after the last keyframe (None: there was none) becomes a keyframe, and why.
+
+    `interval_factor`: how many times as long as usual to wait between keyframes.
+    """
+    if elapsed_ns is None:
+        return KeyframeReason.FIRST
+    waited_s = (elapsed_ns + _TOLERANCE_NS) / 1e9 / interval_factor
+    if waited_s < options.interval_s:
+        return None
+    if changed >= options.change:
+        return KeyframeReason.CHANGED
+    return KeyframeReason.OLD if waited_s >= options.max_interval_s else None
+
+
+class KeyframeGate:
+    """`keyframe_reason` over one stream. A new epoch (reconnect, PTS reset) starts with a keyframe.
+
+    `interval_factor` may be set at any time.
+    """
+
+    def __init__(self, options: KeyframeOptions) -> None:
+        self._options = options
+        self._last: LastKeyframe | None = None
+        self.interval_factor = 1.0
+
+    def resume_after(self, time: FrameTime) -> None:
+        """Count from an earlier run's last keyframe, whose looks are not known."""
+        self._last = LastKeyframe(time, np.empty((0, 0), np.uint8))
+
+    def consider(self, frame: DecodedFrame) -> KeyframeReason | None:
+        """The reason why `frame` is a keyframe, or None. Call in stream order."""
+        last = self._last
+        if last is not None and last.time.epoch == frame.time.epoch:
+            elapsed, factor = frame.time.pts_ns - last.time.pts_ns, self.interval_factor
+            if keyframe_reason(elapsed, 1.0, self._options, factor) is None:
+                return None
+            thumbnail = frame.thumbnail()
+            changed = changed_share(last.thumbnail, thumbnail)
+            reason = keyframe_reason(elapsed, changed, self._options, factor)
+        else:
+            thumbnail = frame.thumbnail()
+            reason = keyframe_reason(None, 1.0, self._options)
+        if reason is not None:
+            self._last = LastKeyframe(frame.time, thumbnail)
+        return reason

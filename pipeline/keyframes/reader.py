@@ -1,0 +1,82 @@
+"""Reads a source up to its next keyframe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.core.frame import Frame, FrameTime
+from pipeline.core.records import Gap, ResumePoint
+from pipeline.keyframes.gate import KeyframeGate, KeyframeOptions
+from pipeline.sources import DecodedFrame, Source, SourceCounts
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStep:
+    """What was read since the last step.
+
+    `has_frame`: a keyframe comes with it. `reached`: the last frame read. `ended`: nothing comes after this.
+    """
+
+    has_frame: bool
+    gaps: tuple[Gap, ...]
+    counts: SourceCounts
+    reached: ResumePoint
+    ended: bool = False
+
+
+class KeyframeReader:
+    """Source and keyframe gate together: what runs beside the decoder, so that only keyframes travel.
+
+    The last frame of a stream that ends is a keyframe too, so that tracks reach to the end.
+    """
+
+    def __init__(self, source: Source, options: KeyframeOptions, resume: ResumePoint | None = None) -> None:
+        self._source = source
+        self._gate = KeyframeGate(options)
+        self._reached = resume or ResumePoint()
+        self._skipped: DecodedFrame | None = None
+        if resume is not None and resume.pts_ns >= 0:
+            source.resume_after(resume)
+            self._gate.resume_after(FrameTime(resume.pts_ns, resume.wall_ns, resume.epoch))
+        self._events: Iterator[DecodedFrame | Gap | None] = iter(source)
+
+    @property
+    def interval_factor(self) -> float:
+        """How many times as long as usual the time between keyframes is. May be set while another thread reads."""
+        return self._gate.interval_factor
+
+    @interval_factor.setter
+    def interval_factor(self, factor: float) -> None:
+        self._gate.interval_factor = factor
+
+    @property
+    def connected(self) -> bool:
+        """Whether frames may be expected now. May be asked while another thread reads."""
+        return self._source.counts.connected
+
+    def step(self) -> tuple[SourceStep, Frame | None]:
+        """Read on to the next keyframe, to the end, or until a live source has nothing to give."""
+        gaps: list[Gap] = []
+        for event in self._events:
+            if event is None:
+                return self._step(gaps), None
+            if isinstance(event, Gap):
+                gaps.append(event)
+                continue
+            time = event.time
+            self._reached = ResumePoint(time.pts_ns, event.index, time.epoch, time.wall_ns)
+            if self._gate.consider(event) is not None:
+                self._skipped = None
+                return self._step(gaps, has_frame=True), event.to_frame()
+            self._skipped = event
+        last, self._skipped = self._skipped, None
+        if last is not None:
+            return self._step(gaps, has_frame=True), last.to_frame()
+        return self._step(gaps, ended=True), None
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _step(self, gaps: list[Gap], *, has_frame: bool = False, ended: bool = False) -> SourceStep:
+        return SourceStep(has_frame, tuple(gaps), self._source.counts, self._reached, ended)

@@ -1,0 +1,137 @@
+"""Stored captions as plain rows, for printing and export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from pipeline.core.clock import iso_text
+
+# Stored gaps and steps of effort as plain rows, for printing.
+
+EFFORT = "effort:"
+
+
+@dataclass(frozen=True, slots=True)
+class GapRow:
+    """A stretch that was not watched, wall ns UTC, or a change of effort (`reason` begins with "effort:")."""
+
+    stream: str
+    start_ns: int
+    end_ns: int
+    reason: str
+    frames: int
+
+    @property
+    def is_step(self) -> bool:
+        """Whether this is a change of effort, which leaves nothing unwatched."""
+        return self.reason.startswith(EFFORT)
+
+    def document(self) -> dict[str, object]:
+        """What the line formats show: times in ISO 8601 UTC."""
+        return {
+            "stream": self.stream,
+            "t_start": iso_text(self.start_ns),
+            "t_end": iso_text(self.end_ns),
+            "reason": self.reason,
+            "frames": self.frames,
+        }
+
+
+def gap_rows(table: pa.Table) -> list[GapRow]:
+    """The rows of `CaptionStore.gaps(...)` in order."""
+    columns = [table[name].to_pylist() for name in ("stream", "reason", "frames")]
+    times = [table[name].cast(pa.int64()).to_pylist() for name in ("t_start", "t_end")]
+    return [
+        GapRow(stream, start, end, reason, frames)
+        for stream, reason, frames, start, end in zip(*columns, *times, strict=True)
+    ]
+
+
+COALESCE_NS = 10**9
+_BATCH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRow:
+    """One caption. Wall ns UTC, seconds of stream time, `box` xyxy in pixels, `score` 0..1."""
+
+    stream: str
+    track: int
+    start_ns: int
+    end_ns: int
+    start_s: float
+    end_s: float
+    text: str
+    score: float
+    box: tuple[float, float, float, float]
+
+    def document(self) -> dict[str, object]:
+        """What the line formats show: times in ISO 8601 UTC, pixels to a hundredth."""
+        return {
+            "stream": self.stream,
+            "track": self.track,
+            "t_start": iso_text(self.start_ns),
+            "t_end": iso_text(self.end_ns),
+            "start_s": round(self.start_s, 6),
+            "end_s": round(self.end_s, 6),
+            "text": self.text,
+            "score": round(self.score, 4),
+            "box": [round(edge, 2) for edge in self.box],
+        }
+
+
+def caption_rows(table: pa.Table) -> Iterator[CaptionRow]:
+    """The rows of `CaptionStore.captions(...)` in order."""
+    names = (
+        "stream",
+        "track",
+        "t_start",
+        "t_end",
+        "start_s",
+        "end_s",
+        "text",
+        "score",
+        "x0",
+        "y0",
+        "x1",
+        "y1",
+    )
+    for batch in table.select(names).to_batches(_BATCH):
+        columns = [
+            (column.cast(pa.int64()) if name in ("t_start", "t_end") else column).to_pylist()
+            for name, column in zip(names, batch.columns, strict=True)
+        ]
+        for stream, track, start, end, start_s, end_s, text, score, *box in zip(*columns, strict=True):
+            yield CaptionRow(stream, track, start, end, start_s, end_s, text, score, tuple(box))
+
+
+def coalesce(rows: Iterable[CaptionRow], gap_ns: int = COALESCE_NS) -> list[CaptionRow]:
+    """Join events of one track that say the same and follow within `gap_ns`. `rows`: ordered by start.
+
+    The first event's box stays, and the best score.
+    """
+    joined: list[CaptionRow] = []
+    latest: dict[tuple[str, int], int] = {}
+    for row in rows:
+        key = (row.stream, row.track)
+        place = latest.get(key)
+        before = joined[place] if place is not None else None
+        if (
+            place is not None
+            and before is not None
+            and before.text == row.text
+            and row.start_ns <= before.end_ns + gap_ns
+        ):
+            joined[place] = replace(
+                before,
+                end_ns=max(before.end_ns, row.end_ns),
+                end_s=max(before.end_s, row.end_s),
+                score=max(before.score, row.score),
+            )
+        else:
+            latest[key] = len(joined)
+            joined.append(row)
+    return joined

@@ -1,0 +1,64 @@
+"""What is asked of a store: a window of each stream, and the rows in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import tzinfo
+
+from pipeline.query.rows import CaptionRow, caption_rows
+from pipeline.query.typed_times import Recording, parse_window
+from pipeline.store import CaptionStore
+
+
+@dataclass(frozen=True, slots=True)
+class StreamWindow:
+    """What is asked of one stream: wall ns, None for an open end, and the time that the stream was recorded."""
+
+    stream: str
+    start: int | None
+    end: int | None
+    recording: Recording
+
+
+def stream_windows(
+    store: CaptionStore, stream: str | None, start: str | None, end: str | None, zone: tzinfo
+) -> list[StreamWindow]:
+    """The window in each stream: offsets count from each one's own start. Streams without rows are left out.
+
+    Raises ValueError for an unknown stream, an unreadable time, a start after the end.
+    """
+    windows = []
+    infos = store.streams()
+    for name in [stream] if stream is not None else infos:
+        span = store.span(name)
+        if span is not None:
+            recording = Recording(infos[name].start_wall_ns or span.start, span.end, zone)
+            windows.append(StreamWindow(name, *parse_window(start, end, recording), recording))
+    return windows
+
+
+def window_rows(
+    store: CaptionStore,
+    windows: list[StreamWindow],
+    *,
+    track: int | None = None,
+    text: str | None = None,
+    min_score: float | None = None,
+    limit: int | None = None,
+) -> list[CaptionRow]:
+    """What matches in all windows, ordered by start, then track; at most `limit` of each stream.
+
+    `start_s` and `end_s` count from where each stream starts on the wall, as offsets in `--from` do.
+    """
+    rows: list[CaptionRow] = []
+    for w in windows:
+        table = store.captions(
+            w.start, w.end, stream=w.stream, track=track, text=text, min_score=min_score, limit=limit
+        )
+        rows += (_since(w.recording.start_ns, row) for row in caption_rows(table))
+    return sorted(rows, key=lambda row: (row.start_ns, row.track))
+
+
+def _since(start_ns: int, row: CaptionRow) -> CaptionRow:
+    # Stored PTS start at 0 again after a reset, and leave out how long a camera's program was down.
+    return replace(row, start_s=(row.start_ns - start_ns) / 1e9, end_s=(row.end_ns - start_ns) / 1e9)

@@ -1,0 +1,234 @@
+"""Ray's side of the stages: thin shells that hold a plain class and pass calls on.
+
+Whatever can fail is done in methods, never in `__init__`: Ray tells what a method raised, but only that a constructor
+died. `attempt` numbers the starts of a stream: calls that belong to an earlier start are refused, so that a stream
+which was started again never gets a row twice.
+
+`import ray` stays out of here. Nothing heavy is imported before an actor needs it: the source actor never loads torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.frame import Frame
+from pipeline.core.records import Gap, ResumePoint
+from pipeline.runtime.on_ray.messages import AnalysisReport, LogCollector, StepReport, Work
+from pipeline.runtime.plan import StreamPlan
+from pipeline.settings.config import RunConfig
+
+if TYPE_CHECKING:
+    from pipeline.core.regions import AnalysedKeyframe, CaptionRequest, EndedTrack, RegionCaption
+    from pipeline.recording.recorder import Recorded, Recorder
+    from pipeline.runtime.stream_analysis import StreamAnalysis
+    from pipeline.store import StreamWriter
+    from sca.predictor import ImageEncoding
+
+log = logging.getLogger(__name__)
+
+
+class StaleCall(RuntimeError):
+    """A call that belongs to an earlier start of its stream, or that overtook another."""
+
+
+class _Actor:
+    """What every stage answers beside its work."""
+
+    def life(self) -> None:
+        """Never returns: whoever waits for it learns at once that this process has died."""
+        threading.Event().wait()
+
+    def memory(self) -> int:
+        """Resident memory of this process in bytes."""
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+
+class SourceActor(_Actor):
+    """Decodes one stream; only keyframes leave it. Call `open` first."""
+
+    def open(self, plan: StreamPlan, resume: ResumePoint) -> None:
+        from pipeline.runtime.stages import open_buffered
+
+        self._logs = LogCollector()
+        logger = logging.getLogger("pipeline")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self._logs)
+        self._reader = open_buffered(plan, resume)
+
+    def step(self, wait_s: float, interval_factor: float) -> tuple[StepReport, Frame | None]:
+        """The next keyframe, or a report without one when none came within `wait_s`."""
+        read = self._reader.take(wait_s, interval_factor)
+        if read is None:
+            return StepReport(None, time.time_ns(), self._reader.connected, self._logs.taken()), None
+        return StepReport(read.step, read.read_ns, self._reader.connected, self._logs.taken()), read.frame
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class PerceptionActor(_Actor):
+    """Holds the model's eyes, and the trackers of the streams that are pinned to it. Call `load` first."""
+
+    def load(self, config: RunConfig) -> None:
+        from pipeline.runtime.stages import load_predictor
+
+        self._predictor = load_predictor(config, config.runtime.perception_threads, "vision")
+        self._streams: dict[str, tuple[int, StreamAnalysis]] = {}
+
+    def open_stream(self, plan: StreamPlan, attempt: int, next_track: int) -> None:
+        from pipeline.perception.perceiver import Perception
+        from pipeline.runtime.stream_analysis import StreamAnalysis
+
+        config = plan.config
+        perception = Perception(self._predictor, config.perception)
+        analysis = StreamAnalysis(plan.stream, perception, config.tracking, config.captions, next_track)
+        self._streams[plan.stream] = (attempt, analysis)
+
+    def analyse(self, works: tuple[Work, ...], *frames: Frame) -> tuple[Any, ...]:
+        """Keyframes of different streams, encoded in one batch.
+
+        Returns the reports in a list, then for each keyframe what was found and which captions are wanted; both are
+        None where the report tells a fault, which then concerns that stream alone.
+        """
+        encodings: Sequence[ImageEncoding | None]
+        try:
+            encodings = self._predictor.encode_batch([frame.rgb for frame in frames])
+        except Exception:  # one picture by one below, so that the others do not suffer
+            encodings = [None] * len(frames)
+        reports: list[AnalysisReport] = []
+        results: list[Any] = []
+        for work, frame, encoding in zip(works, frames, encodings, strict=True):
+            try:
+                analysed, requests = self._analysis(work.stream, work.attempt).keyframe(
+                    frame, encoding=encoding, probe_share=work.probe_share
+                )
+            except Exception as error:
+                reports.append(AnalysisReport(fault=f"{type(error).__name__}: {error}"))
+                results += [None, None]
+            else:
+                reports.append(AnalysisReport(len(requests), analysed.avoided))
+                results += [analysed, requests]
+        return (reports, *results)
+
+    def finish(self, stream: str, attempt: int) -> tuple[EndedTrack, ...]:
+        ended = self._analysis(stream, attempt).finish()
+        self.forget(stream, attempt)
+        return ended
+
+    def forget(self, stream: str, attempt: int) -> None:
+        """The stream has gone elsewhere."""
+        if stream in self._streams and self._streams[stream][0] <= attempt:
+            del self._streams[stream]
+
+    def _analysis(self, stream: str, attempt: int) -> StreamAnalysis:
+        current, analysis = self._streams.get(stream, (None, None))
+        if analysis is None or current != attempt:
+            raise StaleCall(f"{stream}: start {attempt} is not the one that is analysed ({current})")
+        return analysis
+
+
+class CaptionerActor(_Actor):
+    """Holds the language model; concurrent calls share a batch. Call `load` first."""
+
+    def load(self, config: RunConfig) -> None:
+        from pipeline.captioning.captioner import Captioner, CaptionQueue
+        from pipeline.runtime.stages import load_predictor
+
+        self._deadline_s = config.runtime.stall_deadline_s
+        predictor = load_predictor(config, config.runtime.captioning_threads, "language")
+        self._queue = CaptionQueue(Captioner(predictor))
+
+    def caption(self, requests: tuple[CaptionRequest, ...]) -> list[RegionCaption | None]:
+        return self._queue.caption(requests, self._deadline_s)
+
+
+class RecorderActor(_Actor):
+    """The one writer of the store's streams in this run. Call `open` first."""
+
+    def open(self, store: Path) -> None:
+        self._store = store
+        self._streams: dict[str, _Recording] = {}
+
+    def open_stream(self, plan: StreamPlan, attempt: int) -> ResumePoint:
+        """Become the writer of a stream; where it goes on. What an earlier start has left is committed first."""
+        from pipeline.recording.recorder import Recorder
+        from pipeline.runtime.stages import housekeeping
+        from pipeline.store import CaptionStore
+
+        self.close_stream(plan.stream, attempt)
+        writer = CaptionStore.open(self._store).writer(plan.stream, plan.info, compaction=housekeeping(plan))
+        recorder = Recorder(writer, plan.config.recording, plan.config.events)
+        self._streams[plan.stream] = _Recording(attempt, writer, recorder)
+        return writer.resume
+
+    def record(
+        self,
+        stream: str,
+        attempt: int,
+        number: int,
+        gaps: tuple[Gap, ...],
+        analysed: AnalysedKeyframe | None = None,
+        captions: list[RegionCaption | None] | None = None,
+    ) -> Recorded:
+        """Take in the `number`-th record of this start, gaps and perhaps a keyframe; totals of the stream."""
+        recording = self._recording(stream, attempt)
+        if number != recording.taken:
+            raise StaleCall(f"{stream}: record {recording.taken} was lost before record {number}")
+        recording.taken += 1
+        recorder = recording.recorder
+        for gap in gaps:
+            recorder.gap(gap)
+        if analysed is not None:
+            recorder.keyframe(analysed.regions, captions or [], analysed.ended, analysed.next_track)
+        return recorder.recorded
+
+    def commit(self, stream: str, attempt: int) -> Recorded:
+        """Make what was taken in durable now."""
+        recorder = self._recording(stream, attempt).recorder
+        recorder.commit()
+        return recorder.recorded
+
+    def finish(
+        self, stream: str, attempt: int, ended: tuple[EndedTrack, ...], reached: ResumePoint | None
+    ) -> Recorded:
+        recording = self._recording(stream, attempt)
+        recording.recorder.finish(ended, reached)
+        del self._streams[stream]
+        recording.writer.close()
+        return recording.recorder.recorded
+
+    def close_stream(self, stream: str, attempt: int) -> None:
+        """Commit what an earlier start than `attempt`, or this one, has taken in, and give the stream free."""
+        recording = self._streams.get(stream)
+        if recording is None or recording.attempt > attempt:
+            return
+        del self._streams[stream]
+        try:
+            recording.recorder.finish((), None)
+        finally:
+            recording.writer.close()
+
+    def _recording(self, stream: str, attempt: int) -> _Recording:
+        recording = self._streams.get(stream)
+        if recording is None or recording.attempt != attempt:
+            raise StaleCall(f"{stream}: start {attempt} is not the one that is recorded")
+        return recording
+
+
+class _Recording:
+    """One start of a stream in the recorder's eyes. `taken`: how many records have come."""
+
+    __slots__ = ("attempt", "recorder", "taken", "writer")
+
+    def __init__(self, attempt: int, writer: StreamWriter, recorder: Recorder) -> None:
+        self.attempt = attempt
+        self.writer = writer
+        self.recorder = recorder
+        self.taken = 0

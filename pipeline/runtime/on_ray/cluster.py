@@ -1,0 +1,91 @@
+"""A quiet Ray on this machine, or a connection to an existing cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt
+
+from pipeline.settings.config import RuntimeOptions
+
+_MIB = 1 << 20
+_START_ATTEMPTS = 3
+
+
+@contextmanager
+def ray_session(options: RuntimeOptions) -> Iterator[bool]:
+    """Ray, connected for the length of the block; yields whether it has GPUs.
+
+    Raises `ValueError` when the cluster at `options.address` does not answer.
+    """
+    # Must be in the environment before Ray is imported, and reaches the workers through it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A worker has dozens of threads, and glibc would give eight heaps a processor to them, each of which fills up.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    # Ray runs its workers at niceness 15, so that anything else on the machine starves them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray would remember its last 100,000 calls for a dashboard that we do not start: 100 MiB an hour until it is full.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        if options.address:
+            _connect(options.address)
+        else:
+            _start(options)
+    try:
+        yield ray.cluster_resources().get("GPU", 0) > 0
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError:
+        raise ValueError(
+            f"no Ray cluster answers at {address}; start one with 'ray start --head', or leave the address out to "
+            "use this machine"
+        ) from None
+
+
+def _start(options: RuntimeOptions) -> None:
+    """Start Ray here. Ray gives itself 30 s for that, which a busy machine may exceed: try again."""
+    import ray
+
+    def start() -> None:
+        ray.init(
+            address="local",  # never somebody else's cluster that happens to run on this machine
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=options.object_store_mb * _MIB,
+            num_cpus=max(2, os.cpu_count() or 2),
+        )
+
+    retry = Retrying(
+        stop=stop_after_attempt(_START_ATTEMPTS),
+        retry=retry_if_not_exception_type(ValueError),
+        after=lambda state: ray.shutdown(),
+        reraise=True,
+    )
+    try:
+        retry(start)
+    except ValueError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"Ray did not start on this machine ({reason}); run the command again when it is less busy, or with "
+            "--runtime inline"
+        ) from None

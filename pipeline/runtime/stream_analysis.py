@@ -1,0 +1,71 @@
+"""One stream's eyes and memory: keyframe in, tracked regions and caption requests out."""
+
+from __future__ import annotations
+
+from pipeline.captioning.gate import CaptionGate, CaptionGateOptions
+from pipeline.core.frame import Frame
+from pipeline.core.regions import AnalysedKeyframe, CaptionRequest, EndedTrack, Regions
+from pipeline.perception.perceiver import Perception
+from pipeline.tracking.association import Candidates
+from pipeline.tracking.tracker import Tracker, TrackingOptions
+from sca.predictor import ImageEncoding
+
+
+class StreamAnalysis:
+    """Perception, tracker and caption gate of one stream, in order. `next_track`: the first free track number."""
+
+    def __init__(
+        self,
+        stream: str,
+        perception: Perception,
+        tracking: TrackingOptions,
+        captions: CaptionGateOptions,
+        next_track: int = 1,
+    ) -> None:
+        self._stream = stream
+        self._perception = perception
+        self._view = perception.new_view()
+        self._tracker = Tracker(tracking, next_track)
+        self._gate = CaptionGate(captions)
+
+    def keyframe(
+        self, frame: Frame, *, encoding: ImageEncoding | None = None, probe_share: float = 1.0
+    ) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
+        """Analyse the next keyframe of the stream; `encoding` and `probe_share` as in `Perception.look`."""
+        size = (frame.height, frame.width)
+        expected = self._tracker.expect(frame.time, size)
+        found = self._perception.look(frame, expected, self._view, encoding=encoding, probe_share=probe_share)
+        update = self._tracker.update(frame.time, Candidates(found.boxes, found.features), found.prompted_by)
+        regions = Regions(
+            stream=self._stream,
+            frame_index=frame.index,
+            time=frame.time,
+            frame_size=size,
+            boxes=found.boxes,
+            masks=found.masks,
+            scores=found.scores,
+            features=found.features,
+            track_ids=update.track_ids,
+        )
+        chosen = self._gate.choose(update.track_ids, found.features, frame.time.wall_ns)
+        requests = []
+        for index in chosen:
+            x1, y1, x2, y2 = (float(value) for value in found.boxes[index])
+            requests.append(
+                CaptionRequest(
+                    track=int(update.track_ids[index]),
+                    frame=frame.index,
+                    time=frame.time,
+                    box=(x1, y1, x2, y2),
+                    mask=found.masks[index],
+                    feature=found.features[index],
+                    tokens=found.caption_tokens[index],
+                )
+            )
+        for track in update.ended:
+            self._gate.forget(track.track)
+        return AnalysedKeyframe(regions, update.ended, update.next_track, self._gate.avoided), tuple(requests)
+
+    def finish(self) -> tuple[EndedTrack, ...]:
+        """The stream is over: every track ends."""
+        return self._tracker.finish()

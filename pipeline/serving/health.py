@@ -1,0 +1,95 @@
+"""`/metrics`, `/healthz` and `/readyz` over HTTP while a run lasts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import make_wsgi_app
+
+from pipeline.runtime.progress import RunObserver
+from pipeline.serving.metrics import RunMetrics
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+
+
+class Health(RunObserver):
+    """Whether the run's loop goes round, and whether every stream is up. `clock`: seconds, steady."""
+
+    def __init__(self, deadline_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._alive_s = clock()
+        self._streams: dict[str, bool] = {}
+
+    def alive(self) -> None:
+        self._alive_s = self._clock()
+
+    def running(self, streams: Mapping[str, bool]) -> None:
+        self._streams = dict(streams)
+
+    def healthy(self) -> str | None:
+        """None, or what is wrong."""
+        silent = self._clock() - self._alive_s
+        return f"the driver has been silent for {silent:.0f} s" if silent > self._deadline_s else None
+
+    def ready(self) -> str | None:
+        """None, or what is missing."""
+        if not self._streams:
+            return "starting"
+        down = [stream for stream, up in self._streams.items() if not up]
+        return f"not up: {', '.join(down)}" if down else self.healthy()
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Scrapes are no news."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+@contextmanager
+def health_server(address: str, port: int, metrics: RunMetrics, health: Health) -> Iterator[int]:
+    """Serve for the length of the block; yields the port, which is the system's choice when `port` is 0.
+
+    Raises `ValueError` when the port is taken.
+    """
+    scrape = make_wsgi_app(metrics.registry)
+
+    def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            return scrape(environ, start_response)
+        checks = {"/healthz": health.healthy, "/readyz": health.ready}
+        if path not in checks:
+            return _reply(start_response, "404 Not Found", "try /metrics, /healthz or /readyz")
+        wrong = checks[path]()
+        return _reply(start_response, "200 OK" if wrong is None else "503 Service Unavailable", wrong or "ok")
+
+    try:
+        server = make_server(address, port, answer, _Server, handler_class=_QuietHandler)
+    except OSError as error:
+        raise ValueError(
+            f"--metrics-port {port}: cannot listen on {address} ({error.strerror}); choose another port"
+        ) from None
+    thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
+    thread.start()
+    try:
+        yield int(server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=5)
+
+
+def _reply(start_response: StartResponse, status: str, text: str) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [f"{text}\n".encode()]

@@ -1,0 +1,188 @@
+"""The settings of a run: typed, from a preset, with overrides, and with helpful errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from pipeline.captioning.gate import CaptionGateOptions
+from pipeline.core.options import Options, did_you_mean
+from pipeline.core.restarts import RestartOptions
+from pipeline.drawing.drawing import DisplayOptions
+from pipeline.keyframes.buffer import FlowOptions
+from pipeline.keyframes.gate import KeyframeOptions
+from pipeline.perception.probing import PerceptionOptions
+from pipeline.recording.events import CaptionEventOptions
+from pipeline.recording.recorder import RecordingOptions
+from pipeline.sources.opening import SourceOptions
+from pipeline.tracking.tracker import TrackingOptions
+
+PRESETS = Path(__file__).resolve().parents[2] / "configs"
+
+
+class RuntimeOptions(Options):
+    """Where the stages run."""
+
+    kind: Literal["ray", "inline"] = Field(
+        default="ray", description="actors on Ray, or everything in this process"
+    )
+    address: str | None = Field(
+        default=None, description="an existing Ray cluster; none: one on this machine"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    engine: Literal["auto", "eager", "tensorrt", "torch-tensorrt", "inductor", "openvino", "onnxruntime"] = (
+        Field(
+            default="auto",
+            description="how the model's stages are compiled; auto: by the fastest that passes its checks",
+        )
+    )
+    perception_threads: int = Field(
+        default=0, ge=0, description="CPU threads of torch; 0: all processors but one, which decodes"
+    )
+    captioning_threads: int = Field(default=1, ge=1)
+    perception_actors: int = Field(default=1, ge=1, description="streams are spread over them")
+    captioning_actors: int = Field(default=1, ge=1, description="each takes captions of any stream")
+    perception_cpus: float = Field(
+        default=0.0, ge=0, description="processors of the cluster that a perception actor claims"
+    )
+    captioning_cpus: float = Field(default=0.0, ge=0)
+    perception_gpus: float = Field(default=0.5, ge=0, description="the same for GPUs, where there are any")
+    captioning_gpus: float = Field(default=0.5, ge=0)
+    encode_batch: int = Field(
+        default=8, ge=1, description="keyframes of different streams that are encoded together at most"
+    )
+    credits: int = Field(
+        default=4, ge=1, description="keyframes of a stream between source and store at most"
+    )
+    object_store_mb: int = Field(default=256, ge=80)
+    max_growth_mb: int = Field(
+        default=2048,
+        ge=0,
+        description="a stage whose process grows by more is replaced, as if it had died; 0: never",
+    )
+    start_deadline_s: float = Field(default=300.0, gt=0, description="for actors to start and load the model")
+    stall_deadline_s: float = Field(default=120.0, gt=0, description="for a keyframe to get through")
+
+
+class RunConfig(Options):
+    """Everything that `sca run` can be told, one group a stage.
+
+    `model` and `runtime` hold for the whole run; the other groups may differ from stream to stream.
+    """
+
+    model: str = Field(default="demo", description="a name from `sca models list`, or a checkpoint directory")
+    sources: SourceOptions = SourceOptions()
+    keyframes: KeyframeOptions = KeyframeOptions()
+    perception: PerceptionOptions = PerceptionOptions()
+    tracking: TrackingOptions = TrackingOptions()
+    captions: CaptionGateOptions = CaptionGateOptions()
+    events: CaptionEventOptions = CaptionEventOptions()
+    recording: RecordingOptions = RecordingOptions()
+    flow: FlowOptions = FlowOptions()
+    restarts: RestartOptions = RestartOptions()
+    runtime: RuntimeOptions = RuntimeOptions()
+    display: DisplayOptions = DisplayOptions()
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that are shipped."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_config(
+    preset: str = "default", settings: Iterable[str] = (), *, changes: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """The settings of `preset` (a shipped name, or the path of a YAML file) with overrides.
+
+    `settings`: "group.key=value" strings, values in YAML. `changes`: the same, already parsed. Raises `ValueError`
+    with the nearest name for an unknown preset or key, and with the allowed range for a bad value.
+    """
+    data = _read_preset(preset)
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign:
+            raise ValueError(
+                f"--set {setting}: write it as group.key=value, for example keyframes.interval_s=1"
+            )
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {setting}: the value is not valid YAML; quote it") from None
+        _put(data, key.strip(), parsed)
+    for key, value in (changes or {}).items():
+        _put(data, key, value)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(_explain(error)) from None
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    path = Path(preset)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = PRESETS / f"{preset}.yaml"
+        if not path.is_file():
+            names = preset_names()
+            raise ValueError(
+                f"unknown preset {preset!r}{did_you_mean(preset, names)}; there are {', '.join(names)}"
+            )
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such preset file; check the path") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: not a readable YAML file ({reason}); compare it with configs/default.yaml"
+        ) from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: a preset is a mapping of groups; compare it with configs/default.yaml")
+    return data
+
+
+def _put(data: dict[str, Any], dotted: str, value: object) -> None:
+    *groups, last = dotted.split(".")
+    for group in groups:
+        inner = data.setdefault(group, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"setting {dotted}: {group} is a value, not a group of settings")
+        data = inner
+    data[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    names = [str(part) for part in problem["loc"]]
+    dotted = ".".join(names)
+    if problem["type"] == "extra_forbidden":
+        group = _group_at(names[:-1])
+        known = sorted(group.model_fields)
+        where = f" in {'.'.join(names[:-1])}" if names[:-1] else ""
+        hint = did_you_mean(names[-1], known) or _elsewhere(names[-1])
+        return f"unknown setting {dotted!r}{hint}; known{where}: {', '.join(known)}"
+    return f"setting {dotted} = {problem['input']!r}: {problem['msg'].lower()}"
+
+
+def _elsewhere(name: str) -> str:
+    """A hint when the key exists in some group."""
+    for group, field in RunConfig.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and name in inner.model_fields:
+            return f"; did you mean {group}.{name}?"
+    return ""
+
+
+def _group_at(names: list[str]) -> type[BaseModel]:
+    group: type[BaseModel] = RunConfig
+    for name in names:
+        annotation = group.model_fields[name].annotation
+        if get_origin(annotation) is not None:
+            annotation = next(arg for arg in get_args(annotation) if isinstance(arg, type))
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        group = annotation
+    return group

@@ -1,0 +1,128 @@
+"""Which streams a run reads, each with its own settings: from the command line, or from a YAML list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from pipeline.core.options import Options, did_you_mean
+from pipeline.core.restarts import RestartPolicy
+from pipeline.keyframes.buffer import DropPolicy
+from pipeline.settings.config import RunConfig, load_config
+from pipeline.sources import expand_inputs
+
+_SHARED = ("model", "runtime")
+LIST_SUFFIXES = frozenset({".yaml", ".yml"})
+
+
+class StreamEntry(Options):
+    """One source of a stream list. What is not said comes from the command line."""
+
+    uri: str = Field(repr=False)
+    name: str | None = None
+    preset: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict, description="group.key: value")
+    policy: DropPolicy | None = None
+    restart: RestartPolicy | None = None
+
+
+class StreamList(Options):
+    """The file that `sca run cams.yaml` reads."""
+
+    streams: tuple[StreamEntry, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRequest:
+    """A source to read and how. `uri` may hold credentials. `name`: None for one made from the address."""
+
+    uri: str = field(repr=False)
+    config: RunConfig
+    name: str | None = None
+
+
+def stream_requests(
+    inputs: Sequence[str],
+    *,
+    preset: str = "default",
+    settings: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> tuple[RunConfig, list[StreamRequest]]:
+    """The settings of the run, and of each stream of `inputs`: sources, or YAML lists of them.
+
+    Settings of the command line win over those of a list. Raises `ValueError` with the remedy.
+    """
+    config = load_config(preset, settings, changes=changes)
+    requests: list[StreamRequest] = []
+    for uri in inputs:
+        if "://" not in uri and Path(uri).suffix.lower() in LIST_SUFFIXES:
+            for entry in read_stream_list(Path(uri)).streams:
+                own = _own_config(entry, preset, settings, changes or {}, Path(uri))
+                found = expand_inputs([entry.uri])
+                if entry.name is not None and len(found) > 1:
+                    raise ValueError(
+                        f"{uri}: stream {entry.name!r} would be {len(found)} inputs; leave its name out"
+                    )
+                requests += [StreamRequest(single, own, entry.name) for single in found]
+        else:
+            requests += [StreamRequest(single, config) for single in expand_inputs([uri])]
+    return config, requests
+
+
+def read_stream_list(path: Path) -> StreamList:
+    """A checked stream list. Raises `ValueError` that names the file and the nearest known key."""
+    example = "write it as: streams: [{name: yard, uri: rtsp://camera/stream, preset: live}]"
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # The parser's message quotes the text around the fault, which may hold a password: only its place is told.
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"{path}: not a readable YAML file{place}; {example}") from None
+    if isinstance(data, list):
+        data = {"streams": data}
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: not a list of streams; {example}")
+    try:
+        return StreamList.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_explain(error, example)}") from None
+
+
+def _own_config(
+    entry: StreamEntry, preset: str, settings: Sequence[str], changes: Mapping[str, Any], path: Path
+) -> RunConfig:
+    own = dict(entry.settings)
+    if entry.policy is not None:
+        own["flow.policy"] = entry.policy.value
+    if entry.restart is not None:
+        own["restarts.policy"] = own["sources.reconnect"] = entry.restart.value
+    for key in own:
+        if key.split(".", 1)[0] in _SHARED:
+            raise ValueError(
+                f"{path}: {key} holds for the whole run; give it on the command line with --set, not for one stream"
+            )
+    given = {setting.partition("=")[0].strip() for setting in settings}
+    kept = {key: value for key, value in own.items() if key not in given}
+    try:
+        return load_config(entry.preset or preset, settings, changes={**kept, **changes})
+    except ValueError as error:
+        raise ValueError(f"{path}: stream {entry.name or 'without a name'}: {error}") from None
+
+
+def _explain(error: ValidationError, example: str) -> str:
+    # A misspelt key also misses the right one: say the former.
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    where = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        group: type[BaseModel] = StreamList if len(where) == 1 else StreamEntry
+        known = sorted(group.model_fields)
+        return f"unknown key {where[-1]!r}{did_you_mean(where[-1], known)}; known: {', '.join(known)}"
+    return f"{'.'.join(where)}: {problem['msg'].lower()}; {example}"

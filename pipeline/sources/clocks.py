@@ -1,0 +1,175 @@
+"""When a frame of a live stream was: a policy that never lets time run backwards, whatever clocks do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pipeline.core.frame import ClockSource, FrameTime
+from pipeline.core.records import ResumePoint
+
+# Container time stamps to nanoseconds, in integers only.
+
+NS = 1_000_000_000
+
+
+def ticks_to_ns(ticks: int, time_base: Fraction) -> int:
+    """`ticks` of `time_base` seconds as nanoseconds, rounded down. Exact integer arithmetic, no fps."""
+    return ticks * time_base.numerator * NS // time_base.denominator
+
+
+def ns_to_ticks(ns: int, time_base: Fraction) -> int:
+    """The last tick of `time_base` that does not lie after `ns`."""
+    return (ns + 1) * time_base.denominator // (time_base.numerator * NS) if ns >= 0 else 0
+
+
+@dataclass(slots=True)
+class StreamClock:
+    """Turns container time stamps of one stream into `FrameTime`s that never go backwards.
+
+    `origin`: the time stamp of the first frame. A time stamp that steps back (concatenated recordings, a camera's
+    reset) opens a new epoch that continues on the wall where the last one ended.
+    """
+
+    time_base: Fraction
+    origin: int
+    start_wall_ns: int
+    clock: ClockSource = ClockSource.FILE
+    epoch: int = 0
+    last_ticks: int | None = None
+    last_step: int = 0
+
+    def at(self, ticks: int) -> FrameTime:
+        """The time of the frame stamped `ticks`; call in display order."""
+        if self.last_ticks is not None:
+            if ticks < self.last_ticks:
+                ended = ticks_to_ns(self.last_ticks + self.last_step - self.origin, self.time_base)
+                self.start_wall_ns += ended
+                self.origin = ticks
+                self.epoch += 1
+            else:
+                self.last_step = ticks - self.last_ticks
+        self.last_ticks = ticks
+        return self.peek(ticks)
+
+    def peek(self, ticks: int) -> FrameTime:
+        """The time that `ticks` has in the present epoch, without advancing the clock."""
+        pts_ns = ticks_to_ns(ticks - self.origin, self.time_base)
+        return FrameTime(pts_ns, self.start_wall_ns + pts_ns, self.epoch, self.clock)
+
+
+# A step back by less than this is a late or doubled frame, by more a reset of the time stamps.
+_LATE_NS = 1 * NS
+# Time stamps that run ahead of our own clock by more than this in one step were reset as well.
+_LEAP_NS = 10 * NS
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a frame reached us. `wall_ns`: ns since 1970 UTC, may jump. `steady_ns`: a clock that never does."""
+
+    wall_ns: int
+    steady_ns: int
+
+
+class LiveClock:
+    """Gives each frame of a live stream its `FrameTime`, strictly growing in (epoch, PTS) and in wall clock.
+
+    PTS counts from the first frame of the first run, from the stream's own time stamps. A new epoch begins with each
+    reconnection, and where time stamps step back or leap ahead; its PTS goes on where our own clock says.
+
+    Wall clock: the sender's, where it is known and within `max_error_ns` of ours, else the time of arrival. A sender
+    that was farther off must come within half of that to be believed again. Where the chosen clock lies behind what was
+    given out already (it was set back, or the source of time changed), time goes on at half speed until it has caught
+    up: rows stay in order and no moment is given out twice.
+    """
+
+    def __init__(self, after: ResumePoint, *, max_error_ns: int) -> None:
+        resumed = after.pts_ns >= 0
+        self._max_error_ns = max_error_ns
+        self._epoch = after.epoch
+        self._pts_ns = max(after.pts_ns, 0)
+        self._wall_ns = after.wall_ns
+        self._steady_ns: int | None = None
+        self._started = resumed
+        self._new_epoch = resumed
+        self._anchor: tuple[int, int] | None = None
+        self._distrusted = False
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def reconnected(self) -> None:
+        """The next frame comes over a new connection."""
+        self._new_epoch = self._started
+
+    def at(
+        self, ticks: int | None, time_base: Fraction, sender_ns: int | None, arrival: Arrival
+    ) -> FrameTime | None:
+        """The time of the next frame, or None for a frame that comes too late to be shown.
+
+        `ticks`: its time stamp in units of `time_base` seconds, if it has one. `sender_ns`: the sender's wall clock.
+        """
+        elapsed = 0 if self._steady_ns is None else max(0, arrival.steady_ns - self._steady_ns)
+        pts_ns = self._continued(ticks, time_base, elapsed)
+        if pts_ns is None:
+            return None
+        clock, wall_ns = self._chosen(sender_ns, arrival.wall_ns)
+        if self._started:
+            wall_ns = max(wall_ns, self._wall_ns + elapsed // 2 + 1)
+        self._started = True
+        self._pts_ns, self._wall_ns, self._steady_ns = pts_ns, wall_ns, arrival.steady_ns
+        return FrameTime(pts_ns, wall_ns, self._epoch, clock)
+
+    def _continued(self, ticks: int | None, time_base: Fraction, elapsed: int) -> int | None:
+        if not self._started:
+            self._pin(ticks, self._pts_ns)
+            return self._pts_ns
+        onward = self._pts_ns + max(1, elapsed)
+        if not self._new_epoch:
+            if ticks is None or self._anchor is None:
+                self._pin(ticks, onward)
+                return onward
+            origin, base_ns = self._anchor
+            pts_ns = base_ns + ticks_to_ns(ticks - origin, time_base)
+            step = pts_ns - self._pts_ns
+            if 0 < step <= elapsed + _LEAP_NS:
+                return pts_ns
+            if -_LATE_NS < step <= 0 and elapsed < _LATE_NS:
+                return None
+        self._new_epoch = False
+        self._epoch += 1
+        self._pin(ticks, onward)
+        return onward
+
+    def _pin(self, ticks: int | None, pts_ns: int) -> None:
+        self._anchor = None if ticks is None else (ticks, pts_ns)
+
+    def _chosen(self, sender_ns: int | None, arrival_ns: int) -> tuple[ClockSource, int]:
+        if sender_ns is None:
+            return ClockSource.ARRIVAL, arrival_ns
+        allowed = self._max_error_ns // 2 if self._distrusted else self._max_error_ns
+        self._distrusted = abs(sender_ns - arrival_ns) > allowed
+        if self._distrusted:
+            return ClockSource.ARRIVAL, arrival_ns
+        return ClockSource.RTCP, sender_ns
+
+
+class SenderClock:
+    """The sender's wall clock at any time stamp, from the latest packet that carried it."""
+
+    def __init__(self) -> None:
+        self._known: tuple[int, int] | None = None
+
+    def note(self, ticks: int, wall_us: int) -> None:
+        """A packet stamped `ticks` was made at `wall_us` microseconds since 1970."""
+        self._known = (ticks, wall_us * 1000)
+
+    def at(self, ticks: int | None, time_base: Fraction) -> int | None:
+        """Nanoseconds since 1970 at `ticks`; None where nothing near it is known."""
+        if self._known is None or ticks is None:
+            return None
+        known, wall_ns = self._known
+        apart_ns = ticks_to_ns(ticks - known, time_base)
+        return wall_ns + apart_ns if abs(apart_ns) <= _LEAP_NS else None

@@ -1,0 +1,181 @@
+"""One connection to a network stream: opened and read with deadlines, its pictures with the sender's clock."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from urllib.parse import urlsplit
+
+import av
+from av.error import (
+    BrokenPipeError,
+    ConnectionRefusedError,
+    EOFError,
+    ExitError,
+    FFmpegError,
+    HTTPForbiddenError,
+    HTTPNotFoundError,
+    HTTPUnauthorizedError,
+)
+
+from pipeline.core.redaction import BLANK, fill_in, redact_text, redact_url
+from pipeline.core.restarts import LossCause
+from pipeline.sources.camera import ConnectionLost, Picture
+from pipeline.sources.clocks import SenderClock
+from pipeline.sources.file import video_stream
+from pipeline.sources.identity import address_fingerprint
+from pipeline.sources.source import SourceKind, SourceOptions
+
+
+class NetworkCamera:
+    """A stream at an address, which may hold credentials or blanks for them (`secrets.py`)."""
+
+    def __init__(self, uri: str, options: SourceOptions) -> None:
+        self._uri = uri
+        self._options = options
+        self.kind = SourceKind.LIVE
+        self.address = redact_url(uri)
+        self.fingerprint = address_fingerprint(uri)
+
+    def connect(self) -> Connection:
+        try:
+            url = fill_in(self._uri)
+        except ValueError as error:
+            raise ConnectionLost(str(error), LossCause.FAILED, "then start again") from None
+        deadlines = Deadlines(self._options.open_timeout_s, self._options.stall_timeout_s)
+        return Connection(url, transport=self._options.rtsp_transport, deadlines=deadlines)
+
+    def answers(self) -> bool | None:
+        return answers(self._uri)
+
+
+# Whether anybody listens at an address: cheap enough to ask while backing off.
+
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
+_TIMEOUT_S = 0.5
+
+
+def answers(url: str) -> bool | None:
+    """Whether the host of `url` takes a TCP connection now; None where that cannot be asked (UDP, a bad address).
+
+    The connection is closed at once: no session is made and no password sent.
+    """
+    try:
+        parts = urlsplit(BLANK.sub("_", url))
+        port = parts.port or _PORTS.get(parts.scheme.lower())
+    except ValueError:
+        return None
+    if parts.scheme.lower() not in _PORTS or not parts.hostname or port is None:
+        return None
+    try:
+        socket.create_connection((parts.hostname, port), timeout=_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+# Guessing a frame rate would read twenty frames before the first is shown; time stamps are used as they come.
+_QUICK_START = {"fpsprobesize": "0"}
+_REFUSED = "check them; they are not tried again, since cameras lock accounts"
+# Cameras may send a key picture only every ten seconds or more, and nothing can be decoded before.
+_PICTURE_PATIENCE = 6
+# AVProducerReferenceTime begins with the wall clock in microseconds.
+_REFERENCE_TIME = struct.Struct("=q")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds. `open_s`: for a connection to be made. `stall_s`: for the next packet."""
+
+    open_s: float
+    stall_s: float
+
+
+class Connection:
+    """An open stream. `url` may hold credentials; `transport`: tcp or udp, for RTSP.
+
+    Raises `ConnectionLost` when it cannot be opened in time.
+    """
+
+    def __init__(self, url: str, *, transport: str, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        # Cameras have no end: over RTSP an end is the death of the sender. Over HTTP it may be the end of a file.
+        self._ending = LossCause.FAILED if url.startswith("rtsp") else LossCause.OVER
+        options = dict(_QUICK_START)
+        if url.startswith("rtsp"):
+            options |= {"rtsp_transport": transport, "allowed_media_types": "video"}
+        timeouts = (deadlines.open_s, deadlines.stall_s)
+        begun_s = time.monotonic()
+        try:
+            self._container = av.open(url, options=options, timeout=timeouts, metadata_errors="replace")
+        except (FFmpegError, OSError, ValueError) as error:
+            # FFmpeg reports what it was doing when its time ran out, in many different ways.
+            late = time.monotonic() - begun_s >= deadlines.open_s
+            raise _lost(
+                TimeoutError() if late else error, f"no answer within {deadlines.open_s:g} s"
+            ) from None
+        try:
+            self._video = video_stream(self._container, "the stream")
+        except ValueError as error:
+            self._container.close()
+            raise ConnectionLost(str(error), LossCause.FAILED) from None
+        # With several threads the decoder of H.264 does not tell which pictures lost a slice.
+        self._video.thread_type = "NONE"
+        assert self._video.time_base is not None
+        self.time_base: Fraction = self._video.time_base
+
+    @property
+    def nominal_fps(self) -> float | None:
+        return float(self._video.average_rate) if self._video.average_rate else None
+
+    def pictures(self) -> Iterator[Picture]:
+        """Pictures until the connection ends, which is always told by `ConnectionLost`."""
+        sender = SenderClock()
+        shown_s = time.monotonic()
+        longest_s = _PICTURE_PATIENCE * self._deadlines.stall_s
+        try:
+            for packet in self._container.demux(self._video):
+                if packet.pts is not None and packet.has_sidedata("prft"):
+                    (wall_us,) = _REFERENCE_TIME.unpack_from(packet.get_sidedata("prft"))
+                    sender.note(packet.pts, wall_us)
+                for picture in self._decoded(packet, sender):
+                    yield picture
+                    shown_s = time.monotonic()
+                if time.monotonic() - shown_s > longest_s:
+                    raise ConnectionLost(f"data came, but no picture for {longest_s:g} s", LossCause.FAILED)
+        except (FFmpegError, OSError) as error:
+            raise _lost(error, f"nothing came for {self._deadlines.stall_s:g} s") from None
+        raise ConnectionLost("the sender ended the stream", self._ending)
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _decoded(self, packet: av.Packet[av.VideoStream], sender: SenderClock) -> Iterator[Picture]:
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            # What cannot be decoded at all leaves no picture; the ones that build on it come out as damaged.
+            return
+        for frame in frames:
+            damaged = frame.is_corrupt or packet.is_corrupt
+            yield Picture(frame, sender.at(frame.pts, self.time_base), damaged)
+
+
+def _lost(error: Exception, late: str) -> ConnectionLost:
+    """An error of FFmpeg in the user's words."""
+    match error:
+        case HTTPUnauthorizedError() | HTTPForbiddenError():
+            return ConnectionLost("the user name or password is refused", LossCause.REFUSED, _REFUSED)
+        case HTTPNotFoundError():
+            return ConnectionLost("there is no such stream (404)", LossCause.FAILED)
+        case ExitError() | TimeoutError():
+            return ConnectionLost(late, LossCause.FAILED)
+        case ConnectionRefusedError():
+            return ConnectionLost("nothing listens there", LossCause.FAILED)
+        case EOFError() | BrokenPipeError():
+            return ConnectionLost("the connection was closed", LossCause.FAILED)
+    return ConnectionLost(redact_text(str(getattr(error, "strerror", None) or error)), LossCause.FAILED)

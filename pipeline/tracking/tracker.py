@@ -1,0 +1,215 @@
+"""Tracks: the same thing keeps its number from keyframe to keyframe, over gaps, and when it comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.core.frame import FrameTime
+from pipeline.core.options import Options
+from pipeline.core.regions import EndedTrack, Expected, box_area
+from pipeline.tracking.association import AssociationOptions, Candidates, associate, recognise
+from pipeline.tracking.motion import NS, BoxMotion
+
+
+class TrackingOptions(Options):
+    """How long tracks live. Seconds of stream time."""
+
+    confirm_hits: int = Field(default=2, ge=1, description="keyframes before a track gets its number")
+    lost_s: float = Field(
+        default=2.0, ge=0, description="how long a missing track is still looked for in its place"
+    )
+    reentry_s: float = Field(default=30.0, ge=0, description="how long it is recognised elsewhere after that")
+    feature_memory: float = Field(
+        default=0.7, ge=0, lt=1, description="weight of the past in a track's feature"
+    )
+    min_visible: float = Field(
+        default=0.25, ge=0, le=1, description="share of a predicted box inside the picture"
+    )
+    association: AssociationOptions = AssociationOptions()
+
+
+class TrackState(StrEnum):
+    """Tentative: seen, not numbered. Confirmed. Lost: looked for in its place. Dormant: known by its looks only."""
+
+    TENTATIVE = "tentative"
+    CONFIRMED = "confirmed"
+    LOST = "lost"
+    DORMANT = "dormant"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackUpdate:
+    """`track_ids` (N,) int64 for the detections, -1 while tentative; tracks that ended; the next free number."""
+
+    track_ids: np.ndarray
+    ended: tuple[EndedTrack, ...]
+    next_track: int
+
+
+@dataclass(slots=True)
+class _Track:
+    key: int
+    motion: BoxMotion
+    box: np.ndarray
+    feature: np.ndarray
+    first: FrameTime
+    last: FrameTime
+    last_ns: int
+    number: int = -1
+    hits: int = 1
+    state: TrackState = TrackState.TENTATIVE
+    first_numbered: FrameTime | None = None
+    observations: int = 0
+
+
+@dataclass(slots=True)
+class Tracker:
+    """The tracks of one stream. Call `expect`, look there, then `update` with what was found.
+
+    `next_track`: the first number to give, so that a resumed stream never reuses one.
+    """
+
+    options: TrackingOptions
+    next_track: int = 1
+    _tracks: list[_Track] = field(default_factory=list)
+    _next_key: int = 0
+    _clock: _StreamTime = field(default_factory=lambda: _StreamTime())
+
+    def expect(self, time: FrameTime, frame_size: tuple[int, int]) -> Expected:
+        """Predicted boxes of all live tracks that should be inside a (height, width) picture at `time`."""
+        now = self._clock.at(time)
+        height, width = frame_size
+        keys, boxes = [], []
+        for track in self._live():
+            predicted = track.motion.predict(now)
+            inside = np.clip(predicted, 0, [width, height, width, height]).astype(np.float32)
+            area = box_area(predicted[None])[0]
+            if box_area(inside[None])[0] >= self.options.min_visible * max(area, 1.0):
+                keys.append(track.key)
+                boxes.append(inside)
+        return Expected(tuple(keys), np.array(boxes, np.float32).reshape(-1, 4))
+
+    def update(self, time: FrameTime, detections: Candidates, prompted_by: tuple[int, ...]) -> TrackUpdate:
+        """Take in the detections of one keyframe; `prompted_by` holds the key of the track whose prompt found each.
+
+        -1 where a detection came from elsewhere.
+        """
+        assert len(prompted_by) == len(detections)
+        now = self._clock.at(time)
+        live = self._live()
+        index_of = {track.key: index for index, track in enumerate(live)}
+        predicted = Candidates(
+            np.array([track.motion.predict(now) for track in live], np.float32).reshape(-1, 4),
+            _stack(live, detections.features.shape[1]),
+        )
+        prompts = np.array([index_of.get(key, -1) for key in prompted_by], np.int64)
+        owner: dict[int, _Track] = {}
+        for row, column in associate(predicted, detections, prompts, self.options.association):
+            owner[column] = live[row]
+        free = [column for column in range(len(detections)) if column not in owner]
+        dormant = [track for track in self._tracks if track.state is TrackState.DORMANT]
+        lost = [track for track in live if track.state is TrackState.LOST and track not in owner.values()]
+        absent = dormant + lost
+        known = Candidates(
+            np.array([track.box for track in absent], np.float32).reshape(-1, 4),
+            _stack(absent, detections.features.shape[1]),
+        )
+        returned = Candidates(detections.boxes[free], detections.features[free])
+        for row, column in recognise(known, returned, self.options.association):
+            owner[free[column]] = absent[row]
+            absent[row].motion.restart(detections.boxes[free[column]], now)
+        for column in range(len(detections)):
+            if column in owner:
+                self._hit(owner[column], time, now, detections.boxes[column], detections.features[column])
+            else:
+                owner[column] = self._start(time, now, detections.boxes[column], detections.features[column])
+        seen = {track.key for track in owner.values()}
+        ended = self._age(now, seen)
+        ids = np.array([owner[column].number for column in range(len(detections))], np.int64)
+        return TrackUpdate(ids, ended, self.next_track)
+
+    def finish(self) -> tuple[EndedTrack, ...]:
+        """End every track: the stream is over."""
+        ended = tuple(_ended(track) for track in self._tracks if track.number >= 0)
+        self._tracks.clear()
+        return ended
+
+    def _live(self) -> list[_Track]:
+        return [track for track in self._tracks if track.state is not TrackState.DORMANT]
+
+    def _start(self, time: FrameTime, now: int, box: np.ndarray, feature: np.ndarray) -> _Track:
+        track = _Track(self._next_key, BoxMotion(box, now), box, feature, time, time, now)
+        self._next_key += 1
+        self._tracks.append(track)
+        self._confirm(track, time)
+        return track
+
+    def _hit(self, track: _Track, time: FrameTime, now: int, box: np.ndarray, feature: np.ndarray) -> None:
+        track.motion.correct(box, now)
+        track.box = box
+        memory = self.options.feature_memory
+        blended = memory * track.feature + (1 - memory) * feature
+        track.feature = blended / max(float(np.linalg.norm(blended)), 1e-9)
+        track.hits += 1
+        track.last, track.last_ns = time, now
+        self._confirm(track, time)
+
+    def _confirm(self, track: _Track, time: FrameTime) -> None:
+        if track.number < 0 and track.hits >= self.options.confirm_hits:
+            track.number, track.first_numbered = self.next_track, time
+            self.next_track += 1
+        if track.number >= 0:
+            track.state = TrackState.CONFIRMED
+            track.observations += 1
+
+    def _age(self, now: int, seen: set[int]) -> tuple[EndedTrack, ...]:
+        kept, ended = [], []
+        for track in self._tracks:
+            if track.key not in seen:
+                track.state = _state_when_missed(track.number, now - track.last_ns, self.options)
+            if track.state is TrackState.TENTATIVE and track.key not in seen:
+                continue
+            if now - track.last_ns > (self.options.lost_s + self.options.reentry_s) * NS:
+                ended.append(_ended(track))
+                continue
+            kept.append(track)
+        self._tracks = kept
+        return tuple(ended)
+
+
+class _StreamTime:
+    """One steady time in ns over the epochs of a stream: PTS inside an epoch, wall clock from one to the next."""
+
+    def __init__(self) -> None:
+        self._epoch = -1
+        self._offset = 0
+        self._last_ns = 0
+        self._last_wall = 0
+
+    def at(self, time: FrameTime) -> int:
+        if time.epoch != self._epoch:
+            away = max(0, time.wall_ns - self._last_wall) if self._epoch >= 0 else 0
+            self._offset = self._last_ns + away - time.pts_ns
+            self._epoch = time.epoch
+        self._last_ns = max(self._last_ns, time.pts_ns + self._offset)
+        self._last_wall = time.wall_ns
+        return time.pts_ns + self._offset
+
+
+def _state_when_missed(number: int, away_ns: int, options: TrackingOptions) -> TrackState:
+    if number < 0:
+        return TrackState.TENTATIVE
+    return TrackState.LOST if away_ns <= options.lost_s * NS else TrackState.DORMANT
+
+
+def _stack(tracks: list[_Track], width: int) -> np.ndarray:
+    return np.array([track.feature for track in tracks], np.float32).reshape(-1, width)
+
+
+def _ended(track: _Track) -> EndedTrack:
+    assert track.first_numbered is not None
+    return EndedTrack(track.number, track.first_numbered.wall_ns, track.last.wall_ns, track.observations)

@@ -1,0 +1,172 @@
+"""A model's compilable stages: image encoder, mask decoder and mixer, each a pure module of tensors in, tensors out.
+
+Mask decoder and mixer are two stages and not one, because masks are made for every prompt and captions only for the
+regions that survive filtering. The image is an input of batch one whatever the number of prompts: no stage holds a
+copy of it per prompt before a prompt has changed it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sca.modeling import Sca
+from sca.modeling.image_encoder import VitEncoder
+from sca.stages.fused_vit import FusedVit
+from sca.stages.spec import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
+from sca.stages.token_upscaling import TokenUpscaling
+
+IMAGE_ENCODER = "image-encoder"
+MASK_DECODER = "mask-decoder"
+MIXER = "mixer"
+
+MAX_FRAMES = 8
+MAX_PROMPT_TOKENS = 12
+
+
+class ImageEncoderStage(nn.Module):
+    """Pixels (B, 3, S, S) to the image embedding and, where the mixer reads it, the region map."""
+
+    def __init__(self, model: Sca) -> None:
+        super().__init__()
+        encoder = model.image_encoder
+        self.image_encoder = (
+            FusedVit(encoder, model.config.image_size) if isinstance(encoder, VitEncoder) else encoder
+        )
+        self._with_region_map = model.needs_boxes and bool(model.config.region_map_channels)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        if self._with_region_map:
+            return tuple(self.image_encoder.forward_with_region_map(pixels))  # type: ignore[operator]
+        return (self.image_encoder(pixels),)
+
+
+class MaskDecoderStage(nn.Module):
+    """Prompt embeddings to the logits and scores of all masks, the single one first, and what the mixer reads."""
+
+    image_pe: Tensor
+
+    def __init__(self, model: Sca) -> None:
+        super().__init__()
+        self.mask_decoder = model.mask_decoder
+        self.upscaling = TokenUpscaling(model.mask_decoder)
+        self.register_buffer("image_pe", model.image_pe().detach().clone(), persistent=False)
+
+    def forward(
+        self, embedding: Tensor, sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        decoder = self.mask_decoder
+        tokens, features = decoder.fuse(embedding, self.image_pe, sparse, dense)
+        kernels = torch.stack(
+            [mlp(tokens[:, 1 + index]) for index, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
+        )
+        masks = self.upscaling(features.flatten(2).transpose(1, 2), kernels, embedding.shape[-1])
+        return masks, decoder.iou_prediction_head(tokens[:, 0]), tokens, features
+
+
+class MixerStage(nn.Module):
+    """`Sca.mix` on one image: its maps and the boxes are inputs only where features are pooled inside regions."""
+
+    image_pe: Tensor
+
+    def __init__(self, model: Sca) -> None:
+        super().__init__()
+        self.mixer = model.mixer
+        self.region_pooler = model.region_pooler
+        self.region_reader = model.region_reader
+        self._channels = [model.config.encoder.region_channels, model.config.encoder.caption_channels]
+        self.register_buffer("image_pe", model.image_pe().detach().clone(), persistent=False)
+
+    def forward(self, tokens: Tensor, image_features: Tensor, *image_and_boxes: Tensor) -> tuple[Tensor]:
+        if not image_and_boxes:
+            return (self.mixer(tokens, image_features, self.image_pe),)
+        embedding, *maps, boxes = image_and_boxes
+        boxes = boxes.unsqueeze(0)
+        finer = maps[0] if maps else None
+        region_tokens = readings = None
+        if self.region_reader is not None:
+            finer, caption_map = maps[0].split(self._channels, dim=1)
+            readings = self.region_reader.read(caption_map, boxes)
+        if self.region_pooler is not None:
+            region_tokens = self.region_pooler(embedding, finer, boxes)
+        mixed = self.mixer(tokens, image_features, self.image_pe, region_tokens)
+        if self.region_reader is None:
+            return (mixed,)
+        return (self.region_reader(mixed, readings),)
+
+
+@torch.no_grad()
+def image_encoder_stage(model: Sca, max_frames: int = MAX_FRAMES) -> Stage:
+    """The image encoder for one to `max_frames` frames at a time."""
+    side = model.config.image_size
+    frames = DynamicAxis("frames", 1, 1, max_frames) if max_frames > 1 else 1
+    outputs = [StageOutput("image_embedding")]
+    module = ImageEncoderStage(model).eval()
+    if module._with_region_map:
+        outputs.append(StageOutput("region_map"))
+    return Stage(IMAGE_ENCODER, module, (StageInput("pixels", (frames, 3, side, side)),), tuple(outputs))
+
+
+@torch.no_grad()
+def mask_decoder_stage(model: Sca, max_prompts: int) -> Stage:
+    """Prompt embeddings of one image to masks, scores and tokens, for one to `max_prompts` prompts."""
+    width, grid = model.config.width, model.config.grid_size
+    prompts = prompts_axis(max_prompts)
+    prompt_tokens = DynamicAxis("prompt_tokens", 2, 2, MAX_PROMPT_TOKENS)
+    return Stage(
+        MASK_DECODER,
+        MaskDecoderStage(model).eval(),
+        (
+            StageInput("embedding", (1, width, grid, grid)),
+            StageInput("sparse", (prompts, prompt_tokens, width)),
+            StageInput("dense", (1, width, grid, grid)),
+        ),
+        (
+            StageOutput("mask_logits", OutputKind.MASK_LOGITS),
+            StageOutput("iou", OutputKind.SCORES),
+            StageOutput("decoded_tokens"),
+            StageOutput("decoded_image"),
+        ),
+    )
+
+
+@torch.no_grad()
+def mixer_stage(model: Sca, max_prompts: int) -> Stage:
+    """The mask decoder's tokens and image features of one image to what the language model reads of each region."""
+    config = model.config
+    width, grid = config.width, config.grid_size
+    prompts = prompts_axis(max_prompts)
+    fewest, most = mixer_tokens(model)
+    tokens = DynamicAxis("tokens_per_prompt", fewest, fewest, most)
+    inputs = [
+        StageInput("tokens", (prompts, tokens, width)),
+        StageInput("image_features", (prompts, width, grid, grid)),
+    ]
+    if model.needs_boxes:
+        inputs.append(StageInput("embedding", (1, width, grid, grid)))
+        if config.region_map_channels:
+            fine = config.image_size // region_stride(model)
+            inputs.append(StageInput("region_map", (1, config.region_map_channels, fine, fine)))
+        inputs.append(StageInput("boxes", (prompts, 4)))
+    return Stage(MIXER, MixerStage(model).eval(), tuple(inputs), (StageOutput("caption_tokens"),))
+
+
+def mixer_tokens(model: Sca) -> tuple[int, int]:
+    """The fewest and the most decoder tokens per prompt that the mixer's stage takes."""
+    own = 2 + model.config.mask_decoder.num_multimask_outputs
+    return own + 2, own + MAX_PROMPT_TOKENS
+
+
+def prompts_axis(max_prompts: int) -> DynamicAxis:
+    """The axis of prompts, planned for batches of sixteen."""
+    return DynamicAxis("prompts", 1, min(16, max_prompts), max_prompts)
+
+
+def region_stride(model: Sca) -> int:
+    """Input pixels per cell of the region map."""
+    return int(getattr(model.config.encoder, "region_stride", model.config.encoder.grid_stride))
+
+
+def model_stages(model: Sca, max_prompts: int) -> tuple[Stage, ...]:
+    """All compilable stages of a model, in the order in which a frame meets them."""
+    return image_encoder_stage(model), mask_decoder_stage(model, max_prompts), mixer_stage(model, max_prompts)

@@ -1,0 +1,134 @@
+"""From a training checkpoint to a model directory that `sca.load` reads."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from sca.checkpoints import load_shipped, save_shipped
+from sca.config import ScaConfig, with_image_size
+from sca.data.annotations import read_annotations
+from sca.evaluation.captions import calibration_error
+from sca.evaluation.proposals import choose_thresholds
+from sca.evaluation.report import caption_predictor, validation_images
+from sca.modeling.caption_judge import CaptionJudge
+from sca.modeling.sca import Sca
+from sca.modeling.timm_encoder import TimmEncoder, load_caption_backbone
+from sca.predictor import Predictor
+from sca.training.judge import calibrate_judge, fit_judge, judge_examples
+from sca.training.optimizer import CAPTION_BACKBONE, READER
+
+# Weights of an earlier run or of a finished model, to start a training run from.
+
+
+def read_initial(path: Path) -> dict[str, Any]:
+    """Weights and tokenizer to start from: a checkpoint.pt, or a model directory such as the shipped one."""
+    if path.is_dir():
+        shipped = load_shipped(path)
+        return {"average": shipped.model.state_dict(), "tokenizer": shipped.tokenizer.to_str()}
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist: name the checkpoint.pt of an earlier run, or a model directory"
+        )
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return saved
+
+
+def load_initial(model: Sca, state: dict[str, Any]) -> None:
+    """Weights of an earlier run; a region reader of another shape than its own begins anew."""
+    encoder, mine = model.image_encoder, model.state_dict()
+    assert isinstance(encoder, TimmEncoder)
+    read = {name for name in mine.keys() | state.keys() if name.startswith((*READER, *CAPTION_BACKBONE))}
+    same = all(name in mine and name in state and mine[name].shape == state[name].shape for name in read)
+    if not same:
+        load_caption_backbone(encoder)
+        state = {name: value for name, value in state.items() if name not in read}
+        state |= {name: value for name, value in model.state_dict().items() if name in read}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(
+            f"the initial weights do not fit the model of the recipe ({reason}): start from the same architecture"
+        ) from None
+
+
+log = logging.getLogger(__name__)
+
+_THRESHOLD_IMAGES = 24
+_JUDGE_IMAGES = 1600
+
+
+def load_checkpoint(path: Path, image_size: int | None = None) -> tuple[Sca, Tokenizer]:
+    """The averaged model and the tokenizer of a training checkpoint, in eval mode.
+
+    image_size: input side in pixels if it is to differ from the last stage's (the weights do not depend on it).
+    ValueError if the file does not exist.
+    """
+    if not Path(path).exists():
+        raise ValueError(f"{path} does not exist: name the checkpoint.pt in the output folder of sca train")
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    config = ScaConfig.from_dict(saved["model_config"])
+    if image_size is not None:
+        config = with_image_size(config, image_size)
+    model = Sca(config)
+    model.load_state_dict(saved["average"])
+    return model.eval(), Tokenizer.from_str(saved["tokenizer"])
+
+
+def checkpoint_predictor(path: Path, image_size: int | None = None) -> Predictor:
+    """A predictor on a training checkpoint, uncalibrated."""
+    model, tokenizer = load_checkpoint(path, image_size)
+    return Predictor(model, tokenizer)
+
+
+@torch.no_grad()
+def balance_caption_map(model: Sca) -> None:
+    """Divide the caption map by its greatest gain, and multiply what reads it by that: the same captions.
+
+    Training leaves the map's scale to chance. So no direction of the features is amplified, nor are the rounding errors of
+    compiled backbones.
+    """
+    encoder, reader = model.image_encoder, model.region_reader
+    if reader is None:
+        return
+    assert isinstance(encoder, TimmEncoder)
+    assert encoder.caption_map is not None
+    scale = torch.linalg.matrix_norm(encoder.caption_map.project.weight, ord=2)
+    for value in encoder.caption_map.project.parameters():
+        value.div_(scale)
+    for layer in (reader.cells, reader.whole, reader.scene):
+        layer.weight.mul_(scale)
+
+
+def export_checkpoint(
+    path: Path, data_dir: Path, directory: Path, image_size: int | None = None, seed: int = 0
+) -> None:
+    """Write a training checkpoint as a model directory, with a judge of its captions and its own thresholds.
+
+    Two numbers that turn the judge's answers into probabilities, and the thresholds on a few pictures, are fitted on the
+    validation split: five numbers, so that measuring on the same split flatters little.
+    """
+    model, tokenizer = load_checkpoint(path, image_size)
+    balance_caption_map(model)
+    predictor = Predictor(model, tokenizer)
+    choice = choose_thresholds(predictor, validation_images(data_dir)[-_THRESHOLD_IMAGES:])
+    judge = learn_judge(Predictor(model, tokenizer, automatic=choice.settings), data_dir, seed)
+    save_shipped(model, tokenizer, directory, choice.settings, judge)
+    log.info("%s: %s", directory, choice)
+
+
+def learn_judge(predictor: Predictor, data_dir: Path, seed: int = 0) -> CaptionJudge:
+    """A judge of the predictor's captions of what anything mode finds on training pictures, calibrated on validation."""
+    pictures = [i for i in read_annotations(data_dir, "train") if i.source == "flickr8k_entities"]
+    chosen = np.random.default_rng(seed).permutation(len(pictures))[:_JUDGE_IMAGES]
+    judge = fit_judge(judge_examples(predictor, [pictures[i] for i in chosen], seed))
+    captions = caption_predictor(Predictor(predictor.model, predictor.tokenizer, judge=judge), data_dir)
+    log.info("calibration error of the caption judge before fitting: %.3f", calibration_error(captions))
+    calibrate_judge(judge, captions)
+    return judge

@@ -1,0 +1,165 @@
+"""Perception on a real, tiny model: what comes out is consistent, unique and within budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.frame import Frame, FrameTime
+from pipeline.core.regions import Expected, decode_mask, encode_masks
+from pipeline.perception.candidates import distinct, mask_statistics
+from pipeline.perception.perceiver import Perception, Sightings
+from pipeline.perception.probing import PerceptionOptions, ProbeOptions
+from sca.predictor import Predictor
+from tests.tiny_models import region_token_config, tiny_model, word_tokenizer
+from tests.videos import picture
+
+NOBODY = Expected((), np.zeros((0, 4), np.float32))
+OPTIONS = PerceptionOptions(
+    min_predicted_iou=0,
+    min_stability=0,
+    min_area=0,
+    max_area=1,
+    probing=ProbeOptions(grid=6, budget=5, first_budget=20),
+)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor(tiny_model(region_token_config()), word_tokenizer())
+
+
+def keyframe(index: int, width: int = 160, height: int = 96) -> Frame:
+    return Frame(
+        "s", index, FrameTime(index * 500_000_000, index * 500_000_000), picture(index, width, height)
+    )
+
+
+def test_regions_are_consistent(predictor: Predictor) -> None:
+    perception = Perception(predictor, OPTIONS)
+    found = perception.look(keyframe(0), NOBODY, perception.new_view())
+    assert 0 < len(found) <= 20
+    assert found.prompted_by == (-1,) * len(found)
+    assert np.allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-5)
+    tokens = predictor.config.num_region_tokens
+    assert found.caption_tokens.shape == (len(found), tokens, predictor.config.width)
+    for box, mask in zip(found.boxes, found.masks, strict=True):
+        rows, columns = np.nonzero(decode_mask(mask))
+        assert mask.size == (96, 160)
+        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_no_two_regions_are_the_same(predictor: Predictor) -> None:
+    perception = Perception(predictor, OPTIONS)
+    found = perception.look(keyframe(0), NOBODY, perception.new_view())
+    masks = np.array([decode_mask(mask).ravel() for mask in found.masks])
+    shared = masks.astype(int) @ masks.T.astype(int)
+    union = masks.sum(1)[:, None] + masks.sum(1)[None] - shared
+    iou = shared / union - np.eye(len(masks))
+    # Judged on the decoder's coarser grid, so a little more may be left at full size.
+    assert iou.max(initial=0) <= OPTIONS.same_region_iou + 0.1
+
+
+def test_a_track_is_found_through_its_own_prompt(predictor: Predictor) -> None:
+    perception = Perception(predictor, OPTIONS)
+    view = perception.new_view()
+    box = np.array([[30, 20, 90, 80]], np.float32)
+    found = perception.look(keyframe(0), Expected((7,), box), view)
+    assert set(found.prompted_by) <= {7, -1}
+    assert 7 in found.prompted_by
+
+
+def test_region_and_prompt_limits_hold(predictor: Predictor) -> None:
+    options = OPTIONS.model_copy(update={"max_regions": 3, "max_track_prompts": 2})
+    perception = Perception(predictor, options)
+    corners = np.array([[i * 20, 10, i * 20 + 30, 50] for i in range(5)], np.float32)
+    found = perception.look(keyframe(0), Expected((1, 2, 3, 4, 5), corners), perception.new_view())
+    assert len(found) <= 3
+    assert set(found.prompted_by) <= {1, 2, -1}
+
+
+def test_nothing_expected_and_no_probes_finds_nothing(predictor: Predictor) -> None:
+    options = PerceptionOptions(probing=ProbeOptions(budget=0, first_budget=0))
+    perception = Perception(predictor, options)
+    found = perception.look(keyframe(0), NOBODY, perception.new_view())
+    assert isinstance(found, Sightings)
+    assert len(found) == 0
+    assert found.caption_tokens.shape[0] == 0
+
+
+def test_a_tall_picture_works_like_a_wide_one(predictor: Predictor) -> None:
+    perception = Perception(predictor, OPTIONS)
+    found = perception.look(keyframe(0, 90, 200), NOBODY, perception.new_view())
+    assert len(found) > 0
+    assert (found.boxes[:, 2] <= 90).all()
+    assert (found.boxes[:, 3] <= 200).all()
+
+
+def test_statistics_of_known_masks() -> None:
+    logits = torch.full((2, 4, 4), -5.0)
+    logits[0, :2] = 5.0
+    logits[1, :2, :2] = 0.5
+    area, stability = mask_statistics(logits, 1.0)
+    assert area.tolist() == [0.5, 0.25]
+    assert stability.tolist() == [1.0, 0.0]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 12), st.integers(0, 1000), st.floats(0.2, 0.95))
+def test_kept_masks_differ_and_dropped_ones_have_a_better_twin(count: int, seed: int, same: float) -> None:
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((count, 8, 8), bool)
+    for mask in masks:
+        x, y = rng.integers(0, 5, 2)
+        mask[y : y + rng.integers(2, 5), x : x + rng.integers(2, 5)] = True
+    rank = rng.random(count)
+    kept = distinct(torch.from_numpy(masks), rank, same)
+
+    def iou(a: int, b: int) -> float:
+        return float((masks[a] & masks[b]).sum() / (masks[a] | masks[b]).sum())
+
+    assert all(iou(a, b) <= same + 1e-6 for a in kept for b in kept if a != b)
+    for dropped in set(range(count)) - set(kept.tolist()):
+        assert any(iou(dropped, k) > same - 1e-6 and rank[k] >= rank[dropped] for k in kept)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 1000))
+def test_run_lengths_survive_the_round_trip(height: int, width: int, seed: int) -> None:
+    masks = np.random.default_rng(seed).random((3, height, width)) < 0.4
+    codes, boxes = encode_masks(masks, (height, width))
+    assert boxes.shape == (3, 4)
+    for code, mask in zip(codes, masks, strict=True):
+        assert (decode_mask(code) == mask).all()
+
+
+def test_a_mover_is_a_region_even_where_the_model_is_unsure_of_its_mask(predictor: Predictor) -> None:
+    """The square of the test picture moves; the model accepts no mask at all."""
+    options = PerceptionOptions(
+        min_predicted_iou=1, min_stability=1, probing=ProbeOptions(budget=0, first_budget=0)
+    )
+    perception = Perception(predictor, options)
+    view = perception.new_view()
+    for index in range(0, 200, 40):
+        frame = keyframe(index, 320, 192)
+        found = perception.look(frame, NOBODY, view)
+    left = (160 * 2) % (320 - 64)
+    assert len(found) > 0
+    assert set(found.masks) == {None}
+    # The square is patterned, so parts of it may be boxes of their own; the largest is the square.
+    assert np.abs(found.boxes[0] - [left, 64, left + 64, 128]).max() <= 8
+    outside = np.concatenate(
+        [found.boxes[:, :2] < [left - 8, 56], found.boxes[:, 2:] > [left + 72, 136]], axis=1
+    )
+    assert not outside.any()
+
+
+def test_masks_of_nearly_one_box_are_one_region() -> None:
+    rows = torch.arange(16).reshape(16, 1).expand(16, 16)
+    combs = torch.stack([(rows % 2 == 0), (rows % 2 == 1), torch.zeros(16, 16) > 0])
+    combs[2, 2:6, 2:6] = True
+    assert distinct(combs, np.array([0.9, 0.8, 0.7]), 0.5).tolist() == [0, 1, 2]
+    assert distinct(combs, np.array([0.9, 0.8, 0.7]), 0.5, 0.8).tolist() == [0, 2]

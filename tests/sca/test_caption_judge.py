@@ -1,0 +1,109 @@
+"""The judge of captions: what it learns from, that it learns, and that its scores become probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import sca
+from sca.data.annotations import AnnotatedImage, RegionAnnotation
+from sca.evaluation.captions import RegionCaption, calibration_error
+from sca.modeling.caption_judge import CaptionJudge
+from sca.training.judge import JudgeExamples, calibrate_judge, fit_judge, judge_examples, named_by
+
+
+def test_a_part_bears_the_name_of_what_it_is_in_but_not_of_what_is_in_it() -> None:
+    person, table = (0, 0, 40, 100), (50, 50, 100, 100)
+    found = [(5, 20, 30, 50), (48, 45, 100, 100), (0, 0, 100, 100), (35, 0, 60, 40)]
+    fits = named_by(np.array(found, float), np.array([person, table], float))
+    assert fits.tolist() == [[True, False], [False, True], [True, False], [False, False]]
+
+
+def test_captions_of_found_regions_become_examples(tmp_path: Path) -> None:
+    """The shipped model on a red ball in the grass, whose every region bears every name, or none that it knows."""
+    predictor = sca.load("demo")
+    words = predictor.tokenizer.get_vocab()  # type: ignore[attr-defined]
+    picture = np.full((240, 320, 3), (50, 140, 70), np.uint8)
+    picture += np.random.default_rng(0).integers(0, 40, picture.shape, np.uint8)
+    cv2.circle(picture, (160, 150), 50, (35, 30, 205), -1)
+    cv2.imwrite(str(tmp_path / "ball.png"), picture)
+
+    def image(*phrases: str) -> AnnotatedImage:
+        whole = RegionAnnotation((0.0, 0.0, 320.0, 240.0), phrases, 1, "1", ("other",), None, None)
+        return AnnotatedImage("0", tmp_path / "ball.png", "x", "train", 320, 240, 4 / 3, (), (), (whole,))
+
+    right = judge_examples(predictor, [image(*(word.strip("\u0120") for word in words))], seed=0)
+    assert right.evidence.shape == (len(right), 256 + 1)
+    assert right.right.all()
+    wrong = judge_examples(predictor, [image("a xylophone")], seed=0)
+    assert torch.equal(wrong.evidence, right.evidence)
+    assert not wrong.right.any()
+    both = judge_examples(predictor, [image("a xylophone"), image("a xylophone")], seed=0)
+    assert not torch.equal(both.evidence[len(wrong) :], wrong.evidence), (
+        "the second view is as sharp as the first"
+    )
+    with pytest.raises(ValueError, match="no annotated picture"):
+        judge_examples(predictor, [image()], seed=0)
+
+
+def examples(count: int, seed: int) -> JudgeExamples:
+    """Right where two of 32 directions of the evidence agree in sign, with a tenth of the answers wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    evidence = torch.randn(count, 32, generator=generator) * 3 + 5
+    right = (evidence[:, 0] > 5) & (evidence[:, 20] > 4)
+    noise = torch.rand(count, generator=generator) < 0.1
+    return JudgeExamples(evidence, right ^ noise)
+
+
+def ranking(judge: CaptionJudge, held_out: JudgeExamples) -> float:
+    """Probability that a right caption gets a higher score than a wrong one."""
+    with torch.inference_mode():
+        logits = judge(held_out.evidence)
+    right, wrong = logits[held_out.right], logits[~held_out.right]
+    return float((right[:, None] > wrong[None]).float().mean())
+
+
+def test_a_judge_learns_to_rank_captions_it_has_not_seen() -> None:
+    learnt, held_out = examples(4000, 0), examples(1000, 1)
+    judge = fit_judge(learnt)
+    assert ranking(judge, held_out) > 0.75
+    shuffled = JudgeExamples(learnt.evidence, learnt.right[torch.randperm(4000)])
+    assert abs(ranking(fit_judge(shuffled), held_out) - 0.5) < 0.2
+
+
+def test_examples_of_one_kind_teach_nothing() -> None:
+    with pytest.raises(ValueError, match="right captions and wrong ones"):
+        fit_judge(JudgeExamples(torch.randn(60, 8), torch.ones(60, dtype=torch.bool)))
+
+
+def judged(judge: CaptionJudge, held_out: JudgeExamples) -> list[RegionCaption]:
+    with torch.inference_mode():
+        scores = judge(held_out.evidence).sigmoid().tolist()
+    return [
+        RegionCaption("0", i, "a dog" if right else "a cat", ("a dog",), -1.0, 3, score, 0.1, ("other",))
+        for i, (score, right) in enumerate(zip(scores, held_out.right.tolist(), strict=True))
+    ]
+
+
+def test_calibration_makes_scores_probabilities_and_keeps_their_order() -> None:
+    judge, held_out = fit_judge(examples(4000, 0)), examples(1000, 1)
+    with torch.no_grad():  # as sure as a judge is of pictures unlike those it is calibrated on
+        judge.head.weight.mul_(3)
+        judge.head.bias.add_(2)
+    before, order = calibration_error(judged(judge, held_out)), ranking(judge, held_out)
+    calibrate_judge(judge, judged(judge, held_out))
+    assert calibration_error(judged(judge, held_out)) < 0.06 < before
+    assert ranking(judge, held_out) == pytest.approx(order, abs=1e-3)
+
+
+def test_calibration_refuses_what_it_cannot_be_fitted_on() -> None:
+    judge, held_out = fit_judge(examples(4000, 0)), examples(1000, 1)
+    with pytest.raises(ValueError, match="at least 50"):
+        calibrate_judge(judge, judged(judge, held_out)[:49])
+    backwards = JudgeExamples(held_out.evidence, ~held_out.right)
+    with pytest.raises(ValueError, match="backwards"):
+        calibrate_judge(judge, judged(judge, backwards))

@@ -1,0 +1,86 @@
+"""`sca run cams.yaml`: several sources, each with its own settings, and errors that name the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.restarts import RestartPolicy
+from pipeline.keyframes.buffer import DropPolicy
+from pipeline.runtime.plan import plan_run
+from pipeline.settings.stream_list import stream_requests
+from tests.videos import write_video
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", frames=5)
+    return tmp_path
+
+
+def listed(folder: Path, text: str) -> str:
+    (folder / "cams.yaml").write_text(text.replace("FOLDER", str(folder)))
+    return str(folder / "cams.yaml")
+
+
+def test_each_stream_has_its_own_preset_settings_and_policies(folder: Path) -> None:
+    cams = listed(
+        folder,
+        """
+        streams:
+          - {name: gate, uri: FOLDER/a.mp4, preset: live, policy: drop-oldest, restart: never}
+          - {uri: FOLDER/b.mp4, settings: {keyframes.interval_s: 3, display.min_score: 0.9}}
+        """,
+    )
+    config, requests = stream_requests([cams, str(folder / "a.mp4")], settings=["display.min_score=0.1"])
+    plan = plan_run(requests, config, store=folder / "s.zarr")
+    gate, b, plain = plan.streams
+    assert [stream.stream for stream in plan.streams] == ["gate", "b", "a"]
+    assert gate.config.captions.refresh_s == 60
+    assert gate.config.flow.policy is DropPolicy.DROP_OLDEST
+    assert gate.config.restarts.policy is RestartPolicy.NEVER
+    assert gate.config.sources.reconnect == "never"
+    assert b.config.keyframes.interval_s == 3
+    assert plain.config == config
+    # The command line wins over the list.
+    assert {stream.config.display.min_score for stream in plan.streams} == {0.1}
+
+
+def test_a_plain_list_and_a_glob_work_too(folder: Path) -> None:
+    _, requests = stream_requests([listed(folder, "- uri: FOLDER/*.mp4\n")])
+    assert [Path(request.uri).name for request in requests] == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("streams: [{uri: FOLDER/a.mp4, presett: live}]", ["presett", "did you mean 'preset'"]),
+        ("stream: [{uri: x}]", ["did you mean 'streams'"]),
+        ("streams: [{name: a}]", ["uri", "field required"]),
+        ("streams: []", ["streams"]),
+        ("streams: [{uri: FOLDER/a.mp4, policy: keep-newest}]", ["policy", "keep-latest"]),
+        ("streams: [{uri: FOLDER/a.mp4, preset: liv}]", ["did you mean 'live'"]),
+        ("streams: [{uri: FOLDER/a.mp4, settings: {keyframe.change: 1}}]", ["did you mean 'keyframes'"]),
+        ("streams: [{uri: FOLDER/a.mp4, settings: {runtime.kind: ray}}]", ["runtime.kind", "whole run"]),
+        ("streams: [{uri: FOLDER/a.mp4, settings: {model: demo}}]", ["model", "whole run"]),
+        ("streams: [{uri: 'FOLDER/*.mp4', name: one}]", ["'one'", "2 inputs"]),
+        ("just words", ["not a list of streams"]),
+    ],
+)
+def test_a_wrong_list_is_explained_with_the_file_and_the_remedy(
+    folder: Path, text: str, words: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"cams\.yaml: ") as error:
+        stream_requests([listed(folder, text)])
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_broken_file_tells_its_line_and_never_its_text(folder: Path) -> None:
+    cams = listed(folder, "streams:\n - uri: rtsp://admin:hunter2@camera/x\n   name: [\n")
+    with pytest.raises(ValueError, match=r"cams\.yaml: not a readable YAML file at line") as error:
+        stream_requests([cams])
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(ValueError, match=r"missing\.yaml: no such file"):
+        stream_requests([str(folder / "missing.yaml")])

@@ -1,0 +1,83 @@
+"""Forgetting the past."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.clock import TimeSpan
+from pipeline.core.records import Batch, Gap, ResumePoint
+from pipeline.store import CaptionStore, Compaction
+from pipeline.store.compaction import expired
+from pipeline.store.segment_name import SegmentName, visible
+from tests.store_samples import BY_HAND, INFO, T0, S, batch, filled_store
+
+DAY = 86_400 * S
+
+
+def tracks(store: CaptionStore) -> list[int]:
+    return sorted(track - 100 for track in store.captions()["track"].to_pylist() if track >= 100)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_what_is_older_goes_and_the_rest_stays(tmp_path: Path, archived: bool) -> None:
+    store = filled_store(tmp_path / "a.zarr", 6)
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        if archived:
+            writer.archive_closed_days(T0 + 2 * DAY)
+        else:
+            writer.compact()  # two segments of three batches
+        for number in range(6, 9):
+            writer.commit(batch(number))
+        assert writer.forget_before(T0 + 5 * S) == (0 if archived else 1)
+        assert tracks(store) == list(range(0 if archived else 3, 9))
+        assert writer.forget_before(T0 + 7 * S) == 1
+        assert tracks(store) == [6, 7, 8]
+        writer.commit(batch(9))
+    assert len(store.gaps()) == 0
+    assert store.span("cam") == TimeSpan(T0 + 5 * S, T0 + 10 * S)
+    assert store.coverage() == 1
+    assert not list((tmp_path / "a.zarr/streams/cam/day").iterdir())
+
+
+def test_a_writer_archives_and_forgets_by_itself_while_it_commits(tmp_path: Path) -> None:
+    days = Compaction(fan_in=2, grace_s=0.0, archive_days=True, keep_s=2.5 * 86_400, housekeeping_s=0.0)
+    store = CaptionStore.create(tmp_path / "a.zarr")
+    start = time.time_ns() - 5 * DAY
+    with store.writer("cam", INFO, compaction=days) as writer:
+        for number in range(12):  # two a day, from five days ago until today
+            at = start + number * DAY // 2
+            gap = Gap(at, at + S, "dropped", number)
+            writer.commit(Batch(gaps=(gap,), resume=ResumePoint(number * S, number, 0, at, 1)))
+        until = time.monotonic() + 30
+        while min(store.gaps()["frames"].to_pylist()) < 4 or not list(
+            (tmp_path / "a.zarr/streams/cam/day").iterdir()
+        ):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+            number += 1
+            writer.commit(
+                Batch(gaps=(Gap(at + number, at + number + 1, "dropped", number),), resume=ResumePoint())
+            )
+    kept = store.gaps()["frames"].to_pylist()
+    assert kept == list(range(kept[0], number + 1))
+    assert 4 <= kept[0] <= 6
+
+
+def test_the_last_segment_stays_because_it_tells_where_to_go_on(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "a.zarr", 4)
+    assert store.forget_before(T0 + DAY) == 3
+    assert tracks(store) == [3]
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        assert writer.resume == batch(3).resume
+
+
+def test_replaced_segments_go_before_what_replaced_them() -> None:
+    small = [SegmentName.hot(n, n + 1, 0, n, n, 0) for n in range(4)]
+    merged = SegmentName.hot(0, 2, 0, 0, 1, 1)
+    names = [merged, *small]
+    order = expired(names, visible(names, {0: 0}), 2)
+    assert order == [small[0], small[1], merged]
+    for gone in range(len(order) + 1):  # a crash at any point brings nothing back
+        left = [name for name in names if name not in order[:gone]]
+        assert set(visible(left, {0: 0}).segments) in ({merged, *small[2:]}, set(small[2:]))

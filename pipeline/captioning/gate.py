@@ -8,8 +8,8 @@ from enum import StrEnum
 import numpy as np
 from pydantic import Field
 
+from pipeline.core.clock import NS
 from pipeline.core.options import Options
-from pipeline.tracking.motion import NS
 
 
 class CaptionGateOptions(Options):

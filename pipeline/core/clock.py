@@ -1,4 +1,4 @@
-"""Wall-clock arithmetic in integer nanoseconds."""
+"""Time: moments on the wall clock and stretches of it, in integer nanoseconds since 1970 UTC."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from datetime import UTC, datetime, timedelta, tzinfo
 import numpy as np
 from dateutil import tz
 from dateutil.parser import isoparse
-from dateutil.tz import tzlocal
 
 NS = 10**9
+"""Nanoseconds in a second."""
+
+Moment = int | datetime | np.datetime64
+"""Moments as callers give them: ns since 1970 UTC, a datetime with a zone, or a datetime64 in UTC."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def local_zone() -> tzinfo:
@@ -20,13 +25,14 @@ def local_zone() -> tzinfo:
 
 
 def to_ns(moment: datetime) -> int:
-    """Nanoseconds since 1970-01-01 UTC of a moment with a zone."""
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
+    """Nanoseconds since 1970 UTC, exact to the microsecond; a `moment` without a zone counts as UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
-def to_datetime(wall_ns: int, zone: tzinfo) -> datetime:
-    """The moment in a zone, to the microsecond."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=wall_ns // 1000)).astimezone(zone)
+def to_datetime(wall_ns: int, zone: tzinfo = UTC) -> datetime:
+    """The moment in a zone, truncated to the microsecond."""
+    return (_EPOCH + timedelta(microseconds=wall_ns // 1000)).astimezone(zone)
 
 
 def iso_text(wall_ns: int, zone: tzinfo = UTC) -> str:
@@ -34,18 +40,16 @@ def iso_text(wall_ns: int, zone: tzinfo = UTC) -> str:
     return to_datetime(wall_ns, zone).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-# Moments as callers give them, in the nanoseconds that are stored.
+def iso_ns(text: str) -> int:
+    """ISO 8601 text as nanoseconds since 1970 UTC; without an offset it is this machine's local time.
 
-Moment = int | datetime | np.datetime64
-
-
-def time_window(start: Moment | None, end: Moment | None) -> tuple[int | None, int | None]:
-    """First and last ns of a window, None where it is open. Raises `ValueError` when it ends before it starts."""
-    first = None if start is None else nanoseconds(start)
-    last = None if end is None else nanoseconds(end)
-    if first is not None and last is not None and first > last:
-        raise ValueError(f"the window ends before it starts ({start} > {end}): swap --from and --to")
-    return first, last
+    Raises `ValueError` naming the text and the remedy.
+    """
+    try:
+        moment = isoparse(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a date and time; write it as 2026-05-01T14:00:00+02:00") from None
+    return to_ns(moment if moment.tzinfo else moment.replace(tzinfo=local_zone()))
 
 
 def nanoseconds(moment: Moment) -> int:
@@ -56,11 +60,17 @@ def nanoseconds(moment: Moment) -> int:
         return int(moment.astype("datetime64[ns]").astype(np.int64))
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no time zone: give one, such as datetime(..., tzinfo=timezone.utc)")
-    own = getattr(moment, "nanosecond", 0)  # pandas.Timestamp
-    return ((moment - _EPOCH) // timedelta(microseconds=1)) * 1000 + int(own)
+    # pandas.Timestamp is a datetime that counts nanoseconds beside its microseconds.
+    return to_ns(moment) + int(getattr(moment, "nanosecond", 0))
 
 
-# Stretches of wall-clock time.
+def time_window(start: Moment | None, end: Moment | None) -> tuple[int | None, int | None]:
+    """First and last ns of a window, None where it is open. Raises `ValueError` when it ends before it starts."""
+    first = None if start is None else nanoseconds(start)
+    last = None if end is None else nanoseconds(end)
+    if first is not None and last is not None and first > last:
+        raise ValueError(f"the window ends before it starts ({start} > {end}): swap --from and --to")
+    return first, last
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,29 +100,3 @@ def share_watched(window: TimeSpan, recorded: TimeSpan, gaps: Iterable[TimeSpan]
             missed += hi - lo
             position = hi
     return max(0, end - start - missed) / window.length
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def utc_ns(moment: datetime) -> int:
-    """Nanoseconds since 1970-01-01 UTC, exact to the microsecond; a naive `moment` counts as UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (aware - _EPOCH) // timedelta(microseconds=1) * 1000
-
-
-def utc_datetime(ns: int) -> datetime:
-    """The UTC moment `ns` nanoseconds after 1970-01-01, truncated to microseconds."""
-    return _EPOCH + timedelta(microseconds=ns // 1000)
-
-
-def iso_ns(text: str) -> int:
-    """ISO 8601 text as nanoseconds since 1970 UTC; without an offset it is this machine's local time.
-
-    Raises `ValueError` naming the text and the remedy.
-    """
-    try:
-        moment = isoparse(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a date and time; write it as 2026-05-01T14:00:00+02:00") from None
-    return utc_ns(moment if moment.tzinfo else moment.replace(tzinfo=tzlocal()))

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.core.clock import NS
 from pipeline.core.frame import ClockSource, FrameTime
 from pipeline.core.records import ClockReading
 
-_NS = 1_000_000_000
 # Arrival jitters by tens of milliseconds: less than a minute would tell hundreds of ppm that are not there.
-_SHORTEST_NS = 60 * _NS
-_SAMPLE_NS = 5 * _NS
+_SHORTEST_NS = 60 * NS
+_SAMPLE_NS = 5 * NS
 _SAMPLES = 120
-_READING_NS = 60 * _NS
+_READING_NS = 60 * NS
 
 
 def drift_ppm(samples: Sequence[tuple[int, int]]) -> float | None:

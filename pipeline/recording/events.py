@@ -8,11 +8,11 @@ from difflib import SequenceMatcher
 
 from pydantic import Field
 
+from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.options import Options
 from pipeline.core.records import CaptionEvent
 from pipeline.core.regions import RegionCaption
-from pipeline.tracking.motion import NS
 
 _FILLERS = frozenset(
     {"a", "an", "the", "of", "in", "on", "at", "with", "and", "is", "are", "to", "his", "her", "its", "their"}

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pydantic import Field
 
+from pipeline.core.clock import NS
 from pipeline.core.options import Options
 from pipeline.core.records import (
     Batch,
@@ -22,7 +23,6 @@ from pipeline.core.records import (
 from pipeline.core.regions import EndedTrack, RegionCaption, Regions
 from pipeline.recording.clock_drift import ClockLog
 from pipeline.recording.events import CaptionEventOptions, CaptionEvents
-from pipeline.tracking.motion import NS
 
 
 class RecordingOptions(Options):

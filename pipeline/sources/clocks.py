@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from pipeline.core.clock import NS
 from pipeline.core.frame import ClockSource, FrameTime
 from pipeline.core.records import ResumePoint
 
 # Container time stamps to nanoseconds, in integers only.
-
-NS = 1_000_000_000
 
 
 def ticks_to_ns(ticks: int, time_base: Fraction) -> int:

@@ -13,10 +13,10 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from dateutil import parser as date_parser
 
-from pipeline.core.clock import utc_ns
+from pipeline.core.clock import NS, to_ns
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import Gap, ResumePoint
-from pipeline.sources.clocks import NS, StreamClock, ns_to_ticks, ticks_to_ns
+from pipeline.sources.clocks import StreamClock, ns_to_ticks, ticks_to_ns
 from pipeline.sources.identity import file_fingerprint
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
@@ -229,7 +229,7 @@ class VideoFile:
             created = tags.get("creation_time")
             if created:
                 with suppress(ValueError, OverflowError):
-                    return utc_ns(date_parser.isoparse(created))
+                    return to_ns(date_parser.isoparse(created))
         return self._path.stat().st_mtime_ns - (duration_ns or 0)
 
 

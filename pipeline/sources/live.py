@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from pipeline.core.clock import NS
 from pipeline.core.leaving import READER_THREAD
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects
 from pipeline.sources.camera import Camera, ConnectionLost, Feed, Picture
-from pipeline.sources.clocks import NS, Arrival, LiveClock
+from pipeline.sources.clocks import Arrival, LiveClock
 from pipeline.sources.latest import LatestFrame
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceOptions

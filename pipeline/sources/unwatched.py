@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from pipeline.core.clock import NS
 from pipeline.core.records import Gap
-from pipeline.sources.clocks import NS
 
 # A gap that lasts is told in pieces, so that a query during an outage sees it.
 _PIECE_NS = 30 * NS

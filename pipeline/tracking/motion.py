@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-NS = 1_000_000_000
+from pipeline.core.clock import NS
+
 # Standard deviations as shares of the box's size: one measurement, and what a second may add to place and speed.
 _MEASUREMENT = 0.04
 _PLACE_PER_S = 0.15

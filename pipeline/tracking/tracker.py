@@ -8,11 +8,12 @@ from enum import StrEnum
 import numpy as np
 from pydantic import Field
 
+from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.options import Options
 from pipeline.core.regions import EndedTrack, Expected, box_area
 from pipeline.tracking.association import AssociationOptions, Candidates, associate, recognise
-from pipeline.tracking.motion import NS, BoxMotion
+from pipeline.tracking.motion import BoxMotion
 
 
 class TrackingOptions(Options):

@@ -34,7 +34,7 @@ class DecodedCaptions:
 
 
 class TextDecoding(Protocol):
-    """Prefixes (P, n, H) to token ids, as `sca.decoding.decode` does for its language model."""
+    """Prefixes (P, n, H) to token ids, as `sca.decoding.reference.decode` does for its language model."""
 
     def __call__(
         self, prefix: Tensor, *, beams: int = 1, max_new_tokens: int = MAX_NEW_TOKENS

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.captioning.gate import Captioned, CaptionGate, CaptionGateOptions, CaptionReason, caption_reason
+from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.regions import RegionCaption, RleMask
 from pipeline.recording.events import CaptionEventOptions, CaptionEvents, likeness
-from pipeline.tracking.motion import NS
 
 OPTIONS = CaptionGateOptions(change=0.2, min_interval_s=1, refresh_s=20, max_per_keyframe=2)
 NORTH, EAST = np.array([0.0, 1.0], np.float32), np.array([1.0, 0.0], np.float32)

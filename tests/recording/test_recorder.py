@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.records import Batch, Gap, ResumePoint
 from pipeline.core.regions import EndedTrack, RegionCaption, Regions, RleMask
 from pipeline.recording.events import CaptionEventOptions
 from pipeline.recording.recorder import Recorder, RecordingOptions
 from pipeline.store import CaptionStore
-from pipeline.tracking.motion import NS
 from tests.store_samples import INFO
 
 WALL = 1_700_000_000 * NS

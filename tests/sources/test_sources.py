@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.clock import NS
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources import DecodedFrame, expand_inputs, open_source, redact_text, redact_url
-from pipeline.sources.clocks import NS, ns_to_ticks, ticks_to_ns
+from pipeline.sources.clocks import ns_to_ticks, ticks_to_ns
 from pipeline.sources.identity import stream_name
 from pipeline.sources.latest import LatestFrame
 from pipeline.sources.picture import from_array

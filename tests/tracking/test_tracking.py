@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.regions import box_iou
 from pipeline.tracking.association import AssociationOptions, Candidates, associate
-from pipeline.tracking.motion import NS, BoxMotion
+from pipeline.tracking.motion import BoxMotion
 from pipeline.tracking.tracker import Tracker, TrackingOptions
 
 SIZE = (480, 640)

@@ -13,7 +13,7 @@ from pipeline.keyframes.reader import KeyframeReader
 from pipeline.runtime.plan import StreamPlan
 from pipeline.settings.config import RunConfig
 from pipeline.sources import Source, open_source
-from pipeline.sources.real_time import RealTime
+from pipeline.sources.opening import RealTime
 from pipeline.store.compaction import Compaction
 
 if TYPE_CHECKING:

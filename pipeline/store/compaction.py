@@ -166,10 +166,7 @@ class Compactor:
 
     def archive(self, now_ns: int) -> list[SegmentName]:
         """Build the archives of closed days, then bury what they replaced once its grace is over."""
-        from pipeline.store.day_archive import (
-            build_day,  # zarr takes a second to import
-            closed_days,
-        )
+        from pipeline.store.day_archive import build_day, closed_days
 
         with self.mutex:
             days = closed_days(list_visible(self._directory).segments, now_ns)

@@ -209,8 +209,6 @@ def open_segment(directory: Path, name: SegmentName) -> StoredSegment:
     path = directory / name.path
     if name.level != DAY_LEVEL:
         return SegmentReader(path)
-    from pipeline.store.day_archive import (
-        DayArchiveReader,  # zarr takes a second to import, segments do without
-    )
+    from pipeline.store.day_archive import DayArchiveReader
 
     return DayArchiveReader(path)

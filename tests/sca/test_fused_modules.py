@@ -11,7 +11,7 @@ from sca.modeling.image_encoder import VitEncoder
 from sca.modeling.mask_decoder import MaskDecoder
 from sca.modeling.timm_encoder import TimmEncoder
 from sca.stages.fused_vit import FusedVit, RelativePosition
-from sca.stages.token_upscaling import TokenUpscaling
+from sca.stages.vision import TokenUpscaling
 
 
 def small_vit(image_size: int, **changes: object) -> VitEncoder:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.redaction import redact_url
-from pipeline.sources import DecodedFrame, Source, SourceCounts, SourceInfo
 from pipeline.sources.file import VideoFile
 from pipeline.sources.identity import stream_name
 from pipeline.sources.images import IMAGE_SUFFIXES, ImageSequence, image_paths
-from pipeline.sources.source import Source, SourceInfo, SourceOptions
+from pipeline.sources.picture import DecodedFrame
+from pipeline.sources.source import Source, SourceCounts, SourceInfo, SourceOptions
 
 if TYPE_CHECKING:
     from pipeline.sources.camera import Camera

@@ -20,6 +20,7 @@ from engines.typed_module import TypedBody, in_precision
 from engines.workshop import BuildPolicy, ReadyEngine, Workshop
 from sca.decoding.shared import SharedDecoding
 from sca.decoding.slots import SlotDecoder, StagedSteps
+from sca.errors import UserError
 from sca.modeling import ImageFeatures, Sca
 from sca.modeling.mask_decoder import MaskDecoding
 from sca.predictor import Predictor
@@ -59,7 +60,7 @@ def accelerate(
         report: takes each line of progress; by default the log.
 
     Raises:
-        ValueError: an unknown back end or precision, or a cache that cannot be written.
+        UserError: an unknown back end or precision, or a cache that cannot be written.
     """
     model = predictor.model
     made = obtain_engines(
@@ -137,7 +138,7 @@ def engine_stages(
         if not model.needs_boxes:
             return in_chunks(mixer.engine, max_prompts, (tokens, features), ())[0]
         if boxes is None:
-            raise ValueError("this model pools features inside each region: give the boxes of the regions")
+            raise UserError("this model pools features inside each region: give the boxes of the regions")
         maps = [image.embedding] if image.region_map is None else [image.embedding, image.region_map]
 
         def run(tokens: Tensor, features: Tensor, boxes: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from engines.cache_root import ENVIRONMENT_VARIABLE, default_root
 from engines.manifest import MANIFEST_NAME, Artefact, EngineKey, EngineRejected, Manifest, digest_file
+from sca.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class EngineCache:
     """The engines of one root folder.
 
     Raises:
-        ValueError: the root cannot be made or written.
+        UserError: the root cannot be made or written.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -46,7 +47,7 @@ class EngineCache:
         try:
             (self.root / "locks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"The engine cache {self.root} cannot be made ({error.strerror}). "
                 f"Remedy: set {ENVIRONMENT_VARIABLE} to a folder that can be written."
             ) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sca.errors import UserError
 from sca.stages.spec import DynamicAxis, Stage
 
 # Few shapes instead of many: a dynamic axis is padded up to the next of some lengths, and the result cut back.
@@ -31,12 +32,12 @@ def choose_bucket(length: int, lengths: Sequence[int]) -> int:
     """The smallest bucket that holds `length`.
 
     Raises:
-        ValueError: none does.
+        UserError: none does.
     """
     for bucket in lengths:
         if length <= bucket:
             return bucket
-    raise ValueError(
+    raise UserError(
         f"{length} is more than the {lengths[-1]} that this engine was built for. "
         "Remedy: give fewer at a time, or build it again with a larger --max-prompts."
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from sca.errors import UserError
+
 NATIVE_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
@@ -57,7 +59,7 @@ def probe(name: str) -> Device:
     """The device of this machine named `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ValueError: the device is not there, or is of another kind.
+        UserError: the device is not there, or is of another kind.
     """
     kind, _, number = name.partition(":")
     if kind == "cpu":
@@ -68,7 +70,7 @@ def probe(name: str) -> Device:
         return Device("cpu", _cpu_name(), capability, bool(bf16), f"{_cpu_name()} {capability}")
     if kind == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(
+            raise UserError(
                 "Device 'cuda' was asked for, but no CUDA GPU is visible. Remedy: use device 'cpu'."
             )
         index = int(number) if number else torch.cuda.current_device()
@@ -82,7 +84,7 @@ def probe(name: str) -> Device:
             f"{properties.name} {capability} cuda {torch.version.cuda}",
             index,
         )
-    raise ValueError(f"Device {name!r} is unknown to the engines. Remedy: use 'cpu' or 'cuda'.")
+    raise UserError(f"Device {name!r} is unknown to the engines. Remedy: use 'cpu' or 'cuda'.")
 
 
 # Which number format an engine computes in: a pure policy over what was asked and what the device has.
@@ -115,11 +117,11 @@ def choose_precision(requested: str, backend: str, device: Device) -> PrecisionC
     itself, because the activations of SAM's image encoder overflow it.
 
     Raises:
-        ValueError: `requested` is not a precision.
+        UserError: `requested` is not a precision.
     """
     if requested != "auto" and requested not in set(Precision):
         known = ", ".join(["auto", *Precision])
-        raise ValueError(f"Precision {requested!r} is unknown. Remedy: use one of {known}.")
+        raise UserError(f"Precision {requested!r} is unknown. Remedy: use one of {known}.")
     if backend in AHEAD_OF_TIME_FOR_GPU:
         # The plan is made for GPUs (SM80 and newer) whatever machine makes it.
         return PrecisionChoice(Precision.BFLOAT16 if requested == "auto" else Precision(requested))

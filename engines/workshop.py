@@ -27,6 +27,7 @@ from engines.manifest import (
 )
 from engines.parity import GATE_VERSION, Probes, compare, reference_outputs, time_beside
 from engines.selection import AUTO, attempts
+from sca.errors import UserError
 from sca.stages.spec import Stage
 
 LOGGER = logging.getLogger("engines")
@@ -158,7 +159,7 @@ class Workshop:
         """Makes sure that the engine of this one back end is stored, and checked if it can run here. No fallback.
 
         Raises:
-            ValueError: it cannot be built here, or it differs from eager float32.
+            UserError: it cannot be built here, or it differs from eager float32.
         """
         choice = choose_precision(precision, backend, self.device)
         if choice.reason:
@@ -183,7 +184,7 @@ class Workshop:
                 raise
             except Exception as error:  # of the compiler or its runtime
                 refusal = EngineBuildError(_first_line(error))
-        raise ValueError(
+        raise UserError(
             f"{stage.name} cannot be served by {backend}: {refusal}. Remedy: use --backend auto, which takes the best "
             "that works."
         ) from refusal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import traceback
 from importlib import metadata
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 from pipeline.commands.doctor import doctor
 from pipeline.commands.models import models
 from pipeline.commands.run import run
-from pipeline.core.errors import StageFailed
+from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.leaving import leave
 
 
@@ -99,7 +100,10 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Entry point: errors of the user are one line on stderr and exit code 2, failed stages code 1."""
+    """Entry point: errors of the user are one line on stderr and exit code 2, failed stages one line and code 1.
+
+    Anything else is a fault of ours and keeps its traceback.
+    """
     leave(_run())
 
 
@@ -110,10 +114,14 @@ def _run() -> int:
         return 130
     except typer.TyperException as error:
         return _say(_message(error), 2)
-    except ValueError as error:
+    except UserError as error:
         return _say(str(error), 2)
     except StageFailed as error:
         return _say(str(error), 1)
+    except Exception:
+        traceback.print_exc()
+        typer.echo("sca: this is a fault of the program; please report it with the lines above", err=True)
+        return 1
     return code if isinstance(code, int) else 0
 
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from sca.errors import UserError
+
 # Thresholds of anything mode. They belong to a model: its predicted IoU and the sharpness of its masks set their scale.
 
 
@@ -44,9 +46,9 @@ class AutomaticSettings:
         }
         for name, value in counts.items():
             if value < 1:
-                raise ValueError(f"{name} {value} must be at least 1: give a positive count")
+                raise UserError(f"{name} {value} must be at least 1: give a positive count")
         if self.crop_layers < 0 or self.min_mask_region_area < 0:
-            raise ValueError("crop_layers and min_mask_region_area must not be negative: use 0 for none")
+            raise UserError("crop_layers and min_mask_region_area must not be negative: use 0 for none")
 
     def to_dict(self) -> dict[str, float]:
         """Plain values, ready for JSON."""
@@ -54,11 +56,11 @@ class AutomaticSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AutomaticSettings:
-        """Read `to_dict`'s layout; ValueError for an unknown entry."""
+        """Read `to_dict`'s layout; UserError for an unknown entry."""
         try:
             return cls(**values)
         except TypeError as error:
-            raise ValueError(f"bad settings of anything mode ({error}): see AutomaticSettings") from error
+            raise UserError(f"bad settings of anything mode ({error}): see AutomaticSettings") from error
 
 
 RELEASED_ARCHITECTURE = "ScaMultitaskV2Model"
@@ -116,7 +118,7 @@ class VitEncoderConfig:
     def named(cls, size: str) -> VitEncoderConfig:
         """The encoder of a published SAM: "vit_b", "vit_l" or "vit_h"."""
         if size not in _VIT_SIZES:
-            raise ValueError(f"unknown SAM encoder {size!r}: use one of {', '.join(_VIT_SIZES)}")
+            raise UserError(f"unknown SAM encoder {size!r}: use one of {', '.join(_VIT_SIZES)}")
         width, depth, heads, global_layers = _VIT_SIZES[size]
         return cls(
             embed_dim=width,
@@ -253,17 +255,17 @@ class ScaConfig:
     def __post_init__(self) -> None:
         multiple = self.encoder.size_multiple
         if self.image_size <= 0 or self.image_size % multiple:
-            raise ValueError(
+            raise UserError(
                 f"image_size {self.image_size} is not a positive multiple of {multiple}: choose one"
             )
         if (self.reader is not None) != (self.encoder.caption_channels > 0):
-            raise ValueError(
+            raise UserError(
                 "a region reader and encoder.caption_channels belong together: set both, or neither"
             )
         if isinstance(self.encoder, TimmEncoderConfig):
             own, size = bool(self.encoder.caption_backbone), self.encoder.caption_size
             if own != (size > 0) or size % 32 or (own and not self.encoder.caption_channels):
-                raise ValueError(
+                raise UserError(
                     "encoder.caption_backbone, caption_size (a multiple of 32) and caption_channels belong together: "
                     "set all three, or no caption_backbone and no caption_size"
                 )
@@ -295,14 +297,14 @@ class ScaConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ScaConfig:
-        """Read `to_dict`'s layout. ValueError names every unknown or ill-typed entry."""
+        """Read `to_dict`'s layout. UserError names every unknown or ill-typed entry."""
         try:
             return TypeAdapter(cls).validate_python(dict(values))
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
             )
-            raise ValueError(
+            raise UserError(
                 f"bad model configuration ({problems}): compare it with ScaConfig in sca/config.py"
             ) from error
 
@@ -310,12 +312,12 @@ class ScaConfig:
     def from_released(cls, values: Mapping[str, Any]) -> ScaConfig:
         """Read the config.json of a released SCA checkpoint.
 
-        ValueError when its architecture is another one than `ScaMultitaskV2Model` (variants share every key and shape
+        UserError when its architecture is another one than `ScaMultitaskV2Model` (variants share every key and shape
         with it, so the name is the only guard), or when it asks for something that this code does not build.
         """
         architectures = list(values.get("architectures") or [])
         if architectures != [RELEASED_ARCHITECTURE]:
-            raise ValueError(
+            raise UserError(
                 f"config.json names architectures {architectures}, expected ['{RELEASED_ARCHITECTURE}']: other "
                 "variants of the SCA code compute something else from the same weights; use a released checkpoint"
             )
@@ -323,9 +325,9 @@ class ScaConfig:
             vision, prompt = values["vision_config"], values["prompt_encoder_config"]
             decoder, text = values["mask_caption_decoder_config"], values["text_config"]
             if decoder.get("num_caption_heads", 1) != 1:
-                raise ValueError("num_caption_heads other than 1 is not supported: use a released checkpoint")
+                raise UserError("num_caption_heads other than 1 is not supported: use a released checkpoint")
             if values.get("vl_projector_type", "linear") != "linear":
-                raise ValueError(
+                raise UserError(
                     f"vl_projector_type {values['vl_projector_type']!r} is not supported: use a released checkpoint"
                 )
             two_way: dict[str, Any] = {
@@ -372,7 +374,7 @@ class ScaConfig:
                 initializer_range=values.get("initializer_range", 0.02),
             )
         except KeyError as error:
-            raise ValueError(
+            raise UserError(
                 f"config.json lacks {error}: it is not the config of a released SCA checkpoint"
             ) from error
 

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sca.errors import UserError
+
 SHIPPED_ROOT = Path(__file__).parent / "shipped"
 
 
@@ -57,7 +59,7 @@ def model_names() -> list[str]:
 def find_model(name_or_path: str | os.PathLike[str]) -> ModelEntry | Path:
     """What a name means: an entry of `MODELS`, an existing directory, or a hub repository (owner/name).
 
-    ValueError for anything else, with the nearest known name.
+    UserError for anything else, with the nearest known name.
     """
     name = os.fspath(name_or_path)
     entry = next((entry for entry in MODELS if entry.name == name), None)
@@ -67,7 +69,7 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelEntry | Path:
     if path.is_dir():
         return path
     if path.is_file():
-        raise ValueError(
+        raise UserError(
             f"{name} is a file: name the checkpoint's directory. A bare SAM file cannot caption; it can only start a "
             "training run (sca.checkpoints.load_sam_weights)"
         )
@@ -76,6 +78,6 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelEntry | Path:
     known = model_names()
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(
+    raise UserError(
         f"unknown model {name!r}: {hint}Use one of {', '.join(known)}, a hub repository or a directory"
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sca.config import AutomaticSettings, ScaConfig
 from sca.decoding.reference import MAX_NEW_TOKENS, end_of_text_ids
+from sca.errors import UserError
 from sca.modeling import ImageFeatures, Sca
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input, to_model_input_on
@@ -164,24 +165,24 @@ class Predictor:
 
         points (P, n, 2) xy and boxes (P, 4) xyxy in original pixels; labels (P, n): 1 foreground (default),
         0 background, -1 padding; mask_input (1 or P, 1, 4g, 4g) logits. K = 3 masks per prompt, or 1 without
-        `multimask`. ValueError for missing or misshapen prompts.
+        `multimask`. UserError for missing or misshapen prompts.
         """
         if points is None and boxes is None:
-            raise ValueError("no prompt: give points, boxes or both")
+            raise UserError("no prompt: give points, boxes or both")
         point_prompts = None if points is None else self._coordinates("points", points, (-1, -1, 2))
         box_prompts = None if boxes is None else self._coordinates("boxes", boxes, (-1, 4))
         label_prompts = None
         if labels is not None:
             if point_prompts is None:
-                raise ValueError("labels without points: give the points that they belong to")
+                raise UserError("labels without points: give the points that they belong to")
             label_prompts = torch.as_tensor(labels, device=self.device)
             if label_prompts.shape != point_prompts.shape[:2]:
-                raise ValueError(
+                raise UserError(
                     f"labels have shape {tuple(label_prompts.shape)}, points {tuple(point_prompts.shape)}: "
                     "give one label per point"
                 )
         if point_prompts is not None and box_prompts is not None and len(point_prompts) != len(box_prompts):
-            raise ValueError(
+            raise UserError(
                 f"{len(point_prompts)} point prompts but {len(box_prompts)} boxes: give one group per box"
             )
         source, target = encoding.original_size, encoding.input_size
@@ -258,7 +259,7 @@ class Predictor:
             if given is None:
                 where = self._mask_boxes(segmentation)
             elif len(given) != len(segmentation):
-                raise ValueError(
+                raise UserError(
                     f"{len(given)} boxes for {len(segmentation)} regions: give one box per region"
                 )
             else:
@@ -300,7 +301,7 @@ class Predictor:
         return self.caption(self.region_features(encoding, self.segment(encoding, boxes=boxes)), beams=beams)
 
     def _coordinates(self, name: str, values: Coordinates, shape: tuple[int, ...]) -> Tensor:
-        """Prompts as float64, as the released processor has them; ValueError if misshapen or not finite."""
+        """Prompts as float64, as the released processor has them; UserError if misshapen or not finite."""
         if not isinstance(values, Tensor):
             values = torch.from_numpy(np.array(values, dtype=np.float64))
         coordinates = values.to(self.device, torch.float64)
@@ -309,7 +310,7 @@ class Predictor:
         wanted = "(P, 4)" if shape[-1] == 4 else "(P, n, 2)"
         matches = coordinates.ndim == len(shape) and coordinates.shape[-1] == shape[-1]
         if not matches or not bool(coordinates.isfinite().all()):
-            raise ValueError(
+            raise UserError(
                 f"{name} must be finite numbers of shape {wanted}, got shape {tuple(coordinates.shape)}: "
                 "give pixels of the original image"
             )

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sca.config import ScaConfig
+from sca.errors import UserError
 
 Size = tuple[int, int]
 
@@ -28,9 +29,9 @@ def check_image(rgb: np.ndarray) -> None:
     """ValueError unless `rgb` is a non-empty uint8 array (H, W, 3)."""
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         found = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
-        raise ValueError(f"expected an RGB image as a uint8 array (H, W, 3), got {found}: convert it first")
+        raise UserError(f"expected an RGB image as a uint8 array (H, W, 3), got {found}: convert it first")
     if rgb.shape[0] == 0 or rgb.shape[1] == 0:
-        raise ValueError(
+        raise UserError(
             f"the image is empty ({rgb.shape[1]} x {rgb.shape[0]} pixels): give at least one pixel"
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from sca.checkpoints import fetch_from_hub, is_shipped, load_released, load_released_tokenizer, load_shipped
+from sca.errors import UserError
 from sca.model_names import find_model
 from sca.predictor import Predictor
 
@@ -15,7 +16,7 @@ from sca.predictor import Predictor
 def model_directory(name_or_path: str | os.PathLike[str]) -> Path:
     """The directory of a model: of a name in `MODELS`, of a hub repository (owner/name), or the path itself.
 
-    Only a name that stands for a hub repository may reach the network, and only if it is not cached. ValueError for
+    Only a name that stands for a hub repository may reach the network, and only if it is not cached. UserError for
     an unknown name, with the nearest known one.
     """
     found = find_model(name_or_path)
@@ -25,7 +26,7 @@ def model_directory(name_or_path: str | os.PathLike[str]) -> Path:
         return fetch_from_hub(found.repository)
     assert found.directory is not None
     if not (found.directory / "config.json").is_file():
-        raise ValueError(
+        raise UserError(
             f"the model {found.name!r} is not installed at {found.directory}: "
             "install the package with its data files"
         )
@@ -47,7 +48,7 @@ def load(
     directory = model_directory(name_or_path)
     if is_shipped(directory):
         if image_size is not None:
-            raise ValueError(f"{directory} has a fixed input side: leave image_size out")
+            raise UserError(f"{directory} has a fixed input side: leave image_size out")
         shipped = load_shipped(directory)
         return Predictor(
             shipped.model,
@@ -66,13 +67,13 @@ def _checked_device(device: torch.device | str) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}: use cpu, cuda or cuda:N") from error
+        raise UserError(f"unknown device {device!r}: use cpu, cuda or cuda:N") from error
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
+        raise UserError(
             f"device {device!r} is not available here: use cpu, or install a CUDA build of PyTorch"
         )
     if target.type == "cuda" and target.index is not None and target.index >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"device {device!r} does not exist, there are {torch.cuda.device_count()}: use cuda:0"
         )
     return target

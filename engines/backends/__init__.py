@@ -9,6 +9,7 @@ from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.backends.openvino import OpenVinoBackend
 from engines.backends.tensorrt import TensorRtBackend
 from engines.backends.torch_tensorrt import TorchTensorRtBackend
+from sca.errors import UserError
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
@@ -27,10 +28,10 @@ def backend_named(name: str) -> Backend:
     """The back end of this name.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     if name not in BACKENDS:
-        raise ValueError(
+        raise UserError(
             f"Engine back end {name!r} is unknown. Remedy: use one of auto, {', '.join(BACKENDS)}."
         )
     return BACKENDS[name]

@@ -22,6 +22,7 @@ from engines.cuda_graphs import GraphedEngine
 from engines.devices import Device, Precision
 from engines.onnx_export import OPSET, export_onnx
 from engines.typed_module import in_precision
+from sca.errors import UserError
 from sca.stages.spec import Stage
 
 RECIPE = 1
@@ -279,7 +280,7 @@ class _PlanRunner:
             ]
             for name, value in zip(self._inputs, held, strict=True):
                 if not self._context.set_input_shape(name, tuple(value.shape)):
-                    raise ValueError(
+                    raise UserError(
                         f"Shape {tuple(value.shape)} of {name} is outside what this engine was built for. "
                         "Remedy: build it again with a larger --max-prompts."
                     )

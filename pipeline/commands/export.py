@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline.core.clock import local_zone
+from pipeline.core.errors import UserError
 from pipeline.export.lines import csv_lines, json_lines
 from pipeline.export.subtitles import srt_lines, vtt_lines
 from pipeline.query.rows import CaptionRow, coalesce
@@ -67,7 +68,7 @@ def export(
         windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
         subtitles = kind in (ExportFormat.SRT, ExportFormat.VTT)
         if subtitles and len(windows) > 1:
-            raise ValueError(
+            raise UserError(
                 f"subtitles hold one stream: choose it with --stream {'|'.join(w.stream for w in windows)}"
             )
         rows = window_rows(opened, windows, text=text, min_score=min_score)
@@ -83,4 +84,4 @@ def _format_of(path: Path) -> ExportFormat:
         return ExportFormat(path.suffix.removeprefix(".").lower())
     except ValueError:
         endings = ", ".join(f".{kind}" for kind in ExportFormat)
-        raise ValueError(f"cannot tell the format of {path}: end it in {endings}, or give --format") from None
+        raise UserError(f"cannot tell the format of {path}: end it in {endings}, or give --format") from None

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from pipeline.commands.log_format import LogFormat, run_logs
+from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.runtime.plan import RunPlan
@@ -127,15 +128,15 @@ def run(
 
 
 def check_annotation(inputs: list[str], output: Path) -> None:
-    """Raise `ValueError` when an annotated video of `inputs` cannot be written to `output`."""
+    """Raise `UserError` when an annotated video of `inputs` cannot be written to `output`."""
     if len(inputs) > 1 or "://" in inputs[0] or inputs[0].isdigit():
-        raise ValueError(f"--annotate {output}: it needs exactly one input, and a file")
+        raise UserError(f"--annotate {output}: it needs exactly one input, and a file")
     if output.suffix.lower() not in {".mp4", ".mkv", ".mov"}:
-        raise ValueError(f"--annotate {output}: the name must end in .mp4, .mkv or .mov")
+        raise UserError(f"--annotate {output}: the name must end in .mp4, .mkv or .mov")
     if not output.parent.is_dir():
-        raise ValueError(f"--annotate {output}: there is no directory {output.parent}; make it first")
+        raise UserError(f"--annotate {output}: there is no directory {output.parent}; make it first")
     if output.exists() and Path(inputs[0]).exists() and output.samefile(inputs[0]):
-        raise ValueError(f"--annotate {output}: that is the input itself; choose another name")
+        raise UserError(f"--annotate {output}: that is the input itself; choose another name")
 
 
 def _execute(plan: RunPlan, console: Console, port: int | None, address: str) -> bool:

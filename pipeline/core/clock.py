@@ -10,6 +10,8 @@ import numpy as np
 from dateutil import tz
 from dateutil.parser import isoparse
 
+from pipeline.core.errors import UserError
+
 NS = 10**9
 """Nanoseconds in a second."""
 
@@ -43,33 +45,33 @@ def iso_text(wall_ns: int, zone: tzinfo = UTC) -> str:
 def iso_ns(text: str) -> int:
     """ISO 8601 text as nanoseconds since 1970 UTC; without an offset it is this machine's local time.
 
-    Raises `ValueError` naming the text and the remedy.
+    Raises `UserError` naming the text and the remedy.
     """
     try:
         moment = isoparse(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a date and time; write it as 2026-05-01T14:00:00+02:00") from None
+        raise UserError(f"{text!r} is not a date and time; write it as 2026-05-01T14:00:00+02:00") from None
     return to_ns(moment if moment.tzinfo else moment.replace(tzinfo=local_zone()))
 
 
 def nanoseconds(moment: Moment) -> int:
-    """Nanoseconds since 1970 UTC. Raises `ValueError` for a `datetime` without a time zone."""
+    """Nanoseconds since 1970 UTC. Raises `UserError` for a `datetime` without a time zone."""
     if isinstance(moment, int | np.integer):
         return int(moment)
     if isinstance(moment, np.datetime64):
         return int(moment.astype("datetime64[ns]").astype(np.int64))
     if moment.tzinfo is None:
-        raise ValueError(f"{moment} has no time zone: give one, such as datetime(..., tzinfo=timezone.utc)")
+        raise UserError(f"{moment} has no time zone: give one, such as datetime(..., tzinfo=timezone.utc)")
     # pandas.Timestamp is a datetime that counts nanoseconds beside its microseconds.
     return to_ns(moment) + int(getattr(moment, "nanosecond", 0))
 
 
 def time_window(start: Moment | None, end: Moment | None) -> tuple[int | None, int | None]:
-    """First and last ns of a window, None where it is open. Raises `ValueError` when it ends before it starts."""
+    """First and last ns of a window, None where it is open. Raises `UserError` when it ends before it starts."""
     first = None if start is None else nanoseconds(start)
     last = None if end is None else nanoseconds(end)
     if first is not None and last is not None and first > last:
-        raise ValueError(f"the window ends before it starts ({start} > {end}): swap --from and --to")
+        raise UserError(f"the window ends before it starts ({start} > {end}): swap --from and --to")
     return first, last
 
 

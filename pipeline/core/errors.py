@@ -1,6 +1,22 @@
-"""When a run ends because of us or the machine, not because of its input."""
+"""The family of errors: whose fault it is decides what is shown, and whether a run goes on.
+
+`UserError` is one line and exit code 2; `StageFailed` one line and exit code 1; anything else is a fault of ours: it
+keeps its traceback, and inside a run it counts as a failure of the stage in which it happened.
+"""
 
 from __future__ import annotations
+
+from sca.errors import MalformedFile, UserError
+
+__all__ = ["MalformedFile", "SourceRefused", "StageFailed", "StoreRefused", "UserError"]
+
+
+class SourceRefused(UserError):
+    """A file, folder, address or device that cannot be watched as it was named."""
+
+
+class StoreRefused(UserError):
+    """A store that cannot be opened, read or written: no store, another schema, damaged, in use, or a full disk."""
 
 
 class StageFailed(RuntimeError):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+from pipeline.core.errors import UserError
+
 _SECRET = re.compile(r"user|pass|pwd|token|key|secret|auth|sig|cred", re.IGNORECASE)
 
 
@@ -29,7 +31,7 @@ BLANK = re.compile(r"\$\{(file:[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
 def fill_in(uri: str, environment: Mapping[str, str] = os.environ) -> str:
     """`uri` with `${NAME}` replaced by an environment variable and `${file:PATH}` by the first line of a file.
 
-    Values are percent-encoded, so that a password may hold any character. Raises `ValueError` that names what is
+    Values are percent-encoded, so that a password may hold any character. Raises `UserError` that names what is
     missing, never what was found.
     """
     return BLANK.sub(lambda blank: quote(_value(blank.group(1), environment), safe=""), uri)
@@ -39,7 +41,7 @@ def _value(name: str, environment: Mapping[str, str]) -> str:
     if not name.startswith("file:"):
         value = environment.get(name)
         if not value:
-            raise ValueError(
+            raise UserError(
                 f"${{{name}}}: this environment variable is not set; set it where the program runs"
             )
         return value
@@ -48,11 +50,11 @@ def _value(name: str, environment: Mapping[str, str]) -> str:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise ValueError(
+        raise UserError(
             f"${{{name}}}: cannot read this file ({reason}); check path and permissions"
         ) from None
     if not lines or not lines[0].strip():
-        raise ValueError(f"${{{name}}}: this file is empty; write the password into its first line")
+        raise UserError(f"${{{name}}}: this file is empty; write the password into its first line")
     return lines[0].strip()
 
 

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.errors import UserError
 from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels
 from pipeline.sources import DecodedFrame, Source
 from pipeline.store import CaptionStore
@@ -123,7 +124,7 @@ def write_annotated(
     """Draw `paths` into the frames of `source` and write H.264 with the same times. Returns the frame count.
 
     After a PTS reset, time stamps go on where they were. Boxes are interpolated between keyframes that lie at most
-    `max_gap_s` apart. `on_frame` hears of each frame's time, ns from the start. Raises `ValueError` when `output`
+    `max_gap_s` apart. `on_frame` hears of each frame's time, ns from the start. Raises `UserError` when `output`
     cannot be written.
     """
     width, height = source.info.width // 2 * 2, source.info.height // 2 * 2
@@ -154,7 +155,7 @@ def write_annotated(
                 on_frame(at_ns)
             container.mux(stream.encode(None))
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"{output}: cannot be written ({error.strerror or error}); choose another place"
         ) from None
     return written

@@ -10,6 +10,7 @@ from fractions import Fraction
 from dateutil.parser import isoparse
 
 from pipeline.core.clock import NS, iso_text, to_datetime, to_ns
+from pipeline.core.errors import UserError
 
 OVERNIGHT_NS = 12 * 3600 * NS
 
@@ -39,12 +40,12 @@ def parse_window(start: str | None, end: str | None, recording: Recording) -> tu
     """Wall ns UTC of `--from` and `--to`; None stays None.
 
     A clock time for `end` that is before `start` means the next day only where the recording reaches it within 12
-    hours of `start`. Raises ValueError for what cannot be read, and when the start is after the end.
+    hours of `start`. Raises `UserError` for what cannot be read, and when the start is after the end.
     """
     first = None if start is None else parse_moment(start, recording)
     last = None if end is None else parse_moment(end, recording, after=first)
     if first is not None and last is not None and first > last:
-        raise ValueError(
+        raise UserError(
             f"--from {start} ({iso_text(first, recording.zone)}) is after --to {end} "
             f"({iso_text(last, recording.zone)}): swap them"
         )
@@ -54,7 +55,7 @@ def parse_window(start: str | None, end: str | None, recording: Recording) -> tu
 def parse_moment(text: str, recording: Recording, *, after: int | None = None) -> int:
     """Wall ns UTC that `text` stands for, by the rules of TIME_HELP.
 
-    `after`: the window's start, which a clock time follows if it can. Raises ValueError naming the text.
+    `after`: the window's start, which a clock time follows if it can. Raises `UserError` naming the text.
     """
     text = text.strip()
     offset = parse_offset(text)
@@ -151,8 +152,8 @@ def _exact_ns(seconds: str) -> int:
     return round(Fraction(seconds) * NS)
 
 
-def _unreadable(text: str) -> ValueError:
-    return ValueError(
+def _unreadable(text: str) -> UserError:
+    return UserError(
         f"cannot read the time {text!r}: give a clock time (14:00, 14:00:05.5), an offset (90s, 2m, 1h30m, 00:01:30) "
         "or ISO 8601 (2026-11-23T14:00:05+01:00)"
     )

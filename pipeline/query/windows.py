@@ -25,7 +25,7 @@ def stream_windows(
 ) -> list[StreamWindow]:
     """The window in each stream: offsets count from each one's own start. Streams without rows are left out.
 
-    Raises ValueError for an unknown stream, an unreadable time, a start after the end.
+    Raises `UserError` for an unknown stream, an unreadable time, a start after the end.
     """
     windows = []
     infos = store.streams()

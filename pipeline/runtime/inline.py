@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from pipeline.captioning.captioner import Captioner
+from pipeline.core.errors import UserError
 from pipeline.perception.perceiver import Perception
 from pipeline.recording.recorder import Recorder
 from pipeline.runtime.plan import RunPlan, StreamPlan
@@ -20,11 +21,11 @@ def run_inline(
 ) -> list[StreamProgress]:
     """Run the streams of `plan` one after the other; returns where each stands. `predictor`: an already loaded model.
 
-    ValueError if a stream stands behind a camera: its turn would never come.
+    UserError if a stream stands behind a camera: its turn would never come.
     """
     for stream, following in pairwise(plan.streams):
         if stream.source.live:
-            raise ValueError(
+            raise UserError(
                 f"--runtime inline runs one stream after the other, and {stream.stream} never ends, so "
                 f"{following.stream} would wait for ever: use --runtime ray, or one command for each camera"
             )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline.core.errors import UserError
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import ResumePoint
 from pipeline.settings.config import RunConfig
@@ -57,7 +58,7 @@ def plan_run(
     """Open every input once, find out what is stored already, and decide where to go on.
 
     `inputs`: addresses that share `config`, or requests with settings of their own. `store`: by default the input's
-    name with `.zarr` in the current directory. `name`: of the stream, for a single input. Raises `ValueError` for
+    name with `.zarr` in the current directory. `name`: of the stream, for a single input. Raises `UserError` for
     inputs that cannot be read, a store that cannot be written, two inputs of one name, and another video under a
     known name.
     """
@@ -65,7 +66,7 @@ def plan_run(
     names = [request.name or stream_name(request.uri) for request in requests]
     doubled = [stream for stream, count in Counter(names).items() if count > 1]
     if doubled:
-        raise ValueError(f"two inputs would both be stream {doubled[0]!r}; run them apart, with --name")
+        raise UserError(f"two inputs would both be stream {doubled[0]!r}; run them apart, with --name")
     path = store or Path(f"{names[0] if len(names) == 1 else 'captions'}.zarr")
     known: dict[str, StreamInfo] = {}
     exists = (path / "zarr.json").exists()
@@ -89,13 +90,13 @@ def _requests(
         else:
             requests += [StreamRequest(uri, config) for uri in expand_inputs([given])]
     if not requests:
-        raise ValueError(
+        raise UserError(
             "no input; give a video file, a directory of images, a stream address or a camera number"
         )
     if name is None:
         return requests
     if len(requests) > 1:
-        raise ValueError(
+        raise UserError(
             f"--name {name}: it names one stream, but there are {len(requests)} inputs; leave it out"
         )
     return [replace(requests[0], name=name)]
@@ -104,14 +105,14 @@ def _requests(
 def check_same_stream(
     stream: str, store: Path, known: StreamInfo, now: SourceInfo, start_ns: int | None
 ) -> None:
-    """Raise `ValueError` unless `now` is what the store holds as `stream`, with the same clock."""
+    """Raise `UserError` unless `now` is what the store holds as `stream`, with the same clock."""
     if known.fingerprint and known.fingerprint != now.fingerprint:
-        raise ValueError(
+        raise UserError(
             f"{store}: its stream {stream!r} is another video ({known.uri}); "
             f"write {now.address} to another store with --store, or under another name with --name"
         )
     if start_ns is not None and start_ns != known.start_wall_ns:
-        raise ValueError(
+        raise UserError(
             f"{store}: stream {stream!r} was begun with another start time; leave --start out to go on with it, "
             "or write to another store with --store"
         )

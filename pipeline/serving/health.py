@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
 
+from pipeline.core.errors import UserError
 from pipeline.runtime.progress import RunObserver
 from pipeline.serving.metrics import RunMetrics
 
@@ -60,7 +61,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 def health_server(address: str, port: int, metrics: RunMetrics, health: Health) -> Iterator[int]:
     """Serve for the length of the block; yields the port, which is the system's choice when `port` is 0.
 
-    Raises `ValueError` when the port is taken.
+    Raises `UserError` when the port is taken.
     """
     scrape = make_wsgi_app(metrics.registry)
 
@@ -77,7 +78,7 @@ def health_server(address: str, port: int, metrics: RunMetrics, health: Health) 
     try:
         server = make_server(address, port, answer, _Server, handler_class=_QuietHandler)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"--metrics-port {port}: cannot listen on {address} ({error.strerror}); choose another port"
         ) from None
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)

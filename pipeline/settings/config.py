@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.captioning.gate import CaptionGateOptions
+from pipeline.core.errors import UserError
 from pipeline.core.options import Options, did_you_mean
 from pipeline.core.restarts import RestartOptions
 from pipeline.drawing.drawing import DisplayOptions
@@ -98,27 +99,27 @@ def load_config(
 ) -> RunConfig:
     """The settings of `preset` (a shipped name, or the path of a YAML file) with overrides.
 
-    `settings`: "group.key=value" strings, values in YAML. `changes`: the same, already parsed. Raises `ValueError`
+    `settings`: "group.key=value" strings, values in YAML. `changes`: the same, already parsed. Raises `UserError`
     with the nearest name for an unknown preset or key, and with the allowed range for a bad value.
     """
     data = _read_preset(preset)
     for setting in settings:
         key, sign, value = setting.partition("=")
         if not sign:
-            raise ValueError(
+            raise UserError(
                 f"--set {setting}: write it as group.key=value, for example keyframes.interval_s=1"
             )
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise ValueError(f"--set {setting}: the value is not valid YAML; quote it") from None
+            raise UserError(f"--set {setting}: the value is not valid YAML; quote it") from None
         _put(data, key.strip(), parsed)
     for key, value in (changes or {}).items():
         _put(data, key, value)
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise ValueError(_explain(error)) from None
+        raise UserError(_explain(error)) from None
 
 
 def _read_preset(preset: str) -> dict[str, Any]:
@@ -127,20 +128,20 @@ def _read_preset(preset: str) -> dict[str, Any]:
         path = PRESETS / f"{preset}.yaml"
         if not path.is_file():
             names = preset_names()
-            raise ValueError(
+            raise UserError(
                 f"unknown preset {preset!r}{did_you_mean(preset, names)}; there are {', '.join(names)}"
             )
     try:
         data = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such preset file; check the path") from None
+        raise UserError(f"{path}: no such preset file; check the path") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"{path}: not a readable YAML file ({reason}); compare it with configs/default.yaml"
         ) from None
     if not isinstance(data, dict):
-        raise ValueError(f"{path}: a preset is a mapping of groups; compare it with configs/default.yaml")
+        raise UserError(f"{path}: a preset is a mapping of groups; compare it with configs/default.yaml")
     return data
 
 
@@ -149,7 +150,7 @@ def _put(data: dict[str, Any], dotted: str, value: object) -> None:
     for group in groups:
         inner = data.setdefault(group, {})
         if not isinstance(inner, dict):
-            raise ValueError(f"setting {dotted}: {group} is a value, not a group of settings")
+            raise UserError(f"setting {dotted}: {group} is a value, not a group of settings")
         data = inner
     data[last] = value
 

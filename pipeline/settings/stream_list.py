@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from pipeline.core.errors import UserError
 from pipeline.core.options import Options, did_you_mean
 from pipeline.core.restarts import RestartPolicy
 from pipeline.keyframes.buffer import DropPolicy
@@ -55,7 +56,7 @@ def stream_requests(
 ) -> tuple[RunConfig, list[StreamRequest]]:
     """The settings of the run, and of each stream of `inputs`: sources, or YAML lists of them.
 
-    Settings of the command line win over those of a list. Raises `ValueError` with the remedy.
+    Settings of the command line win over those of a list. Raises `UserError` with the remedy.
     """
     config = load_config(preset, settings, changes=changes)
     requests: list[StreamRequest] = []
@@ -65,7 +66,7 @@ def stream_requests(
                 own = _own_config(entry, preset, settings, changes or {}, Path(uri))
                 found = expand_inputs([entry.uri])
                 if entry.name is not None and len(found) > 1:
-                    raise ValueError(
+                    raise UserError(
                         f"{uri}: stream {entry.name!r} would be {len(found)} inputs; leave its name out"
                     )
                 requests += [StreamRequest(single, own, entry.name) for single in found]
@@ -75,25 +76,25 @@ def stream_requests(
 
 
 def read_stream_list(path: Path) -> StreamList:
-    """A checked stream list. Raises `ValueError` that names the file and the nearest known key."""
+    """A checked stream list. Raises `UserError` that names the file and the nearest known key."""
     example = "write it as: streams: [{name: yard, uri: rtsp://camera/stream, preset: live}]"
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; check the path") from None
+        raise UserError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         # The parser's message quotes the text around the fault, which may hold a password: only its place is told.
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark is not None else ""
-        raise ValueError(f"{path}: not a readable YAML file{place}; {example}") from None
+        raise UserError(f"{path}: not a readable YAML file{place}; {example}") from None
     if isinstance(data, list):
         data = {"streams": data}
     if not isinstance(data, dict):
-        raise ValueError(f"{path}: not a list of streams; {example}")
+        raise UserError(f"{path}: not a list of streams; {example}")
     try:
         return StreamList.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_explain(error, example)}") from None
+        raise UserError(f"{path}: {_explain(error, example)}") from None
 
 
 def _own_config(
@@ -106,7 +107,7 @@ def _own_config(
         own["restarts.policy"] = own["sources.reconnect"] = entry.restart.value
     for key in own:
         if key.split(".", 1)[0] in _SHARED:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {key} holds for the whole run; give it on the command line with --set, not for one stream"
             )
     given = {setting.partition("=")[0].strip() for setting in settings}
@@ -114,7 +115,7 @@ def _own_config(
     try:
         return load_config(entry.preset or preset, settings, changes={**kept, **changes})
     except ValueError as error:
-        raise ValueError(f"{path}: stream {entry.name or 'without a name'}: {error}") from None
+        raise UserError(f"{path}: stream {entry.name or 'without a name'}: {error}") from None
 
 
 def _explain(error: ValidationError, example: str) -> str:

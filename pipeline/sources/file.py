@@ -14,6 +14,7 @@ from av.stream import Disposition
 from dateutil import parser as date_parser
 
 from pipeline.core.clock import NS, to_ns
+from pipeline.core.errors import SourceRefused
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.clocks import StreamClock, ns_to_ticks, ticks_to_ns
@@ -29,20 +30,20 @@ CPU, NVDEC = "cpu", "nvdec"
 def hardware_decoder(name: str) -> HWAccel | None:
     """What `av.open` takes as `hwaccel`: None for the CPU.
 
-    A stream that the GPU cannot decode (its codec, its size) is decoded on the CPU all the same. Raises `ValueError`
+    A stream that the GPU cannot decode (its codec, its size) is decoded on the CPU all the same. Raises `SourceRefused`
     where there is no GPU that decodes.
     """
     if name == CPU:
         return None
     assert name == NVDEC, name
     if "cuda" not in hwdevices_available():
-        raise ValueError(
+        raise SourceRefused(
             "sources.decoder=nvdec: this build of FFmpeg has no CUDA; install the PyAV wheel, or use cpu"
         )
     try:
         HWAccel("cuda").create(av.codec.Codec("h264", "r"))
     except (FFmpegError, OSError, RuntimeError, NotImplementedError):
-        raise ValueError(
+        raise SourceRefused(
             "sources.decoder=nvdec: no NVIDIA GPU that decodes video is visible here; use cpu, or give the container "
             "the video capability (NVIDIA_DRIVER_CAPABILITIES=compute,video,utility)"
         ) from None
@@ -60,7 +61,7 @@ class VideoFile:
     modification time minus its duration. A frame that FFmpeg cannot decode, or marks as damaged, is skipped, counted
     and reported as a `Gap` ("corrupt"); so is a tail that the container promises and the file does not hold.
 
-    Raises `ValueError` naming the file and the remedy when it is missing, empty, not a video or has no frame.
+    Raises `SourceRefused` naming the file and the remedy when it is missing, empty, not a video or has no frame.
     """
 
     def __init__(
@@ -207,13 +208,13 @@ class VideoFile:
                     return picture
                 untimed = True
             if untimed:
-                raise ValueError(
+                raise SourceRefused(
                     f"{self._path}: its frames carry no time stamps; "
                     f"remux it once: ffmpeg -i {self._path.name} -c copy out.mp4"
                 )
         except FFmpegError:
             pass
-        raise ValueError(
+        raise SourceRefused(
             f"{self._path}: no frame could be decoded (empty or damaged video); check that it plays, or re-encode it"
         )
 
@@ -273,22 +274,22 @@ class _LostFrames:
 def open_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.InputContainer:
     """Open a local file for demuxing; `ValueError` with the remedy when that cannot work. `hwaccel`: what decodes."""
     if not path.exists():
-        raise ValueError(f"{path}: no such file; check the path")
+        raise SourceRefused(f"{path}: no such file; check the path")
     if not path.is_file():
-        raise ValueError(
+        raise SourceRefused(
             f"{path}: not a regular file; give a video file, a directory of images or a stream address"
         )
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty (0 bytes); copy or record it again")
+        raise SourceRefused(f"{path}: the file is empty (0 bytes); copy or record it again")
     try:
         container = av.open(str(path), metadata_errors="replace", hwaccel=hwaccel)
     except PermissionError:
-        raise ValueError(f"{path}: no permission to read it; change its permissions") from None
+        raise SourceRefused(f"{path}: no permission to read it; change its permissions") from None
     except (FFmpegError, OSError, ValueError):
-        raise ValueError(_unreadable(path)) from None
+        raise SourceRefused(_unreadable(path)) from None
     if container.format.name in _TEXT_FORMATS:
         container.close()
-        raise ValueError(_unreadable(path))
+        raise SourceRefused(_unreadable(path))
     return container
 
 
@@ -297,13 +298,13 @@ def video_stream(container: av.container.InputContainer, name: str) -> av.VideoS
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             if stream.codec_context is None:
-                raise ValueError(f"{name}: FFmpeg has no decoder for its video; re-encode it to H.264")
+                raise SourceRefused(f"{name}: FFmpeg has no decoder for its video; re-encode it to H.264")
             # Slice threads keep errors next to the packet that caused them.
             stream.thread_type = "SLICE"
             return stream
     if container.streams.audio:
-        raise ValueError(f"{name}: it holds only audio; give a file with a video stream")
-    raise ValueError(f"{name}: it holds no video stream; give a video file")
+        raise SourceRefused(f"{name}: it holds only audio; give a file with a video stream")
+    raise SourceRefused(f"{name}: it holds no video stream; give a video file")
 
 
 def _unreadable(path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipeline.core.errors import SourceRefused
 from pipeline.core.frame import ClockSource, FrameTime
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.identity import images_fingerprint
@@ -22,7 +23,7 @@ class ImageSequence:
     """Pictures in natural name order (`img2` before `img10`), `interval_ns` apart.
 
     Pictures carry no clock: the first one stands at `start_ns`, else at its modification time. A file that cannot be
-    decoded is skipped, counted and reported as a `Gap` ("corrupt"). Raises `ValueError` when nothing can be read.
+    decoded is skipped, counted and reported as a `Gap` ("corrupt"). Raises `SourceRefused` when nothing can be read.
     """
 
     def __init__(
@@ -37,11 +38,11 @@ class ImageSequence:
         assert interval_ns > 0
         self._paths = sorted(paths, key=_natural_key)
         if not self._paths:
-            raise ValueError(f"{address}: no images found; supported: {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise SourceRefused(f"{address}: no images found; supported: {', '.join(sorted(IMAGE_SUFFIXES))}")
         self._interval_ns = interval_ns
         first = next((image for path in self._paths if (image := _read(path)) is not None), None)
         if first is None:
-            raise ValueError(
+            raise SourceRefused(
                 f"{address}: none of its {len(self._paths)} images can be decoded; check the files"
             )
         self._info = SourceInfo(

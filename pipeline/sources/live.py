@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from pipeline.core.clock import NS
+from pipeline.core.errors import SourceRefused
 from pipeline.core.leaving import READER_THREAD
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects
@@ -102,7 +103,7 @@ class LiveStream:
             if event is None and (gap := self._unwatched.waiting(time.monotonic_ns())) is not None:
                 yield gap
         if self._failure is not None and not self._stop.is_set():
-            raise ValueError(self._failure)
+            raise SourceRefused(self._failure)
 
     def _meet(self) -> None:
         """Connect for the first time, in the thread, so that an interrupt gets through at any moment."""
@@ -115,7 +116,7 @@ class LiveStream:
             self.close()
             raise
         if self._failure is not None:
-            raise ValueError(self._failure)
+            raise SourceRefused(self._failure)
 
     def _prepare(self) -> None:
         """Decide where numbers and times go on."""

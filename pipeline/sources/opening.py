@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.core.errors import SourceRefused
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.redaction import redact_url
 from pipeline.sources.file import VideoFile
@@ -96,7 +97,7 @@ def open_source(
     `stream`: the name under which it is stored (default: from the address). `start_ns`: wall clock of the first
     frame, ns UTC; files and images only. `known`: what an earlier opening found out; a network stream or a webcam is
     then opened without waiting for it to answer. `${NAME}` and `${file:PATH}` in an address are filled in from the
-    environment and from files. Raises `ValueError` naming the input and the remedy.
+    environment and from files. Raises `SourceRefused` naming the input and the remedy.
     """
     options = options or SourceOptions()
     name = stream or stream_name(uri)
@@ -105,7 +106,7 @@ def open_source(
         if scheme == "file":
             return open_source(uri.split("://", 1)[1], stream=name, start_ns=start_ns, options=options)
         if scheme not in _LIVE_SCHEMES:
-            raise ValueError(
+            raise SourceRefused(
                 f"{redact_url(uri)}: unknown address; known: {', '.join(sorted(_LIVE_SCHEMES))}, file"
             )
         from pipeline.sources.network import NetworkCamera
@@ -120,7 +121,7 @@ def open_source(
     if path.is_dir():
         images = image_paths(path)
         if not images:
-            raise ValueError(
+            raise SourceRefused(
                 f"{uri}: this directory holds no images; name its videos one by one, or a glob of them"
             )
         return ImageSequence(images, stream=name, address=uri, interval_ns=interval_ns, start_ns=start_ns)
@@ -133,7 +134,7 @@ def open_source(
 def expand_inputs(inputs: list[str]) -> list[str]:
     """Globs and directories of videos become one input a video; everything else stays as it is.
 
-    Raises `ValueError` for a glob that matches nothing.
+    Raises `SourceRefused` for a glob that matches nothing.
     """
     expanded: list[str] = []
     for uri in inputs:
@@ -148,7 +149,7 @@ def expand_inputs(inputs: list[str]) -> list[str]:
             continue
         matches = sorted(glob.glob(uri))
         if not matches:
-            raise ValueError(f"{uri}: nothing matches this pattern; check the path")
+            raise SourceRefused(f"{uri}: nothing matches this pattern; check the path")
         pictures = all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches)
         expanded.extend([uri] if pictures else matches)
     return expanded
@@ -160,5 +161,5 @@ def _watched(
     from pipeline.sources.live import LiveStream
 
     if start_ns is not None:
-        raise ValueError(f"{camera.address}: a live stream has its own clock; leave --start out")
+        raise SourceRefused(f"{camera.address}: a live stream has its own clock; leave --start out")
     return LiveStream(camera, stream=name, options=options, known=known)

@@ -21,5 +21,5 @@ __all__ = [
 
 
 def open(path: str | Path) -> CaptionStore:
-    """Open an existing store. Raises ValueError when it is not one, or one of another schema."""
+    """Open an existing store. Raises `StoreRefused` when it is not one, or one of another schema."""
     return CaptionStore.open(path)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.clock import Moment, TimeSpan, nanoseconds, share_watched, time_window
+from pipeline.core.errors import StoreRefused
 from pipeline.core.records import ResumePoint
 from pipeline.store import arrow_tables
 from pipeline.store.columns import TrackColumns
@@ -47,7 +48,7 @@ class CaptionStore:
     """A directory of streams. Any number of processes may read while one writer per stream writes.
 
     Times given may be ns UTC, `datetime` with a zone, or `numpy.datetime64` (UTC); both ends count. Every query
-    raises ValueError when `start` is after `end`, the stream is unknown, or a segment is damaged.
+    raises StoreRefused when `start` is after `end`, the stream is unknown, or a segment is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,18 +60,18 @@ class CaptionStore:
     def create(cls, path: str | Path, *, exist_ok: bool = True) -> CaptionStore:
         """Make an empty store, or open the one that is there (unless `exist_ok` is False).
 
-        Raises ValueError when the place holds something else or cannot be written.
+        Raises `StoreRefused` when the place holds something else or cannot be written.
         """
         path = Path(path)
         try:
             if (path / "zarr.json").exists():
                 if not exist_ok:
-                    raise ValueError(f"{path} is a store already: open it, or choose another name")
+                    raise StoreRefused(f"{path} is a store already: open it, or choose another name")
                 return cls.open(path)
             path.mkdir(parents=True, exist_ok=True)
             foreign = [entry.name for entry in path.iterdir() if TEMPORARY not in entry.name]
             if foreign and foreign != ["streams"]:
-                raise ValueError(f"{path} is not empty and not a caption store: choose another place")
+                raise StoreRefused(f"{path} is not empty and not a caption store: choose another place")
             (path / "streams").mkdir(exist_ok=True)
             write_durably(path / "streams" / "zarr.json", json.dumps(group_document({})).encode())
             write_durably(path / "zarr.json", json.dumps(group_document({"schema": SCHEMA})).encode())
@@ -80,21 +81,21 @@ class CaptionStore:
 
     @classmethod
     def open(cls, path: str | Path) -> CaptionStore:
-        """Open an existing store. Raises ValueError when it is not one, or one of another schema."""
+        """Open an existing store. Raises `StoreRefused` when it is not one, or one of another schema."""
         path = Path(path)
         try:
             attrs = json.loads((path / "zarr.json").read_bytes()).get("attributes", {})
         except (FileNotFoundError, NotADirectoryError):
             what = "is not a caption store" if path.exists() else "does not exist"
-            raise ValueError(f"{path} {what}: give the .zarr directory that `sca run` wrote") from None
+            raise StoreRefused(f"{path} {what}: give the .zarr directory that `sca run` wrote") from None
         except OSError as error:
             raise refusal(error, path, "open") from error
         except ValueError:
-            raise ValueError(f"{path} has a damaged zarr.json: restore that file from a copy") from None
+            raise StoreRefused(f"{path} has a damaged zarr.json: restore that file from a copy") from None
         schema = attrs.get("schema")
         if schema != SCHEMA:
             told = f"has schema {schema!r}" if schema else "is a Zarr hierarchy of another kind"
-            raise ValueError(
+            raise StoreRefused(
                 f"{path} {told}, this program reads and writes {SCHEMA!r}: choose another store, or use the version "
                 "that wrote it"
             )
@@ -103,7 +104,7 @@ class CaptionStore:
     def writer(self, stream: str, info: StreamInfo, *, compaction: Compaction | None = None) -> StreamWriter:
         """Become the writer of a stream, new or known. A known stream keeps its `start_wall_ns`.
 
-        Raises ValueError when another process writes it (its pid is named) or the place cannot be written.
+        Raises `StoreRefused` when another process writes it (its pid is named) or the place cannot be written.
         """
         directory = self._directory(check_stream_id(stream))
         try:
@@ -140,7 +141,7 @@ class CaptionStore:
                 return ResumePoint()
             with contextlib.suppress(FileNotFoundError):
                 return resume_of(self._reader(self._directory(stream), shown.segments[-1]).attrs)
-        raise ValueError(
+        raise StoreRefused(
             f"segments of {self._directory(stream)} vanish while they are read: is it being deleted?"
         )
 
@@ -181,7 +182,7 @@ class CaptionStore:
         names = tuple(columns or arrow_tables.CAPTION_COLUMNS)
         known = (*arrow_tables.CAPTION_COLUMNS, *arrow_tables.OPTIONAL_CAPTION_COLUMNS)
         if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"no column {unknown[0]!r} in captions: choose from {', '.join(known)}")
+            raise StoreRefused(f"no column {unknown[0]!r} in captions: choose from {', '.join(known)}")
         needed = tuple(dict.fromkeys((*names, "t_start", "track")))
         tables = [
             arrow_tables.caption_table(name, find_captions(self._sources(name, wanted), wanted), needed)
@@ -279,7 +280,7 @@ class CaptionStore:
     def archive_closed_days(self, now: Moment, *, stream: str | None = None) -> list[Path]:
         """Move every UTC day before the one of `now` into plain sharded Zarr groups `day/...zarr`, and tidy up.
 
-        Takes the writer's place meanwhile: raises ValueError for a stream that is being written (its writer has
+        Takes the writer's place meanwhile: raises StoreRefused for a stream that is being written (its writer has
         the same method). Returns the archives made.
         """
         made = []
@@ -323,14 +324,16 @@ class CaptionStore:
         return StreamInfo.from_attributes(document["attributes"])
 
     def _chosen(self, stream: str | None) -> list[str]:
-        """The named stream, or all of them. Raises ValueError with the nearest name."""
+        """The named stream, or all of them. Raises `StoreRefused` with the nearest name."""
         if stream is not None and (self._directory(stream) / "zarr.json").exists():
             return [stream]
         known = list(self.streams())
         if stream is None:
             return known
         near = difflib.get_close_matches(stream, known, 1, 0.0) or ["none yet"]
-        raise ValueError(f"no stream {stream!r} in {self.path}: did you mean {near[0]}? It has {len(known)}")
+        raise StoreRefused(
+            f"no stream {stream!r} in {self.path}: did you mean {near[0]}? It has {len(known)}"
+        )
 
     def _sources(self, stream: str, wanted: RowFilter) -> list[StoredSegment]:
         """Open the segments that may hold rows of that time, in order of commit."""
@@ -341,7 +344,7 @@ class CaptionStore:
                 return [self._reader(self._directory(stream), name) for name in names]
             except FileNotFoundError:  # merged and buried since it was listed
                 continue
-        raise ValueError(
+        raise StoreRefused(
             f"segments of {self._directory(stream)} vanish while they are read: is it being deleted?"
         )
 
@@ -374,9 +377,9 @@ def _holds_tracks(source: StoredSegment, wanted: RowFilter) -> bool:
 def _by_time(tables: list[pa.Table], column: str, limit: int | None) -> pa.Table:
     """All rows ordered by a time column, then track; at most the first `limit`."""
     if limit is not None and limit < 0:
-        raise ValueError(f"limit {limit}: must be 0 or more")
+        raise StoreRefused(f"limit {limit}: must be 0 or more")
     if not tables:
-        raise ValueError("the store holds no streams yet: run `sca run` first")
+        raise StoreRefused("the store holds no streams yet: run `sca run` first")
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     times = table[column].cast(pa.int64()).to_numpy()
     tracks = table["track"].to_numpy() if "track" in table.column_names else np.zeros(len(times))

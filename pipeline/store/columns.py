@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pipeline.core.errors import StoreRefused
 from pipeline.core.records import CaptionEvent, ClockReading, ClosedTrack, Gap, Observation
 
 ROW_CHUNK = 4096
@@ -248,7 +249,7 @@ def _floats(values: Iterable[float]) -> np.ndarray:
 def _tracks(values: Iterable[int]) -> np.ndarray:
     ids = np.fromiter(values, "<i8")
     if len(ids) and not 0 <= ids.min() <= ids.max() < 2**32:
-        raise ValueError(f"track ids {ids.min()}..{ids.max()}: must be 0 or more and below 2**32")
+        raise StoreRefused(f"track ids {ids.min()}..{ids.max()}: must be 0 or more and below 2**32")
     return ids.astype("<u4")
 
 

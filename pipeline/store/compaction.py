@@ -86,7 +86,7 @@ def next_merge(segments: Sequence[SegmentName], fan_in: int) -> tuple[SegmentNam
 def merge(directory: Path, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
     """Write consecutive segments as one of the next level. Doing it again gives the same rows.
 
-    Raises ValueError for a damaged input, OSError when the disk refuses.
+    Raises `StoreRefused` for a damaged input, OSError when the disk refuses.
     """
     parts: list[SegmentRows] = []
     attrs = {}

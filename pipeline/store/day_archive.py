@@ -15,6 +15,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from pipeline.core.errors import StoreRefused
 from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec
 from pipeline.store.durable_files import TEMPORARY, fsync_directory
 from pipeline.store.segment import SCHEMA, SegmentAttributes, SegmentReader, resume_of, worth_keeping
@@ -65,7 +66,7 @@ def date_of(wall_ns: int) -> str:
 def build_day(directory: Path, date: str, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
     """Write the archive of consecutive segments and put it in place in one step.
 
-    The whole day is held in memory. Raises ValueError for a damaged input, OSError when the disk refuses.
+    The whole day is held in memory. Raises `StoreRefused` for a damaged input, OSError when the disk refuses.
     """
     parts: list[SegmentRows] = []
     attrs: dict[str, Any] = {}
@@ -173,7 +174,7 @@ def _fsync_tree(path: Path) -> None:
 class DayArchiveReader:
     """Columns of a day archive through zarr-python; chunks carry a CRC-32C.
 
-    Raises FileNotFoundError, ValueError when a part of it is missing or damaged.
+    Raises FileNotFoundError, `StoreRefused` when a part of it is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -186,7 +187,7 @@ class DayArchiveReader:
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(error) from error
         if self.attrs.get("schema") != SCHEMA:
-            raise ValueError(
+            raise StoreRefused(
                 f"day archive {path} has schema {self.attrs.get('schema')!r}, this program reads {SCHEMA!r}"
             )
         self._arrays: dict[str, zarr.Array] = {}
@@ -285,8 +286,8 @@ class DayArchiveReader:
                     if not (self.path / key).exists():
                         raise self._damaged(FileNotFoundError(f"{key} is missing"))
 
-    def _damaged(self, error: Exception) -> ValueError:
-        return ValueError(
+    def _damaged(self, error: Exception) -> StoreRefused:
+        return StoreRefused(
             f"day archive {self.path} is damaged ({error}): restore it from a copy, or move it out of the store; "
             "the time it held then counts as a gap"
         )

@@ -7,6 +7,8 @@ import errno
 import os
 from pathlib import Path
 
+from pipeline.core.errors import StoreRefused
+
 TEMPORARY = ".tmp"
 
 
@@ -40,7 +42,7 @@ def fsync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def refusal(error: OSError, path: Path, doing: str) -> ValueError:
+def refusal(error: OSError, path: Path, doing: str) -> StoreRefused:
     """The operating system's refusal as an error that names the path and the remedy."""
     remedies = {
         errno.ENOSPC: "the disk is full: free some space, then go on",
@@ -53,4 +55,4 @@ def refusal(error: OSError, path: Path, doing: str) -> ValueError:
         errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
     }
     reason = remedies.get(error.errno or 0, f"{error.strerror or error}: check the disk and the path")
-    return ValueError(f"cannot {doing} {path}: {reason}")
+    return StoreRefused(f"cannot {doing} {path}: {reason}")

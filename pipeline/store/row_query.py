@@ -205,7 +205,7 @@ class StoredSegment(RowSource, Protocol):
 
 
 def open_segment(directory: Path, name: SegmentName) -> StoredSegment:
-    """Open `name` in a stream's directory. Raises FileNotFoundError; ValueError when damaged or of another schema."""
+    """Open `name` in a stream's directory. Raises FileNotFoundError; `StoreRefused` when damaged or of another schema."""
     path = directory / name.path
     if name.level != DAY_LEVEL:
         return SegmentReader(path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.errors import StoreRefused
 from pipeline.core.records import ResumePoint
 from pipeline.store.columns import TABLES, Columns, ColumnSpec
 from pipeline.store.segment_rows import SegmentRows
@@ -64,14 +65,14 @@ def worth_keeping(spec: ColumnSpec, wanted: int, rows: int) -> bool:
 
 
 class SegmentReader:
-    """Columns of one segment file, read when asked for. Raises FileNotFoundError, ValueError when damaged."""
+    """Columns of one segment file, read when asked for. Raises FileNotFoundError, `StoreRefused` when damaged."""
 
     def __init__(self, path: Path) -> None:
         self._file = ZarrZip(path)
         self.attrs = self._file.attrs
         if self.attrs.get("schema") != SCHEMA:
             self._file.close()
-            raise ValueError(
+            raise StoreRefused(
                 f"segment {path} has schema {self.attrs.get('schema')!r}, this program reads {SCHEMA!r}: "
                 "read it with the version that wrote it"
             )

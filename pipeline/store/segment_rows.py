@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch
 from pipeline.store.columns import (
     CaptionColumns,
@@ -34,7 +35,7 @@ class SegmentRows:
 
     @classmethod
     def of(cls, batch: Batch) -> SegmentRows:
-        """Columns of a batch. Raises ValueError for rows that cannot be stored as they are."""
+        """Columns of a batch. Raises `StoreRefused` for rows that cannot be stored as they are."""
         for name, start, end in (
             *(("caption event", r.start_ns, r.end_ns) for r in batch.captions),
             *(("gap", r.start_ns, r.end_ns) for r in batch.gaps),
@@ -43,7 +44,7 @@ class SegmentRows:
             *(("observation", r.wall_ns, r.wall_ns) for r in batch.observations),
         ):
             if not 0 <= start <= end:
-                raise ValueError(
+                raise StoreRefused(
                     f"{name} from {start} to {end} ns: times must be 0 or later, the end not before the start"
                 )
         texts = TextDictionary()

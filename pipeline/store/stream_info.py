@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pipeline.core.errors import StoreRefused
 from pipeline.core.frame import ClockSource
 from pipeline.core.redaction import without_credentials
 
@@ -45,9 +46,9 @@ class StreamInfo:
 
 
 def check_stream_id(stream: str) -> str:
-    """`stream` if it can name a directory everywhere. Raises ValueError."""
+    """`stream` if it can name a directory everywhere. Raises `StoreRefused`."""
     if not _STREAM_ID.fullmatch(stream):
-        raise ValueError(
+        raise StoreRefused(
             f"stream name {stream!r}: use up to 100 letters, digits, '.', '_' or '-', starting with a letter or digit"
         )
     return stream

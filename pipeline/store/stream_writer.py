@@ -12,6 +12,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
+from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch, ResumePoint
 from pipeline.store.compaction import Compaction, Compactor
 from pipeline.store.durable_files import fsync_directory, refusal, write_durably
@@ -32,7 +33,7 @@ from pipeline.store.stream_directory import (
 class StreamWriter:
     """Appends to one stream. Use as a context manager; made by `CaptionStore.writer`.
 
-    Raises ValueError when another process writes this stream (its pid is named) or the directory refuses.
+    Raises `StoreRefused` when another process writes this stream (its pid is named) or the directory refuses.
     """
 
     def __init__(self, directory: Path, *, model: str = "", compaction: Compaction | None = None) -> None:
@@ -72,14 +73,14 @@ class StreamWriter:
         """Store a batch. When this returns, its rows are on disk and visible to readers, all of them.
 
         A batch without rows still moves the resume point; a default resume point leaves it where it was. Raises
-        ValueError when the batch cannot be stored or the disk refuses; then nothing of it is visible and the same
+        StoreRefused when the batch cannot be stored or the disk refuses; then nothing of it is visible and the same
         batch can be committed again.
         """
         rows = SegmentRows.of(batch)
         with self._mutex:
             if self._closed or self._uncertain:
                 state = "closed" if self._closed else "unsure of its last commit"
-                raise ValueError(f"the writer of stream {self.stream} is {state}: open a new one")
+                raise StoreRefused(f"the writer of stream {self.stream} is {state}: open a new one")
             resume = batch.resume if batch.resume != ResumePoint() else self._resume
             span = rows.time_range
             if span is None and not len(rows.trk) and resume == self._resume:
@@ -106,7 +107,7 @@ class StreamWriter:
     def compact(self) -> None:
         """Do now what the background thread would do: merge what is due, delete what was replaced long enough ago.
 
-        Raises ValueError for a damaged segment or when the disk refuses.
+        Raises `StoreRefused` for a damaged segment or when the disk refuses.
         """
         try:
             self._compactor.run_once()
@@ -116,7 +117,7 @@ class StreamWriter:
     def archive_closed_days(self, now_ns: int) -> list[Path]:
         """Turn every UTC day before that of `now_ns` into a day archive. Returns the archives made.
 
-        Commits go on meanwhile. Raises ValueError for a damaged segment or when the disk refuses.
+        Commits go on meanwhile. Raises `StoreRefused` for a damaged segment or when the disk refuses.
         """
         try:
             return [self._directory / name.path for name in self._compactor.archive(now_ns)]
@@ -126,7 +127,7 @@ class StreamWriter:
     def forget_before(self, cutoff_ns: int) -> int:
         """Delete what was stored before wall ns `cutoff_ns`, in whole segments and days. Returns how many went.
 
-        A segment that reaches past the moment stays. Raises ValueError when the disk refuses.
+        A segment that reaches past the moment stays. Raises `StoreRefused` when the disk refuses.
         """
         try:
             return self._compactor.forget(cutoff_ns)
@@ -163,7 +164,7 @@ class StreamWriter:
         with contextlib.suppress(FileNotFoundError):
             if newest_epoch(self._directory) > self._epoch:
                 self._uncertain = True
-                raise ValueError(
+                raise StoreRefused(
                     f"stream {self.stream} was taken over by another writer: stop this process, the other one goes on"
                 )
 
@@ -174,7 +175,7 @@ class StreamWriter:
         except Timeout:
             claims = list_epochs(self._directory)
             holder = f"process {claims[-1].pid} on {claims[-1].host}" if claims else "another process"
-            raise ValueError(
+            raise StoreRefused(
                 f"stream {self.stream} in {self._directory.parent.parent} is being written by {holder}: "
                 "wait for it, stop it, or write under another stream name"
             ) from None

@@ -19,6 +19,7 @@ from typing import Any
 import numcodecs
 import numpy as np
 
+from pipeline.core.errors import StoreRefused
 from pipeline.store.columns import Columns
 from pipeline.store.zarr_metadata import array_document, chunk_rows, compressor, group_document
 
@@ -61,7 +62,7 @@ def encode(tables: Iterable[Columns], attrs: Mapping[str, Any]) -> bytes:
 class ZarrZip:
     """Reader of a file made by `encode`. Every byte read is checked against the zip's CRC.
 
-    Raises FileNotFoundError when there is no file, ValueError naming it when it is damaged.
+    Raises FileNotFoundError when there is no file, `StoreRefused` naming it when it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,7 +108,7 @@ class ZarrZip:
         return self._chunks(path, range(first, -(-stop // size)))[start - first * size : stop - first * size]
 
     def verify(self) -> None:
-        """Check the CRC of every entry. Raises ValueError."""
+        """Check the CRC of every entry. Raises `StoreRefused`."""
         try:
             broken = self._zip.testzip()
         except _DAMAGE as error:
@@ -140,8 +141,8 @@ class ZarrZip:
             return np.empty((self.length(path) if 0 in shape else 0, *shape[1:]), dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _damaged(self, error: Exception) -> ValueError:
-        return ValueError(
+    def _damaged(self, error: Exception) -> StoreRefused:
+        return StoreRefused(
             f"segment {self.path} is damaged ({error}): restore it from a copy, or move it out of the store; "
             "the time it held then counts as a gap"
         )

@@ -18,6 +18,7 @@ from sca.checkpoints.strict_loading import (
 )
 from sca.checkpoints.tensor_files import read_json, read_weights
 from sca.config import ScaConfig, with_image_size
+from sca.errors import UserError
 from sca.modeling import Sca
 
 _REMEDY = (
@@ -31,7 +32,7 @@ def load_released(
 ) -> Sca:
     """The model of a released checkpoint directory (spec section 2).
 
-    image_size: another input side than the checkpoint's; positions are interpolated. ValueError lists every tensor
+    image_size: another input side than the checkpoint's; positions are interpolated. UserError lists every tensor
     that is missing, unexpected or of the wrong shape.
     """
     config = ScaConfig.from_released(read_json(directory / "config.json"))
@@ -58,7 +59,7 @@ def to_our_names(
     for alias, name in tied_aliases(model).items():
         theirs, original = names[alias], names[name]
         if theirs in given and original in given and not _same(given[theirs], given[original]):
-            raise ValueError(f"{origin}: {theirs} differs from {original}, to which it is tied. {_REMEDY}")
+            raise UserError(f"{origin}: {theirs} differs from {original}, to which it is tied. {_REMEDY}")
         if theirs in given:
             given.setdefault(original, given[theirs])
         elif original in given:
@@ -77,7 +78,7 @@ def load_released_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights, else that of the language model the config names.
 
-    offline: look for the latter only in the local cache. ValueError with the remedy if there is none.
+    offline: look for the latter only in the local cache. UserError with the remedy if there is none.
     """
     sources = [(str(directory), True)]
     if config.language_model.name:
@@ -88,7 +89,7 @@ def load_released_tokenizer(
         except (OSError, ValueError, KeyError, TypeError, ImportError):
             continue
     name = config.language_model.name or "its language model"
-    raise ValueError(
+    raise UserError(
         f"{directory} has no tokenizer: copy the tokenizer files of {name} into that directory "
         "(tokenizer.json, tokenizer_config.json and, if there is one, tokenizer.model)"
     )
@@ -97,7 +98,7 @@ def load_released_tokenizer(
 def fetch_from_hub(repository: str) -> Path:
     """The local copy of a hub repository: from the cache if it is there, else downloaded.
 
-    ValueError with the remedy if it is neither cached nor reachable.
+    UserError with the remedy if it is neither cached nor reachable.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -105,13 +106,13 @@ def fetch_from_hub(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=_HUB_FILES, local_files_only=True))
     except HFValidationError as error:
-        raise ValueError(f"{repository!r} is not the name of a hub repository: write owner/name") from error
+        raise UserError(f"{repository!r} is not the name of a hub repository: write owner/name") from error
     except LocalEntryNotFoundError:
         pass
     try:
         return Path(snapshot_download(repository, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"cannot fetch {repository} from the Hugging Face hub ({type(error).__name__}): connect to the network, or "
             "download it elsewhere and name the directory instead"
         ) from error

@@ -89,7 +89,7 @@ def load_sam_weights(model: Sca, path: Path) -> None:
     """Fill image encoder, prompt encoder and mask decoder of `model`; the rest stays as it is.
 
     path: a segment-anything .pth file, or a directory in Hugging Face layout. Positions are interpolated if the model
-    has another input side. ValueError lists every tensor that is missing, unexpected or of the wrong shape.
+    has another input side. UserError lists every tensor that is missing, unexpected or of the wrong shape.
     """
     given = read_weights(path) if path.is_dir() else read_tensors(path)
     fill(model, sam_to_our_names(model, given, origin=str(path)))

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from sca.checkpoints.strict_loading import build_without_weights, check, fill, tied_aliases
 from sca.checkpoints.tensor_files import read_json, read_tensors, sha256
 from sca.config import AutomaticSettings, ScaConfig
+from sca.errors import UserError
 from sca.modeling import Sca
 from sca.modeling.caption_judge import CaptionJudge
 
@@ -43,7 +44,7 @@ def save_shipped(
 ) -> None:
     """Write `model` to `directory`, which is made if need be.
 
-    Parameters are stored in fp16, buffers (positional matrix, batch-norm statistics) and the judge as they are. ValueError if a
+    Parameters are stored in fp16, buffers (positional matrix, batch-norm statistics) and the judge as they are. UserError if a
     parameter does not fit fp16 or the tokenizer has no fast back end.
     """
     directory = Path(directory)
@@ -55,14 +56,14 @@ def save_shipped(
         if name in parameters:
             value = value.to(torch.float16)
             if not bool(value.isfinite().all()):
-                raise ValueError(
+                raise UserError(
                     f"{name} does not fit fp16 (a value is not finite or exceeds 65504): check the training run"
                 )
         state[name] = value.contiguous()
     save_file(state, directory / WEIGHTS)
     backend = tokenizer if isinstance(tokenizer, Tokenizer) else getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
-        raise ValueError("the tokenizer has no tokenizers back end: use a fast tokenizer")
+        raise UserError("the tokenizer has no tokenizers back end: use a fast tokenizer")
     backend.save(str(directory / TOKENIZER))
     (directory / JUDGE).unlink(missing_ok=True)
     if judge is not None:
@@ -88,12 +89,12 @@ def is_shipped(directory: Path) -> bool:
 def load_shipped(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> ShippedCheckpoint:
     """Read what `save_shipped` wrote.
 
-    ValueError if the format is another one, a checksum fails, or any tensor is missing, unexpected or misshapen.
+    UserError if the format is another one, a checksum fails, or any tensor is missing, unexpected or misshapen.
     """
     directory = Path(directory)
     entries = read_json(directory / CONFIG)
     if entries.get("format_version") != FORMAT_VERSION or set(entries) != _ENTRIES:
-        raise ValueError(
+        raise UserError(
             f"{directory / CONFIG} is not of checkpoint format {FORMAT_VERSION} "
             f"(format_version {entries.get('format_version')!r}): use the release that wrote it, or restore the file"
         )
@@ -101,9 +102,9 @@ def load_shipped(directory: Path | str, *, dtype: torch.dtype = torch.float32) -
     for name in (WEIGHTS, TOKENIZER, JUDGE) if judged else (WEIGHTS, TOKENIZER):
         path = directory / name
         if not path.is_file():
-            raise ValueError(f"{path} is missing. {_REMEDY}")
+            raise UserError(f"{path} is missing. {_REMEDY}")
         if sha256(path) != entries["sha256"].get(name):
-            raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}. {_REMEDY}")
+            raise UserError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}. {_REMEDY}")
     model = build_without_weights(ScaConfig.from_dict(entries["model"]))
     state = read_tensors(directory / WEIGHTS)
     check(str(directory / WEIGHTS), _stored(model), state, remedy=_REMEDY)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sca.config import ScaConfig
+from sca.errors import UserError
 from sca.modeling import Sca
 from sca.modeling.image_encoder import resize_position_grid
 
@@ -66,7 +67,7 @@ def check(origin: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]
         if names
     ]
     if problems:
-        raise ValueError(f"{origin} does not fit the model; {'; '.join(problems)}. {remedy}")
+        raise UserError(f"{origin} does not fit the model; {'; '.join(problems)}. {remedy}")
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32) -> None:

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sca.errors import UserError
+
 # In the order of preference: safetensors needs no unpickler at all.
 WEIGHT_FILES = (
     "model.safetensors",
@@ -24,36 +26,36 @@ WEIGHT_FILES = (
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. ValueError if the file is absent or holds something else."""
+    """A JSON object. UserError if the file is absent or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist: name a directory that holds a checkpoint") from error
+        raise UserError(f"{path} does not exist: name a directory that holds a checkpoint") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}): fetch the checkpoint again") from error
+        raise UserError(f"{path} is not readable JSON ({error}): fetch the checkpoint again") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is not a JSON object: fetch the checkpoint again")
+        raise UserError(f"{path} is not a JSON object: fetch the checkpoint again")
     return value
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a .safetensors, .bin or .pth file, on the CPU and in their stored dtype.
 
-    Pickled files are read with `weights_only`, memory-mapped where their format allows it. ValueError names the file
+    Pickled files are read with `weights_only`, memory-mapped where their format allows it. UserError names the file
     if it is absent, damaged, or holds more than tensors.
     """
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: name a file of weights")
+        raise UserError(f"{path} does not exist: name a file of weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be read as weights ({_first_line(error)}): fetch it again from its origin"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} is not a flat dictionary of tensors: export the model's state_dict")
+        raise UserError(f"{path} is not a flat dictionary of tensors: export the model's state_dict")
     return dict(state)
 
 
@@ -70,7 +72,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         for shard in shards:
             state.update(read_tensors(directory / shard))
         return state
-    raise ValueError(f"{directory} holds no weights: expected one of {', '.join(WEIGHT_FILES)}")
+    raise UserError(f"{directory} holds no weights: expected one of {', '.join(WEIGHT_FILES)}")
 
 
 def sha256(path: Path) -> str:

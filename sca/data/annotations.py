@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle_codec
 
+from sca.errors import UserError
+
 Box = tuple[float, float, float, float]
 
 
@@ -66,13 +68,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             for line in stream:
                 yield json.loads(line)
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist: give the folder that holds {path.name}") from error
+        raise UserError(f"{path} does not exist: give the folder that holds {path.name}") from error
 
 
 def read_annotations(data_dir: Path, split: str | None = None) -> list[AnnotatedImage]:
     """Every image of `split` ("train", "val"; None: all) in `data_dir`/annotations.jsonl.gz, in file order.
 
-    ValueError if the file is missing.
+    UserError if the file is missing.
     """
     images = []
     for row in _lines(Path(data_dir) / "annotations.jsonl.gz"):

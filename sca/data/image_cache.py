@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from sca.data.annotations import AnnotatedImage
+from sca.errors import UserError
 
 
 class ImageCache:
@@ -37,10 +38,10 @@ class ImageCache:
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """One picture as RGB uint8 (h, w, 3). ValueError if it cannot be read."""
+    """One picture as RGB uint8 (h, w, 3). UserError if it cannot be read."""
     bgr = cv2.imread(os.fspath(path))
     if bgr is None:
-        raise ValueError(f"cannot read {path}: is the data folder complete?")
+        raise UserError(f"cannot read {path}: is the data folder complete?")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 

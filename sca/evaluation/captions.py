@@ -17,6 +17,7 @@ import numpy as np
 from sca.data.annotations import AnnotatedImage, Box
 from sca.data.image_cache import read_rgb
 from sca.data.text import clean_phrase, head_noun
+from sca.errors import UserError
 from sca.predictor import Predictor
 
 _FUNCTION_WORDS = frozenset(
@@ -130,7 +131,7 @@ def _row(name: str, members: Sequence[RegionCaption]) -> CaptionRow:
     try:
         from pycocoevalcap.cider.cider import Cider
     except ModuleNotFoundError as error:
-        raise ValueError("caption metrics need pycocoevalcap: pip install pycocoevalcap") from error
+        raise UserError("caption metrics need pycocoevalcap: pip install pycocoevalcap") from error
     references = {i: list(c.references) for i, c in enumerate(members)}
     cider, _ = Cider().compute_score(references, {i: [c.text] for i, c in enumerate(members)})
     return CaptionRow(

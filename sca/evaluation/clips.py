@@ -14,6 +14,7 @@ import numpy as np
 
 from sca.data.annotations import Box, decode_mask
 from sca.data.text import clean_phrase
+from sca.errors import UserError
 from sca.predictor import Predictor
 
 # What counts as naming the object shown, by the class that the annotations give it.
@@ -60,7 +61,7 @@ def read_clips(data_dir: Path, every: int = 8) -> Iterator[tuple[str, str, list[
     """(id, class, every n-th annotated frame) of each clip in `data_dir`/tracks.jsonl.gz."""
     path = Path(data_dir) / "tracks.jsonl.gz"
     if not path.exists():
-        raise ValueError(f"{path} does not exist: give the folder that holds tracks.jsonl.gz")
+        raise UserError(f"{path} does not exist: give the folder that holds tracks.jsonl.gz")
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         for line in stream:
             clip = json.loads(line)
@@ -79,7 +80,7 @@ def read_clips(data_dir: Path, every: int = 8) -> Iterator[tuple[str, str, list[
                     frames.append(ClipFrame(rgb, (x0, y0, x1, y1), mask))
             video.release()
             if not frames:
-                raise ValueError(f"no frame of {clip['file']} could be read: is the data folder complete?")
+                raise UserError(f"no frame of {clip['file']} could be read: is the data folder complete?")
             yield clip["id"], track["cls"], frames
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from sca.data.annotations import AnnotatedImage
 from sca.data.text import head_noun
+from sca.errors import UserError
 from sca.evaluation.captions import RegionCaption, frequent_mistakes, upright
 
 _TILE = (208, 176)  # width, height in pixels
@@ -26,7 +27,7 @@ def write_mistakes(
     rows: int = 10,
     columns: int = 6,
 ) -> None:
-    """Write a contact sheet of `rows` kinds of mistake, the surest of each first. ValueError if it cannot be written.
+    """Write a contact sheet of `rows` kinds of mistake, the surest of each first. UserError if it cannot be written.
 
     Each tile shows the region in its box with what was said (and its score) above what people say.
     """
@@ -48,7 +49,7 @@ def write_mistakes(
     except cv2.error:
         written = False
     if not written:
-        raise ValueError(
+        raise UserError(
             f"cannot write {path}: name a .jpg or .png file in a folder that exists and can be written"
         )
 

@@ -14,6 +14,7 @@ from torchvision.ops import nms
 from sca.automatic import AutomaticMaskGenerator
 from sca.config import AutomaticSettings
 from sca.data.annotations import AnnotatedImage
+from sca.errors import UserError
 from sca.evaluation.captions import upright
 from sca.predictor import Predictor
 
@@ -90,7 +91,7 @@ def choose_thresholds(
 ) -> ThresholdChoice:
     """Search the thresholds of predicted IoU, stability and suppression for recall at few regions.
 
-    Masks of every grid point are made once; the search filters them. ValueError without annotated images.
+    Masks of every grid point are made once; the search filters them. UserError without annotated images.
     """
     loose = AutomaticSettings(
         points_per_side=points_per_side,
@@ -102,7 +103,7 @@ def choose_thresholds(
         _candidates(AutomaticMaskGenerator(predictor, loose), image) for image in images if image.regions
     ]
     if not found:
-        raise ValueError("no annotated image to choose thresholds on: give some with regions")
+        raise UserError("no annotated image to choose thresholds on: give some with regions")
     best: ThresholdChoice | None = None
     for iou, stability, suppression in itertools.product(_IOU, _STABILITY, _NMS):
         recall, count = _measure(found, iou, stability, suppression, regions)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from sca.config import LanguageModelConfig
+from sca.errors import UserError
 
 # Old configurations name these differently from the class's own defaults, and transformers converts them.
 _RENAMED_SETTINGS = frozenset({"rope_theta", "rope_scaling"})
@@ -18,10 +19,10 @@ def transformers_config(config: LanguageModelConfig) -> PreTrainedConfig:
     """transformers' configuration of this language model.
 
     Settings that its class does not know (generation defaults that old versions stored there) are left out.
-    ValueError for an unknown model type.
+    UserError for an unknown model type.
     """
     if config.model_type not in CONFIG_MAPPING:
-        raise ValueError(
+        raise UserError(
             f"unknown language model type {config.model_type!r}: use one that transformers has, such as gpt2 or llama"
         )
     config_class = CONFIG_MAPPING[config.model_type]

@@ -9,6 +9,7 @@ from segment_anything import modeling
 from torch import Tensor
 
 from sca.config import ScaConfig
+from sca.errors import UserError
 
 BACKGROUND, FOREGROUND, PAD, IGNORE = 0, 1, -1, -10
 
@@ -39,7 +40,7 @@ class PromptEncoder(modeling.PromptEncoder):
         points: coordinates (P, n, 2) xy and labels (P, n), None for all foreground: 1 foreground, 0 background, -1 pad
         point, -10 to be ignored. boxes (P, 4) xyxy. masks (P or 1, 1, 4g, 4g) logits.
         Returns sparse (P, k, C) with k = n + 1 for points alone, 2 for a box, n + 2 for both (points first), and
-        dense (P or 1, C, g, g). ValueError if neither points nor boxes are given.
+        dense (P or 1, C, g, g). UserError if neither points nor boxes are given.
         """
         parts = []
         if points is not None:
@@ -53,7 +54,7 @@ class PromptEncoder(modeling.PromptEncoder):
         if boxes is not None:
             parts.append(self._embed_boxes(boxes))
         if not parts:
-            raise ValueError("no prompt: give points, boxes or both")
+            raise UserError("no prompt: give points, boxes or both")
         if masks is not None:
             dense = self.mask_downscaling(masks)
         else:

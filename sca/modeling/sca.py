@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sca.config import ScaConfig
+from sca.errors import UserError
 from sca.modeling.image_encoder import ImageFeatures, build_image_encoder, encode_image
 from sca.modeling.language_model import build_language_model, embed_tokens, hidden_size
 from sca.modeling.mask_decoder import MaskDecoder, MaskDecoding
@@ -219,13 +220,13 @@ class Sca(nn.Module):
 def _per_image(image: ImageFeatures, boxes: Tensor | None) -> Tensor:
     """Boxes (P, 4) of all images as (B, M, 4)."""
     if boxes is None:
-        raise ValueError("this model pools features inside each region: give the boxes of the regions")
+        raise UserError("this model pools features inside each region: give the boxes of the regions")
     return boxes.unflatten(0, (image.embedding.shape[0], -1))
 
 
 def task_indices(tasks: Sequence[str]) -> Tensor:
-    """Task names ("caption", "recognition") to indices (P,) int64. ValueError for any other name."""
+    """Task names ("caption", "recognition") to indices (P,) int64. UserError for any other name."""
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown:
-        raise ValueError(f"unknown task {unknown[0]!r}: use one of {', '.join(TASKS)}")
+        raise UserError(f"unknown task {unknown[0]!r}: use one of {', '.join(TASKS)}")
     return torch.tensor([TASKS.index(task) for task in tasks])

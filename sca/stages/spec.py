@@ -8,6 +8,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from sca.errors import UserError
+
 
 @dataclass(frozen=True)
 class DynamicAxis:
@@ -20,7 +22,7 @@ class DynamicAxis:
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.typical <= self.maximum:
-            raise ValueError(
+            raise UserError(
                 f"Axis {self.name!r} needs 1 <= minimum <= typical <= maximum, "
                 f"got {self.minimum}, {self.typical}, {self.maximum}."
             )

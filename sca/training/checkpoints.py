@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from sca.checkpoints import load_shipped, save_shipped
 from sca.config import ScaConfig, with_image_size
 from sca.data.annotations import read_annotations
+from sca.errors import UserError
 from sca.evaluation.captions import calibration_error
 from sca.evaluation.proposals import choose_thresholds
 from sca.evaluation.report import caption_predictor, validation_images
@@ -32,7 +33,7 @@ def read_initial(path: Path) -> dict[str, Any]:
         shipped = load_shipped(path)
         return {"average": shipped.model.state_dict(), "tokenizer": shipped.tokenizer.to_str()}
     if not path.exists():
-        raise ValueError(
+        raise UserError(
             f"{path} does not exist: name the checkpoint.pt of an earlier run, or a model directory"
         )
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -53,7 +54,7 @@ def load_initial(model: Sca, state: dict[str, Any]) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise ValueError(
+        raise UserError(
             f"the initial weights do not fit the model of the recipe ({reason}): start from the same architecture"
         ) from None
 
@@ -68,10 +69,10 @@ def load_checkpoint(path: Path, image_size: int | None = None) -> tuple[Sca, Tok
     """The averaged model and the tokenizer of a training checkpoint, in eval mode.
 
     image_size: input side in pixels if it is to differ from the last stage's (the weights do not depend on it).
-    ValueError if the file does not exist.
+    UserError if the file does not exist.
     """
     if not Path(path).exists():
-        raise ValueError(f"{path} does not exist: name the checkpoint.pt in the output folder of sca train")
+        raise UserError(f"{path} does not exist: name the checkpoint.pt in the output folder of sca train")
     saved = torch.load(path, map_location="cpu", weights_only=True)
     config = ScaConfig.from_dict(saved["model_config"])
     if image_size is not None:

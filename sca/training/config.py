@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sca.config import ScaConfig
+from sca.errors import UserError
 
 
 class _Strict(BaseModel):
@@ -125,17 +126,17 @@ class TrainingConfig(_Strict):
 
 
 def read_training_config(path: Path) -> TrainingConfig:
-    """Read a YAML training configuration. ValueError names the file, each wrong key and the nearest right one."""
+    """Read a YAML training configuration. UserError names the file, each wrong key and the nearest right one."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} does not exist: name a training configuration such as configs/train/demo.yaml"
         ) from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+        raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a mapping of settings, such as configs/train/demo.yaml")
+        raise UserError(f"{path} must hold a mapping of settings, such as configs/train/demo.yaml")
     return parse_training_config(values, str(path))
 
 
@@ -145,7 +146,7 @@ def parse_training_config(values: dict[str, Any], origin: str) -> TrainingConfig
         return TrainingConfig.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(_explain(item) for item in error.errors())
-        raise ValueError(f"{origin}: {problems}") from error
+        raise UserError(f"{origin}: {problems}") from error
 
 
 def _explain(item: Any) -> str:

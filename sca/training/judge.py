@@ -15,6 +15,7 @@ from sca.automatic import AutomaticMaskGenerator
 from sca.data.annotations import AnnotatedImage
 from sca.data.text import clean_phrase, head_noun
 from sca.data.views import degrade
+from sca.errors import UserError
 from sca.evaluation.captions import RegionCaption, upright
 from sca.evaluation.proposals import box_ious
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
@@ -46,7 +47,7 @@ def judge_examples(predictor: Predictor, images: Sequence[AnnotatedImage], seed:
 
     Right: the caption's head noun is that of a phrase of an annotated region that the found one lies in or agrees
     with. What nobody annotated counts as wrong, so the share of right ones is an underestimate; their order is what
-    matters. ValueError if no picture has annotated regions.
+    matters. UserError if no picture has annotated regions.
     """
     settings = replace(predictor.automatic, points_per_side=_POINTS_PER_SIDE)
     generator = AutomaticMaskGenerator(predictor, settings)
@@ -81,7 +82,7 @@ def judge_examples(predictor: Predictor, images: Sequence[AnnotatedImage], seed:
                 "captions for the judge: %d of %d pictures, %d captions", index + 1, len(images), len(right)
             )
     if not evidence:
-        raise ValueError("no annotated picture for the caption judge to learn from: give some with regions")
+        raise UserError("no annotated picture for the caption judge to learn from: give some with regions")
     return JudgeExamples(torch.cat(evidence), torch.tensor(right))
 
 
@@ -103,10 +104,10 @@ _RIDGE = 0.03
 def fit_judge(examples: JudgeExamples) -> CaptionJudge:
     """The judge, by logistic regression on standardised evidence, that ranks right captions before wrong ones.
 
-    The hidden state bears a ridge, the log-probability none. ValueError if all of the captions are right, or none.
+    The hidden state bears a ridge, the log-probability none. UserError if all of the captions are right, or none.
     """
     if not 0 < int(examples.right.sum()) < len(examples):
-        raise ValueError("the caption judge needs right captions and wrong ones: give more pictures")
+        raise UserError("the caption judge needs right captions and wrong ones: give more pictures")
     evidence = examples.evidence.numpy().astype(np.float64)
     mean, deviation = evidence.mean(axis=0), evidence.std(axis=0) + 1e-4
     columns = np.concatenate([np.ones((len(evidence), 1)), (evidence - mean) / deviation], axis=1)
@@ -127,13 +128,13 @@ def calibrate_judge(judge: CaptionJudge, captions: Sequence[RegionCaption]) -> N
     The order of captions stays what it was. ValueError below 50 captions, or if the judge ranks them backwards.
     """
     if len(captions) < 50:
-        raise ValueError(f"calibration needs at least 50 captions, got {len(captions)}: use more images")
+        raise UserError(f"calibration needs at least 50 captions, got {len(captions)}: use more images")
     scores = np.clip([caption.score for caption in captions], 1e-6, 1 - 1e-6)
     columns = np.stack([np.ones(len(scores)), np.log(scores) - np.log1p(-scores)], axis=1)
     right = np.array([caption.head_right for caption in captions])
     shift, scale = _logistic_regression(columns, right, np.array([0.0, 1.0]), np.zeros(2))
     if scale <= 0:
-        raise ValueError("the caption judge ranks captions backwards: give it more pictures to learn from")
+        raise UserError("the caption judge ranks captions backwards: give it more pictures to learn from")
     judge.head.weight.mul_(scale)
     judge.head.bias.mul_(scale).add_(shift)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt
 
+from pipeline.core.errors import UserError
 from pipeline.settings.config import RuntimeOptions
 
 _MIB = 1 << 20
@@ -19,7 +20,7 @@ _START_ATTEMPTS = 3
 def ray_session(options: RuntimeOptions) -> Iterator[bool]:
     """Ray, connected for the length of the block; yields whether it has GPUs.
 
-    Raises `ValueError` when the cluster at `options.address` does not answer.
+    Raises `UserError` when the cluster at `options.address` does not answer.
     """
     # Must be in the environment before Ray is imported, and reaches the workers through it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -53,7 +54,7 @@ def _connect(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError:
-        raise ValueError(
+        raise UserError(
             f"no Ray cluster answers at {address}; start one with 'ray start --head', or leave the address out to "
             "use this machine"
         ) from None
@@ -85,7 +86,7 @@ def _start(options: RuntimeOptions) -> None:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"Ray did not start on this machine ({reason}); run the command again when it is less busy, or with "
             "--runtime inline"
         ) from None

@@ -12,7 +12,7 @@ from functools import partial
 
 from ray.exceptions import RayError
 
-from pipeline.core.errors import StageFailed
+from pipeline.core.errors import StageFailed, UserError
 from pipeline.runtime.on_ray.calls import Calls
 from pipeline.runtime.on_ray.cluster import ray_session
 from pipeline.runtime.on_ray.conveyor import Conveyor
@@ -46,7 +46,7 @@ class Driver:
     def run(self) -> list[StreamProgress]:
         """Where each stream stands at the end.
 
-        Raises `ValueError` when an input or the store is at fault, `StageFailed` when something stays down. A stream
+        Raises `UserError` when an input or the store is at fault, `StageFailed` when something stays down. A stream
         that is given up does not stop the others.
         """
         try:
@@ -111,8 +111,8 @@ class Driver:
     def _report_failures(self) -> None:
         errors = [lane.error for lane in self._lanes if lane.error is not None]
         text = "; ".join(str(error) for error in errors)
-        if errors and all(isinstance(error, ValueError) for error in errors):
-            raise ValueError(text)
+        if errors and all(isinstance(error, UserError) for error in errors):
+            raise UserError(text)
         if errors:
             raise StageFailed(text)
 
@@ -123,7 +123,7 @@ class Driver:
 def run_on_ray(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[StreamProgress]:
     """Run all streams of `plan` at once on Ray; returns where each stands.
 
-    Stages and streams that die are started again as far as the restart policies go. Raises `ValueError` when an input
+    Stages and streams that die are started again as far as the restart policies go. Raises `UserError` when an input
     or the store is at fault, `StageFailed` when a stage or a stream stays down.
     """
     with ray_session(plan.config.runtime) as has_gpu:

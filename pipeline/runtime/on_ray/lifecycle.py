@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 
-from pipeline.core.errors import StageFailed
+from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.records import ResumePoint
 from pipeline.core.restarts import Ending, next_restart
 from pipeline.recording.recorder import Recorded
@@ -157,7 +157,7 @@ class Lifecycle:
         if lane.attempt != attempt or lane.state is LaneState.OVER:
             return
         cause = plain(error)
-        bad_input = isinstance(cause, ValueError)
+        bad_input = isinstance(cause, UserError)
         # A recorder that has just died may hold the stream's lock for another moment. What a store refuses in the midst
         # of a run, such as for a full disk, may pass: a camera goes on then, while a file can wait for its user.
         opening = lane.state is LaneState.OPENING

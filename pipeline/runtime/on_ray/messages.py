@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ray.exceptions import RayError, RayTaskError
 
-from pipeline.core.errors import StageFailed
+from pipeline.core.errors import StageFailed, UserError
 from pipeline.keyframes.reader import SourceStep
 from pipeline.sources import redact_text
 
@@ -16,19 +16,19 @@ from pipeline.sources import redact_text
 
 
 def plain(error: Exception) -> Exception:
-    """The error without Ray's wrapping and without credentials: `ValueError` for bad input, else `StageFailed`."""
+    """The error without Ray's wrapping and without credentials: `UserError` for bad input, else `StageFailed`."""
     if isinstance(error, RayTaskError):
         cause = error.cause
         if isinstance(cause, RayTaskError):
             return plain(cause)
-        if isinstance(cause, ValueError):
-            return ValueError(redact_text(str(cause)))
+        if isinstance(cause, UserError):
+            return UserError(redact_text(str(cause)))
         if not isinstance(cause, RayError):
             where = getattr(error, "function_name", "a stage")
             return StageFailed(f"{where} failed: {type(cause).__name__}: {redact_text(str(cause))}")
         error = cause
-    if isinstance(error, ValueError):
-        return ValueError(redact_text(str(error)))
+    if isinstance(error, UserError):
+        return UserError(redact_text(str(error)))
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return StageFailed(f"stopped unexpectedly ({redact_text(reason)})")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pipeline.core.errors import StageFailed
+from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.restarts import Ending, RestartHistory, next_restart
 from pipeline.runtime.on_ray.calls import Calls
 from pipeline.runtime.on_ray.messages import plain
@@ -179,6 +179,6 @@ class Supervisor:
                 "node of the cluster has what it needs (runtime.*_cpus, runtime.*_gpus)"
             )
         cause = plain(error)
-        if isinstance(cause, ValueError):
+        if isinstance(cause, UserError):
             raise cause
         self.died(stage, str(cause))

@@ -117,7 +117,7 @@ class AutomaticMaskGenerator:
             [self._crop(rgb, crop, layer, captions) for crop, layer in zip(crops, layers, strict=True)]
         )
         if len(crops) > 1:
-            # Smaller crops saw more detail.
+            # Crops overlap and find the same things again. Smaller crops saw more detail, so theirs stay.
             scores = 1 / box_area(found.crop_boxes.float())
             found = found.select(nms(found.boxes.float(), scores, self.settings.crop_nms_thresh))
         if self.settings.min_mask_region_area:
@@ -131,7 +131,9 @@ class AutomaticMaskGenerator:
         points = torch.from_numpy(self.point_grids[layer] * np.array([[x1 - x0, y1 - y0]]))
         batches = points.split(self.settings.points_per_batch)
         found = _Candidates.join([self._batch(encoding, batch, crop, rgb.shape[:2]) for batch in batches])
+        # Many points find one thing: of boxes that overlap, the one that the model trusts most stays.
         found = found.select(nms(found.boxes.float(), found.iou, self.settings.box_nms_thresh))
+        # Only survivors are captioned, which cannot change who survives.
         if captions and len(found):
             found = replace(found, captions=self._captions(encoding, found.points))
         offset = torch.tensor([x0, y0])
@@ -143,15 +145,19 @@ class AutomaticMaskGenerator:
         """The masks of some points (P, 2) that pass every filter but suppression, boxes in crop pixels."""
         settings = self.settings
         segmentation = self.predictor.segment(encoding, points=points.unsqueeze(1))
+        # 1. Masks that the model trusts; this one is nearly free, so it goes before masks are made in full size.
         prompt, mask = (segmentation.iou > settings.pred_iou_thresh).nonzero(as_tuple=True)
         binary, stability = self._full_masks(encoding, segmentation.low_res_logits[prompt, mask])
+        # 2. Masks that do not hang on the exact threshold.
         stable = stability >= settings.stability_score_thresh
         binary = binary[stable]
         boxes = batched_mask_to_box(binary)
         height, width = image_size
         x0, y0, x1, y1 = crop
+        # 3. Masks that the crop has cut are parts of something that a neighbouring crop sees whole.
         inner = ~is_box_near_crop_edge(boxes, crop, [0, 0, width, height])
         chosen_prompt, chosen_mask = prompt[stable][inner], mask[stable][inner]
+        # Kept as run lengths over the whole image: a dense grid finds thousands, as pixels they would fill the memory.
         frame = np.zeros((height, width), dtype=np.uint8, order="F")
         rles = []
         for binary_mask in binary[inner].cpu().numpy():

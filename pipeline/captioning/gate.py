@@ -16,11 +16,16 @@ class CaptionGateOptions(Options):
     """When a track is captioned again. Seconds of wall-clock time."""
 
     change: float = Field(
-        default=0.2, ge=0, le=2, description="cosine distance of the feature that means new looks"
+        default=0.2,
+        ge=0,
+        le=2,
+        description="cosine distance from the looks that were captioned, above which a new caption is due",
     )
     min_interval_s: float = Field(default=1.0, ge=0, description="never caption a track more often than this")
     refresh_s: float = Field(default=20.0, gt=0, description="an older caption is renewed")
-    max_per_keyframe: int = Field(default=8, ge=1)
+    max_per_keyframe: int = Field(
+        default=8, ge=1, description="captions of a keyframe at most; the others wait for the next one"
+    )
 
 
 class CaptionReason(StrEnum):
@@ -43,13 +48,17 @@ def caption_reason(
     last: Captioned | None, now_ns: int, feature: np.ndarray, options: CaptionGateOptions
 ) -> CaptionReason | None:
     """Why a confirmed track with this L2-normalised `feature` should be captioned at `now_ns`, or None."""
+    # 1. Nothing was said of it yet.
     if last is None:
         return CaptionReason.NEW
+    # 2. Said a moment ago: looks that flicker must not cost a caption each keyframe.
     age = now_ns - last.at_ns
     if age < options.min_interval_s * NS:
         return None
+    # 3. It looks otherwise than when it was captioned (not than a moment ago: slow changes add up).
     if 1.0 - float(last.feature @ feature) > options.change:
         return CaptionReason.CHANGED
+    # 4. The same looks for long: a caption may be wrong by chance, and a second one is a second chance.
     return CaptionReason.OLD if age >= options.refresh_s * NS else None
 
 
@@ -76,6 +85,7 @@ class CaptionGate:
                 self.avoided += 1
             else:
                 wanted.append((order.index(reason), index))
+        # The most urgent within the budget. The others stay as they are, so that they ask again with the next keyframe.
         chosen = [index for _, index in sorted(wanted)[: self._options.max_per_keyframe]]
         for index in chosen:
             self._last[int(track_ids[index])] = Captioned(now_ns, features[index])

@@ -14,7 +14,8 @@ from pipeline.sources.picture import DecodedFrame
 
 # Cameras jitter: a frame that comes this much too early still counts as on time.
 _TOLERANCE_NS = 1_000_000
-# Grey levels (of 255) by which a thumbnail pixel must move to count as changed.
+# Grey levels (of 255) by which a thumbnail pixel must move to count as changed: above the flicker of compression and
+# automatic exposure. A guess.
 _CHANGED_LEVELS = 12
 
 
@@ -24,7 +25,10 @@ class KeyframeOptions(Options):
     interval_s: float = Field(default=0.5, gt=0, description="time between keyframes while something moves")
     max_interval_s: float = Field(default=2.0, gt=0, description="time between keyframes of a still scene")
     change: float = Field(
-        default=0.003, ge=0, le=1, description="share of the picture that must change to matter"
+        default=0.003,
+        ge=0,
+        le=1,
+        description="share of the picture that must change to matter; 0: every frame counts as changed",
     )
 
 
@@ -58,11 +62,15 @@ def keyframe_reason(
 
     `interval_factor`: how many times as long as usual to wait between keyframes.
     """
+    # 1. Nothing was seen yet.
     if elapsed_ns is None:
         return KeyframeReason.FIRST
+    # 2. However much changes, no sooner than the interval: this bounds the work. A frame that is a hair early is on time,
+    # else jitter would put off every other keyframe by a whole frame.
     waited_s = (elapsed_ns + _TOLERANCE_NS) / 1e9 / interval_factor
     if waited_s < options.interval_s:
         return None
+    # 3. A change is looked at now; a still scene only now and then, so that its tracks stay alive.
     if changed >= options.change:
         return KeyframeReason.CHANGED
     return KeyframeReason.OLD if waited_s >= options.max_interval_s else None
@@ -88,12 +96,14 @@ class KeyframeGate:
         last = self._last
         if last is not None and last.time.epoch == frame.time.epoch:
             elapsed, factor = frame.time.pts_ns - last.time.pts_ns, self.interval_factor
+            # Would it be too early even if all had changed? Then its thumbnail need not be made.
             if keyframe_reason(elapsed, 1.0, self._options, factor) is None:
                 return None
             thumbnail = frame.thumbnail()
             changed = changed_share(last.thumbnail, thumbnail)
             reason = keyframe_reason(elapsed, changed, self._options, factor)
         else:
+            # PTS of different epochs cannot be subtracted, and nobody knows what was missed in between.
             thumbnail = frame.thumbnail()
             reason = keyframe_reason(None, 1.0, self._options)
         if reason is not None:

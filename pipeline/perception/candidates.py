@@ -20,6 +20,7 @@ def mask_statistics(logits: Tensor, offset: float) -> tuple[np.ndarray, np.ndarr
 
     Stability (segment-anything): IoU of the masks at thresholds `+offset` and `-offset`; 0 for an empty mask.
     """
+    # A mask whose size hangs on the exact threshold has no edge of its own: it is a guess of the decoder.
     area = (logits > 0).flatten(1).float().mean(1)
     strict = (logits > offset).flatten(1).float().sum(1)
     loose = (logits > -offset).flatten(1).float().sum(1)
@@ -45,12 +46,15 @@ def distinct(masks: Tensor, rank: np.ndarray, same_iou: float, same_box_iou: flo
     """
     if not len(masks):
         return np.zeros(0, np.int64)
+    # Intersections of all pairs as one matrix product of the flattened masks.
     flat = masks.flatten(1).float()
     shared = flat @ flat.T
     area = flat.sum(1)
     iou = (shared / (area[:, None] + area[None] - shared).clamp_min(1)).cpu().numpy()
+    # Ragged or holed masks of one thing may overlap badly and still fill one box.
     boxes = masks_to_boxes(masks)
     same = (iou > same_iou) | (box_iou(boxes, boxes) > same_box_iou)
+    # Greedy, best first: a region goes only if a better one that stays says the same.
     kept: list[int] = []
     for index in np.argsort(-rank, kind="stable"):
         if not same[index, kept].any():
@@ -117,6 +121,7 @@ class Candidates:
             return self
         masks = self.masks.clone()
         area = self.area.copy()
+        # Something moves there, whatever the decoder makes of it: the box is a region without a mask.
         for row in np.flatnonzero(bad):
             masks[row] = False
             x1, y1, x2, y2 = self._grid_box(self.boxes[self.prompts[row]], size)
@@ -132,10 +137,12 @@ class Candidates:
         )
 
     def _good(self, limits: Limits) -> np.ndarray:
+        """Which masks (N,) the model trusts, by its own word and by their stability, and which are of a sane size."""
         sure = (self.iou >= limits.iou) & (self.stability >= limits.stability)
         return np.asarray(sure & (self.area >= limits.min_area) & (self.area <= limits.max_area))
 
     def _grid_box(self, box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """A box (4,) in pixels of a picture of `size` (H, W) as cells of the masks' grid: one cell at least."""
         grid_height, grid_width = self.masks.shape[1:]
         x1, y1, x2, y2 = box * np.array([grid_width / size[1], grid_height / size[0]] * 2)
         left, top = min(int(x1), grid_width - 1), min(int(y1), grid_height - 1)
@@ -144,6 +151,7 @@ class Candidates:
 
 def coverage(groups: Sequence[Candidates], large: float) -> tuple[np.ndarray, np.ndarray]:
     """Bool pictures (h, w) of what regions cover: those up to a share `large` of the picture, and the larger ones."""
+    # Small regions settle what they cover. Large ones (a street, a wall) have things on them that are still to be found.
     masks = torch.cat([group.masks for group in groups]).cpu().numpy()
     is_large = np.concatenate([group.area for group in groups]) > large
     nothing = np.zeros(masks.shape[1:], bool)

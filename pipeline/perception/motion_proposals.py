@@ -7,13 +7,16 @@ from collections import deque
 import cv2
 import numpy as np
 
-# Width at which motion is looked for, and how many past keyframes make up the background.
+# All of these are guesses. The width at which motion is looked for, and how many past
+# keyframes make up the background: enough that a passer-by is in less than half of them.
 _WIDTH = 320
 _HISTORY = 12
 _LEAST_HISTORY = 2
-# Grey levels from the background that count as motion; a larger moving share means that the camera moves.
+# Grey levels (of 255) from the background that count as motion: above noise and compression at night.
 _LEVELS = 22
+# A larger moving share means that the camera moves.
 _CAMERA_MOVES = 0.3
+# Smaller parts (pixels at that width) are leaves and noise.
 _LEAST_PIXELS = 40
 _LEAST_SIDE = 5
 

@@ -18,10 +18,17 @@ from pipeline.perception.probing import PerceptionOptions, ProbeSchedule
 from sca.config import AutomaticSettings
 from sca.predictor import Coordinates, ImageEncoding, Segmentation
 
-# Above this share of changed pixels nothing of the last keyframe can be relied on.
+# Above this share of changed pixels nothing of the last keyframe can be relied on. A guess.
 _NEW_SCENE = 0.6
 _CHANGED_LEVELS = 12
 _SMALL = (64, 36)
+# Moving places tried in a keyframe at most, the largest first; each costs as much as a probe. A guess.
+_MAX_MOTION_PROMPTS = 12
+# Masks whose boxes agree better than this are one region, however their edges run. A guess: without
+# it, one thing was captioned twice.
+_SAME_BOX_IOU = 0.8
+# Regions above this share of the picture may hide others: they are probed inside. A guess.
+_LARGE_REGION = 0.2
 
 
 class RegionModel(Protocol):
@@ -120,7 +127,7 @@ class Perception:
         limit = self._options.max_track_prompts
         known = self._prompt(encoding, boxes=expected.boxes[:limit]).passing(self._limits)
         moving = self._moving(frame, encoding, known, view)
-        covered, hidden = coverage([known, moving], self._options.probing.large_region)
+        covered, hidden = coverage([known, moving], _LARGE_REGION)
         points = view.probes.next_points(covered, hidden, changed, probe_share) * (frame.width, frame.height)
         fresh = self._prompt(encoding, points=points[:, None]).passing(self._limits)
         return self._describe(frame, encoding, [known, moving, fresh], expected.keys)
@@ -135,9 +142,7 @@ class Perception:
             box_iou(proposed, known.mask_boxes(size)).max(axis=1, initial=0) < self._options.same_region_iou
         )
         boxes = proposed[free & (box_area(proposed) >= self._limits.min_area * frame.height * frame.width)]
-        return self._prompt(encoding, boxes=boxes[: self._options.max_motion_prompts]).or_boxes(
-            self._limits, size
-        )
+        return self._prompt(encoding, boxes=boxes[:_MAX_MOTION_PROMPTS]).or_boxes(self._limits, size)
 
     def _changes(self, frame: Frame, view: StreamView) -> np.ndarray:
         grey = cv2.cvtColor(cv2.resize(frame.rgb, _SMALL, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
@@ -185,7 +190,7 @@ class Perception:
         # What an earlier group has found is the original, however sure a later one is.
         rank = np.concatenate([group.iou - 2.0 * place for place, group in enumerate(groups)])
         options = self._options
-        kept = distinct(masks, rank, options.same_region_iou, options.same_box_iou)[: options.max_regions]
+        kept = distinct(masks, rank, options.same_region_iou, _SAME_BOX_IOU)[: options.max_regions]
         parts: list[Sightings] = []
         start = 0
         for place, group in enumerate(groups):

@@ -9,40 +9,55 @@ from pipeline.core.options import Options
 
 # How a keyframe is searched for regions.
 
+# A point where the picture has changed is tried this many times as soon, or as often, as one where it has not. A guess.
+_CHANGED_WEIGHT = 5.0
+# A point inside a large region is tried seldom, not never: a table is found before the cup on it. A guess.
+_HIDDEN_WEIGHT = 0.3
+# What a point beside one that is tried in the same keyframe still counts at least: neighbours mostly lie in one thing.
+_NEIGHBOUR_WEIGHT = 0.2
+
 
 class ProbeOptions(Options):
     """Where to look for regions that no track accounts for. Points form a `grid` x `grid` raster."""
 
-    grid: int = Field(default=12, ge=1, le=64)
-    budget: int = Field(default=8, ge=0, description="points tried in a keyframe")
+    grid: int = Field(
+        default=12, ge=1, le=64, description="points along a side: smaller things need a finer raster"
+    )
+    budget: int = Field(
+        default=8,
+        ge=0,
+        description="points tried for new regions in a keyframe; 0: no region is looked for so",
+    )
     first_budget: int = Field(default=32, ge=0, description="points tried in the first keyframe of a scene")
-    change_weight: float = Field(
-        default=4.0, ge=0, description="how much sooner a changed place is tried again"
-    )
-    large_region: float = Field(
-        default=0.2, ge=0, le=1, description="larger regions may hide others: probe inside"
-    )
 
 
 class PerceptionOptions(Options):
     """Which masks count as regions. Areas are shares of the picture."""
 
     probing: ProbeOptions = ProbeOptions()
-    max_track_prompts: int = Field(default=32, ge=0, description="live tracks looked for in a keyframe")
-    max_motion_prompts: int = Field(
-        default=12, ge=0, description="moving places tried in a keyframe, while the camera stands still"
+    max_track_prompts: int = Field(
+        default=32, ge=0, description="live tracks looked for in their place in a keyframe at most"
     )
-    max_regions: int = Field(default=40, ge=1)
+    max_regions: int = Field(default=40, ge=1, description="regions kept of a keyframe at most")
     min_predicted_iou: float | None = Field(
-        default=None, ge=0, le=1, description="none: what suits the model"
+        default=None,
+        ge=0,
+        le=1,
+        description="least IoU that the model itself expects of a mask; none: what suits the model",
     )
-    min_stability: float | None = Field(default=None, ge=0, le=1, description="none: what suits the model")
-    min_area: float = Field(default=0.001, ge=0, le=1)
-    max_area: float = Field(default=0.9, ge=0, le=1)
+    min_stability: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="least IoU of a mask with itself at a stricter and a looser threshold; none: what suits the model",
+    )
+    min_area: float = Field(default=0.001, ge=0, le=1, description="smaller masks are no regions")
+    max_area: float = Field(
+        default=0.9, ge=0, le=1, description="larger masks are no regions: they are the background"
+    )
     same_region_iou: float = Field(
-        default=0.55, gt=0, le=1, description="masks that overlap more are one region"
+        default=0.55, gt=0, le=1, description="masks whose IoU is above this are one region, found twice"
     )
-    same_box_iou: float = Field(default=0.8, gt=0, le=1, description="and so are masks with nearly one box")
 
 
 def grid_points(side: int) -> np.ndarray:
@@ -58,9 +73,11 @@ def choose_probes(age: np.ndarray, weight: np.ndarray, budget: int, side: int) -
     for points that need no look. The most urgent (age x weight) go first; after each choice its neighbours count
     less, so that one budget does not land in one corner. Any point whose weight stays positive is reached in the end.
     """
+    # The longer ago, the more urgent: whatever its weight, a point's turn comes.
     urgency = age.astype(np.float64) * weight
     places = grid_points(side) * side
     discount = np.ones_like(urgency)
+    # If the budget were spread evenly, its points would stand this many cells apart: nearer ones count less.
     reach = side / np.sqrt(max(budget, 1))
     chosen: list[int] = []
     for _ in range(budget):
@@ -70,7 +87,7 @@ def choose_probes(age: np.ndarray, weight: np.ndarray, budget: int, side: int) -
         chosen.append(best)
         urgency[best] = 0
         near = np.linalg.norm(places - places[best], axis=1)
-        discount *= np.clip(near / reach, 0.2, 1)
+        discount *= np.clip(near / reach, _NEIGHBOUR_WEIGHT, 1)
     return np.array(chosen, np.int64)
 
 
@@ -91,8 +108,12 @@ class ProbeSchedule:
         Three pictures of any size, sampled at the points: `covered` (bool) by the mask of a small region, `hidden`
         (bool) inside a large one, `changed` (0..1) since the last keyframe.
         """
-        weight = np.where(self._sample(hidden), 0.3, 1.0) * (1 - self._sample(covered).astype(float))
-        weight *= 1 + self._options.change_weight * self._sample(changed)
+        # Where a track's mask lies already there is nothing new to find; what changed may be something new.
+        weight = np.where(self._sample(hidden), _HIDDEN_WEIGHT, 1.0) * (
+            1 - self._sample(covered).astype(float)
+        )
+        weight *= 1 + (_CHANGED_WEIGHT - 1) * self._sample(changed)
+        # One at least, however little effort is left: a stream that sheds work must still find what is new.
         full = self._options.first_budget if self._first else self._options.budget
         budget = max(min(1, full), round(full * share))
         chosen = choose_probes(self._age, weight, budget, self._options.grid)

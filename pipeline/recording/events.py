@@ -14,6 +14,8 @@ from pipeline.core.options import Options
 from pipeline.core.records import CaptionEvent
 from pipeline.core.regions import RegionCaption
 
+# Likeness above which two captions say the same: "a man in a red shirt" and "a man in red", but not "a man". A guess.
+_SAME_TEXT = 0.75
 _FILLERS = frozenset(
     {"a", "an", "the", "of", "in", "on", "at", "with", "and", "is", "are", "to", "his", "her", "its", "their"}
 )
@@ -22,13 +24,12 @@ _FILLERS = frozenset(
 class CaptionEventOptions(Options):
     """When captions join into one event. Seconds of wall-clock time."""
 
-    same_text: float = Field(
-        default=0.75, ge=0, le=1, description="likeness above which two captions are the same"
-    )
     max_event_s: float = Field(default=60.0, gt=0, description="a longer event is continued by a new one")
     max_absence_s: float = Field(
         default=5.0, gt=0, description="unseen for longer, a track starts a new event"
     )
+    # Counted by eye on 98 captions of five clips: of those without a word in common with the track's earlier ones .46
+    # were right, of the others .70.
     contradiction: float = Field(
         default=0.8,
         ge=0,
@@ -77,7 +78,7 @@ class CaptionEvents:
         current = self._open.get(caption.track)
         if current is None:
             return [self._begin(caption)]
-        if likeness(current.event.text, caption.text) >= self._options.same_text:
+        if likeness(current.event.text, caption.text) >= _SAME_TEXT:
             current.last_frame, current.last_box = caption.frame, caption.box
             event = current.event
             if self._is_over(event, caption.time):

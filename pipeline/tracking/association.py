@@ -11,19 +11,32 @@ from scipy.optimize import linear_sum_assignment
 from pipeline.core.options import Options
 from pipeline.core.regions import box_area, box_iou
 
+# The affinity of a pair is its overlap (0..1) plus these. Guesses that only have to keep an order: looks may turn a
+# tie of overlaps, never an overlap that is clear; that the track's own prompt found the region counts for less than
+# the same looks do.
+_FEATURE_WEIGHT = 0.5
+_PROMPTED_BONUS = 0.3
+# Boxes that hardly touch may still be one thing: least IoU with the predicted box. A guess.
+_MIN_OVERLAP = 0.1
+# And so may boxes that do not touch: centres at most this many box sizes apart. Seen, not fitted:
+# at 0.8, small fast things were lost, which move by more than their size between two keyframes.
+_MAX_DISTANCE = 1.5
+# Largest ratio of areas, either way, between two sightings of one thing: twice as near or as far. A guess.
+_MAX_GROWTH = 4.0
+
 
 class AssociationOptions(Options):
-    """When a detection may continue a track. Similarities are cosines of region features."""
+    """How alike two regions must look to be one thing. Similarities are cosines of the model's region features."""
 
-    feature_weight: float = Field(default=0.5, ge=0)
-    prompted_bonus: float = Field(default=0.3, ge=0, description="added when the track's own prompt found it")
-    min_similarity: float = Field(default=0.4, ge=-1, le=1)
-    min_overlap: float = Field(default=0.1, ge=0, le=1, description="least IoU with the predicted box")
-    max_distance: float = Field(
-        default=1.5, ge=0, description="or: centres this many box sizes apart at most"
+    min_similarity: float = Field(
+        default=0.4, ge=-1, le=1, description="a region that looks less like a track never continues it"
     )
-    max_growth: float = Field(default=4.0, ge=1, description="largest ratio of areas, either way")
-    reentry_similarity: float = Field(default=0.8, ge=-1, le=1)
+    reentry_similarity: float = Field(
+        default=0.8,
+        ge=-1,
+        le=1,
+        description="a track that was away is recognised by looks from here on, wherever it comes back",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,46 +60,51 @@ def associate(
     """
     if not len(tracks) or not len(detections):
         return []
+    # How well each pair fits: where the track was expected, how it looked, and whose prompt found the region. The
+    # prompt alone decides nothing: a track that is hidden finds what hides it.
     overlap = box_iou(tracks.boxes, detections.boxes)
     similarity = tracks.features @ detections.features.T
     prompted = prompted_by[None, :] == np.arange(len(tracks))[:, None]
-    affinity = overlap + options.feature_weight * similarity + options.prompted_bonus * prompted
-    near = (overlap >= options.min_overlap) | (
-        _distance(tracks.boxes, detections.boxes) <= options.max_distance
-    )
-    allowed = (
-        near & (similarity >= options.min_similarity) & _comparable(tracks, detections, options.max_growth)
-    )
+    affinity = overlap + _FEATURE_WEIGHT * similarity + _PROMPTED_BONUS * prompted
+    # Which pairs are possible at all: near the expected place, alike, and of comparable size. Each alone errs (things
+    # cross, look alike, change shape), so all three must agree.
+    near = (overlap >= _MIN_OVERLAP) | (_distance(tracks.boxes, detections.boxes) <= _MAX_DISTANCE)
+    allowed = near & (similarity >= options.min_similarity) & _comparable(tracks, detections)
+    # One best assignment over all pairs, so that no early choice takes a later track's only match.
     return _assign(affinity, allowed)
 
 
 def recognise(
     dormant: Candidates, detections: Candidates, options: AssociationOptions
 ) -> list[tuple[int, int]]:
-    """Pairs (dormant track, detection) that look alike enough to be the same thing come back, wherever it is."""
+    """Pairs (dormant track, detection) that look alike enough to be the same thing come back, wherever it is.
+
+    `dormant.boxes`: where each was last seen; only their size counts.
+    """
     if not len(dormant) or not len(detections):
         return []
+    # Looks decide alone here, so they must agree much better than where the place speaks as well.
     similarity = dormant.features @ detections.features.T
-    allowed = (similarity >= options.reentry_similarity) & _comparable(
-        dormant, detections, options.max_growth
-    )
+    allowed = (similarity >= options.reentry_similarity) & _comparable(dormant, detections)
     return _assign(similarity, allowed)
 
 
 def _assign(affinity: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:
-    # A forbidden pair costs more than leaving every other pair unmatched can save.
+    # The solver must assign something to every row: a forbidden pair costs more than all allowed ones together can
+    # save, so it is taken only where a row has nothing else, and is dropped afterwards.
     forbidden = 1e3 + np.abs(affinity).max() * len(affinity)
     rows, columns = linear_sum_assignment(np.where(allowed, -affinity, forbidden))
     return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if allowed[r, c]]
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Distance of centres in units of the first box's geometric size."""
+    """Distance of centres (N, M) in units of the first box's size (root of its area), so that it holds for near and far."""
     centres = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (first, second)]
     size = np.sqrt(np.maximum(box_area(first), 1.0))
     return np.linalg.norm(centres[0][:, None] - centres[1][None], axis=-1) / size[:, None]
 
 
-def _comparable(first: Candidates, second: Candidates, growth: float) -> np.ndarray:
+def _comparable(first: Candidates, second: Candidates) -> np.ndarray:
+    """Whether the areas of each pair (N, M) allow that both are one thing; below a pixel all are alike."""
     ratio = np.maximum(box_area(first.boxes), 1.0)[:, None] / np.maximum(box_area(second.boxes), 1.0)[None]
-    return (ratio <= growth) & (ratio >= 1 / growth)
+    return (ratio <= _MAX_GROWTH) & (ratio >= 1 / _MAX_GROWTH)

@@ -15,21 +15,23 @@ from pipeline.core.regions import EndedTrack, Expected, box_area
 from pipeline.tracking.association import AssociationOptions, Candidates, associate, recognise
 from pipeline.tracking.motion import BoxMotion
 
+# Weight of the past in a track's feature: about three sightings. One bad mask must not change what a thing looks like,
+# a turn of a few keyframes must. A guess.
+_FEATURE_MEMORY = 0.7
+# Least share of a predicted box inside the picture: what has nearly left is not worth a prompt. A guess.
+_MIN_VISIBLE = 0.25
+
 
 class TrackingOptions(Options):
     """How long tracks live. Seconds of stream time."""
 
-    confirm_hits: int = Field(default=2, ge=1, description="keyframes before a track gets its number")
+    confirm_hits: int = Field(
+        default=2, ge=1, description="keyframes in which a region is found before its track gets a number"
+    )
     lost_s: float = Field(
         default=2.0, ge=0, description="how long a missing track is still looked for in its place"
     )
     reentry_s: float = Field(default=30.0, ge=0, description="how long it is recognised elsewhere after that")
-    feature_memory: float = Field(
-        default=0.7, ge=0, lt=1, description="weight of the past in a track's feature"
-    )
-    min_visible: float = Field(
-        default=0.25, ge=0, le=1, description="share of a predicted box inside the picture"
-    )
     association: AssociationOptions = AssociationOptions()
 
 
@@ -89,7 +91,7 @@ class Tracker:
             predicted = track.motion.predict(now)
             inside = np.clip(predicted, 0, [width, height, width, height]).astype(np.float32)
             area = box_area(predicted[None])[0]
-            if box_area(inside[None])[0] >= self.options.min_visible * max(area, 1.0):
+            if box_area(inside[None])[0] >= _MIN_VISIBLE * max(area, 1.0):
                 keys.append(track.key)
                 boxes.append(inside)
         return Expected(tuple(keys), np.array(boxes, np.float32).reshape(-1, 4))
@@ -101,6 +103,7 @@ class Tracker:
         """
         assert len(prompted_by) == len(detections)
         now = self._clock.at(time)
+        # 1. Where every live track should be now, lost ones included: they are looked for in their place.
         live = self._live()
         index_of = {track.key: index for index, track in enumerate(live)}
         predicted = Candidates(
@@ -108,9 +111,12 @@ class Tracker:
             _stack(live, detections.features.shape[1]),
         )
         prompts = np.array([index_of.get(key, -1) for key in prompted_by], np.int64)
+        # 2. Which region continues which of them, by place and looks together.
         owner: dict[int, _Track] = {}
         for row, column in associate(predicted, detections, prompts, self.options.association):
             owner[column] = live[row]
+        # 3. What is left may be something that comes back: by its looks alone, wherever it is. Tracks that are merely
+        # lost take part, since what was hidden need not come out where it was expected.
         free = [column for column in range(len(detections)) if column not in owner]
         dormant = [track for track in self._tracks if track.state is TrackState.DORMANT]
         lost = [track for track in live if track.state is TrackState.LOST and track not in owner.values()]
@@ -122,12 +128,15 @@ class Tracker:
         returned = Candidates(detections.boxes[free], detections.features[free])
         for row, column in recognise(known, returned, self.options.association):
             owner[free[column]] = absent[row]
+            # How it moved before says nothing about where it goes from here.
             absent[row].motion.restart(detections.boxes[free[column]], now)
+        # 4. Every region belongs to a track now: an old one, or one that begins here.
         for column in range(len(detections)):
             if column in owner:
                 self._hit(owner[column], time, now, detections.boxes[column], detections.features[column])
             else:
                 owner[column] = self._start(time, now, detections.boxes[column], detections.features[column])
+        # 5. Who was not seen grows lost, then dormant, then ends.
         seen = {track.key for track in owner.values()}
         ended = self._age(now, seen)
         ids = np.array([owner[column].number for column in range(len(detections))], np.int64)
@@ -152,14 +161,14 @@ class Tracker:
     def _hit(self, track: _Track, time: FrameTime, now: int, box: np.ndarray, feature: np.ndarray) -> None:
         track.motion.correct(box, now)
         track.box = box
-        memory = self.options.feature_memory
-        blended = memory * track.feature + (1 - memory) * feature
+        blended = _FEATURE_MEMORY * track.feature + (1 - _FEATURE_MEMORY) * feature
         track.feature = blended / max(float(np.linalg.norm(blended)), 1e-9)
         track.hits += 1
         track.last, track.last_ns = time, now
         self._confirm(track, time)
 
     def _confirm(self, track: _Track, time: FrameTime) -> None:
+        # Numbers are given late, so that what flickers uses none up and is never stored.
         if track.number < 0 and track.hits >= self.options.confirm_hits:
             track.number, track.first_numbered = self.next_track, time
             self.next_track += 1
@@ -171,7 +180,9 @@ class Tracker:
         kept, ended = [], []
         for track in self._tracks:
             if track.key not in seen:
+                # Lost: still looked for in its place. Dormant: only its looks are remembered.
                 track.state = _state_when_missed(track.number, now - track.last_ns, self.options)
+            # Not confirmed and not seen again: a mask that this keyframe cuts otherwise. It leaves no trace.
             if track.state is TrackState.TENTATIVE and track.key not in seen:
                 continue
             if now - track.last_ns > (self.options.lost_s + self.options.reentry_s) * NS:
@@ -193,6 +204,7 @@ class _StreamTime:
 
     def at(self, time: FrameTime) -> int:
         if time.epoch != self._epoch:
+            # PTS begin anew: only the wall clock knows how long the stream was away. It never counts backwards.
             away = max(0, time.wall_ns - self._last_wall) if self._epoch >= 0 else 0
             self._offset = self._last_ns + away - time.pts_ns
             self._epoch = time.epoch

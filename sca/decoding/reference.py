@@ -15,6 +15,7 @@ from sca.modeling.language_model import embed_tokens
 
 # 18 text tokens and EOS, which is what the released models were trained on (spec section 3).
 MAX_NEW_TOKENS = 19
+# The width of the beam search with which the released models' scores were measured (spec section 3).
 RELEASED_BEAMS = 3
 
 
@@ -114,9 +115,11 @@ def _greedy(model: PreTrainedModel, prefix: Tensor, max_new_tokens: int) -> Deco
     total = torch.zeros(count, dtype=torch.float32, device=prefix.device)
     chosen: list[Tensor] = []
     logprobs = cached.prefill(prefix)
+    # Finished rows go along, for a batch of one shape is cheaper than cutting it: they add no token, no score, no length.
     while True:
         best, token = logprobs.max(dim=-1)
         chosen.append(torch.where(running, token, pad))
+        # EOS itself counts, in the mean as in the length: that a caption ends here is said like its words.
         total += torch.where(running, best, 0.0)
         lengths += running
         running = running & ~torch.isin(token, ends)
@@ -141,12 +144,14 @@ def _beam_search(model: PreTrainedModel, prefix: Tensor, beams: int, max_new_tok
     pool_ids = torch.full((count, beams, max_new_tokens), pad, dtype=torch.int64, device=device)
     pool_lengths = torch.zeros((count, beams), dtype=torch.int64, device=device)
     pool_means = torch.full((count, beams), worst, device=device)
+    # All beams of a prefix are the same at first: begin with one, or the same sequence would be kept `beams` times.
     live_ids = pool_ids[:, :1].clone()
     live_scores = torch.zeros((count, 1), device=device)
     unsettled = torch.ones((count, 1), dtype=torch.bool, device=device)
 
     logprobs = cached.prefill(prefix)
     for length in range(1, max_new_tokens + 1):
+        # 1. Continue every live beam by every token. 2 * beams candidates, for at worst half of them end at once.
         vocabulary = logprobs.shape[-1]
         scores = (live_scores.unsqueeze(-1) + logprobs.unflatten(0, (count, -1))).flatten(1)
         candidates, flat = scores.topk(min(2 * beams, scores.shape[1]), dim=1)
@@ -157,6 +162,8 @@ def _beam_search(model: PreTrainedModel, prefix: Tensor, beams: int, max_new_tok
             torch.isin(token, ends) if length < max_new_tokens else torch.ones_like(token, dtype=torch.bool)
         )
 
+        # 2. What ended joins the pool, if it would have stayed alive; means make long and short ones comparable. At the last
+        # length everything counts as ended.
         eligible = ended & unsettled
         eligible[:, beams:] = False
         means = torch.cat([pool_means, (candidates / length).masked_fill(~eligible, worst)], dim=1)
@@ -164,11 +171,14 @@ def _beam_search(model: PreTrainedModel, prefix: Tensor, beams: int, max_new_tok
         pool_ids = torch.cat([pool_ids, ids], dim=1)[rows, kept]
         pool_lengths = torch.cat([pool_lengths, torch.full_like(token, length)], dim=1)[rows, kept]
 
+        # 3. The best that go on stay alive. A live beam's mean is what it would have if it ended now: once even the best is
+        # no better than the worst of a full pool, the prefix is settled.
         live_scores, kept = candidates.masked_fill(ended, worst).topk(beams, dim=1)
         pool_full = pool_means[:, -1:] > worst
         unsettled = unsettled & ~(pool_full & (live_scores[:, :1] / length <= pool_means[:, -1:]))
         if length == max_new_tokens or not bool(unsettled.any()):
             break
+        # 4. The cache follows its beams: each survivor takes the keys and values of the beam that it continues.
         live_ids = ids[rows, kept]
         live = parent[rows, kept] + rows * (logprobs.shape[0] // count)
         cached.cache.batch_select_indices(live.flatten())

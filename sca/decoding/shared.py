@@ -49,6 +49,7 @@ class SharedDecoding:
             return self._otherwise(prefix, beams=beams, max_new_tokens=max_new_tokens)
         request = _Request(prefix)
         self._arriving.append(request)
+        # Whoever gets the turn makes one step for all and lets go; the others find their captions done, or step in turn.
         while not request.done:
             with self._turn:
                 if not request.done:
@@ -64,6 +65,8 @@ class SharedDecoding:
 
     def _advance(self) -> None:
         try:
+            # Newcomers first, so that they ride along from this step on. Each leaves the queue only once it is submitted,
+            # so that a failure in between finds it here.
             while self._arriving:
                 request = self._arriving[0]
                 request.tickets = self._decoder.submit(request.prefix)

@@ -72,7 +72,10 @@ class StagedSteps:
 
 
 READ_EVERY = 4
-"""Steps on a GPU between two looks of the host at which slots have finished: each look waits for the device."""
+"""Steps on a GPU between two looks of the host at which slots have finished: each look waits for the device.
+
+A guess: a finished caption idles for three steps at most.
+"""
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,9 @@ class SlotDecoder:
     @torch.inference_mode()
     def advance(self, steps: int | None = None) -> list[FinishedCaption]:
         """Lets waiting prefixes join, makes `steps` steps of all slots, and returns what has finished."""
-        # A caption may end with its first token, which comes of the prefix.
+        # 1. Who waits gets a free slot. A caption may end with its first token, which comes of the prefix.
         finished = self._collect() if self._join() else []
+        # 2. The busy slots stand at the front, so that a step computes them and nothing else.
         self._close_ranks()
         used = sum(ticket is not None for ticket in self._tickets)
         if not used:
@@ -168,6 +172,7 @@ class SlotDecoder:
         replay = self._replays.get(rows)
         if replay is None:
             replay = self._replays[rows] = self._prepare(rows)
+        # 3. Steps without a look; slots that finish meanwhile stand still.
         for _ in range(steps or self._read_every):
             replay()
         return finished + self._collect()
@@ -204,6 +209,8 @@ class SlotDecoder:
         for slot, (ticket, _) in zip(free, joining, strict=False):
             self._tickets[slot] = ticket
         prefixes = torch.stack([prefix for _, prefix in joining]).to(self._device)
+        # The prefixes of all newcomers at once; their first token comes with it. What the slot held before lies behind the
+        # row's position, where nobody looks.
         logits, cache = self._steps.prefill(prefixes)
         self._cache[:, :, slots, :, : self._prefix_length] = cache.to(self._cache.dtype)
         best, token = torch.log_softmax(logits, dim=-1).max(dim=-1)
@@ -255,6 +262,8 @@ class SlotDecoder:
         if not self._capture:
             return lambda: self._step(rows)
         state = (*self._row_states(), self._cache)
+        # Trial steps on a stream of their own make the libraries allocate what they need before the capture, which may
+        # allocate nothing.
         saved = [tensor.clone() for tensor in state]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

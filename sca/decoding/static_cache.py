@@ -59,7 +59,7 @@ class RowCache(Cache):
         self._content = content
         self._positions = positions.reshape(-1, 1, 1, 1)
         places = torch.arange(content.shape[-2], device=content.device)
-        # A row attends to what it has written so far and to its new token.
+        # Decides who sees what. A row attends to what it has written so far and to its new token.
         self.mask = (places <= positions.unsqueeze(1)).reshape(-1, 1, 1, content.shape[-2])
 
     def update(
@@ -115,6 +115,7 @@ class _PrefixCache(Cache):
 
 def prefill(model: PreTrainedModel, prefix: Tensor) -> tuple[Tensor, Tensor]:
     """Prefixes (R, n, H) to logits (R, V) of the next token and the cache (layers, 2, R, heads, n, head_dim)."""
+    # All prefixes have one length, so no row needs padding: each place sees itself and what stands before it.
     length = prefix.shape[1]
     cache = _PrefixCache()
     causal = torch.ones(length, length, dtype=torch.bool, device=prefix.device).tril()

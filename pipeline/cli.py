@@ -15,6 +15,7 @@ from pipeline.commands.models import models
 from pipeline.commands.run import run
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.leaving import leave
+from pipeline.core.redaction import redact_text
 
 
 def _new_app() -> typer.Typer:
@@ -119,14 +120,14 @@ def _run() -> int:
     except StageFailed as error:
         return _say(str(error), 1)
     except Exception:
-        traceback.print_exc()
+        typer.echo(redact_text(traceback.format_exc()), err=True)
         typer.echo("sca: this is a fault of the program; please report it with the lines above", err=True)
         return 1
     return code if isinstance(code, int) else 0
 
 
 def _say(error: str, code: int) -> int:
-    typer.echo(f"sca: {_one_line(error)}", err=True)
+    typer.echo(f"sca: {_one_line(redact_text(error))}", err=True)
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -95,6 +96,7 @@ def run(
     from pipeline.settings.stream_list import stream_requests
     from sca.model_names import find_model
 
+    hide_typed_secrets()
     changes: dict[str, Any] = {"runtime.kind": runtime, "runtime.address": address, "model": model}
     given = {key: value for key, value in changes.items() if value is not None}
     config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
@@ -125,6 +127,20 @@ def run(
         from pipeline.commands.run_report import show_result
 
         show_result(plan, console)
+
+
+def hide_typed_secrets() -> None:
+    """Take secrets of typed addresses out of what other users of this machine see in the list of processes.
+
+    A shell's history still has them: `${NAME}` in an address is better.
+    """
+    from pipeline.core.redaction import redact_text
+
+    shown = [redact_text(argument) for argument in sys.argv]
+    if shown != sys.argv:
+        from setproctitle import setproctitle
+
+        setproctitle(" ".join(shown))
 
 
 def check_annotation(inputs: list[str], output: Path) -> None:

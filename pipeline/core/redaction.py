@@ -1,26 +1,158 @@
-"""Addresses without their secrets."""
+"""Addresses without their secrets: what is not known to be harmless is hidden.
+
+Cameras take passwords in every part of an address: before the host, in the path, in query values of any name, and people
+type them unescaped. So there is no list of what looks like a secret. Scheme, host and port are kept, and of the rest the words
+that stand in many cameras' manuals (`live`, `channel=1`, `Streaming/Channels/101`).
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote
 
 from pipeline.core.errors import UserError
 
-_SECRET = re.compile(r"user|pass|pwd|token|key|secret|auth|sig|cred", re.IGNORECASE)
+HIDDEN = "***"
+
+_WORDS = """
+a align amp api archive area asp audio av avi axis back barn basic bin boot both bottom bridge bus cam
+camera cameras cams cctv cgi ch chan channel channels chn cif clip clips codec common compression corner
+corridor counter dash day default dev device door dvr east enable encoder entrance entry exit feed feeds
+fence field film films first flv fps frame front garage garden gate ground h h263 h264 h265 hall hd height
+hevc hi high hls home house hq http image img index inst internal isapi jpeg jpg kitchen lane left level
+live livestream lo lobby loft lot low lq m m2ts m3u8 m4v main mainstream media medium mjpeg mjpg mkv mobile
+monitor mov mp4 mpd mpeg mpeg2 mpeg4 mpegts mpg multicast net north nvr office ogg onvif original out
+outdoor output overlay parking path pelco picture play playback player playlist pool porch port preview
+primary profile proto protocol ptz public push qcif quality raw real realmonitor realtime rear rec recording
+recordings res resolution right road roof room rtmp rtp rtsp rtspstream s sample sd sdp second secondary
+segment server service sfu shop side site size small snapshot source south srt srtp stable stage stairs
+static store stream streaming streams street sub substream subtype t tcp test third top track trackid tracks
+transport transportmode ts tunnel type udp unicast unit us user v v1 v2 vga vid video videocodec videoinput
+videomain videos videostream view vod vss wall warehouse web webm webrtc west width x yard zone
+"""
+_HARMLESS = frozenset(_WORDS.split())
+"""Words that stand in addresses of cameras and films as their makers print them. None of them opens anything."""
+
+_KEYS = _HARMLESS | {
+    "auth",
+    "key",
+    "login",
+    "pass",
+    "passwd",
+    "password",
+    "pw",
+    "pwd",
+    "sig",
+    "token",
+    "username",
+}
+"""Names of values that may be shown, whatever becomes of the value."""
+
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+|\*\*\*)?(:(\d{1,5}|\*\*\*))?")
+_CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+# Channels, tracks and sizes have up to four digits after a name; alone, four digits are already a PIN.
+_LONGEST_NUMBER = 3
+_LONGEST_VALUE = 4
+# What ends a sentence or a quotation around an address rather than the address.
+_AFTER = ".,:;!?)]}>'\"`"
 
 
-def without_credentials(uri: str) -> str:
-    """`uri` without user and password, and without query parameters whose names sound secret."""
-    if "://" not in uri:
+def redact_url(uri: str) -> str:
+    """`uri` with scheme, host, port and what is known to be harmless; a path of this machine comes back unchanged.
+
+    Whatever stands before the last `@` may be a password with an unescaped `/`, `?` or `#`, and goes. Redacting twice
+    changes nothing.
+    """
+    scheme = _SCHEME.match(uri)
+    if scheme is None or scheme.group().lower() == "file://":
         return uri
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    query = "&".join(p for p in parts.query.split("&") if not _SECRET.search(p.partition("=")[0]))
-    return urlunsplit((parts.scheme, host, parts.path, query, ""))
+    rest = BLANK.sub(HIDDEN, uri[scheme.end() :]).rpartition("@")[2]
+    authority = re.split(r"[/?#;&\s]", rest, maxsplit=1)[0]
+    tail = rest[len(authority) :]
+    host = authority if _HOST.fullmatch(authority) else HIDDEN
+    before, mark, fragment = tail.partition("#")
+    path, question, query = before.partition("?")
+    shown = "/".join(_segment(segment) for segment in path.split("/"))
+    return (
+        scheme.group().lower()
+        + host
+        + shown
+        + question
+        + _pairs(query, "&;")
+        + mark
+        + (HIDDEN if fragment else "")
+    )
+
+
+def redact_text(text: str) -> str:
+    """`text` (a log line, an error message) with every address in it redacted."""
+    starts = [match.start() for match in _SCHEME.finditer(text)]
+    bounds = [*starts, len(text)]
+    pieces = [text[: bounds[0]]]
+    for start, end in pairwise(bounds):
+        piece = text[start:end]
+        # A password may hold quotes, and even blanks: up to the last `@` that could end one, then to the next blank.
+        at = max((match.start() for match in re.finditer(r"(?<=\S)@(?=\S)", piece)), default=0)
+        blank = re.search(r"\s", piece[at:])
+        address = piece[: at + blank.start()] if blank else piece
+        stripped = address.rstrip(_AFTER)
+        pieces += [redact_url(stripped), address[len(stripped) :], piece[len(address) :]]
+    return "".join(pieces)
+
+
+def _segment(segment: str) -> str:
+    """A part of a path between two slashes; some cameras hide a whole query in one."""
+    if not segment or _harmless(unquote(segment)):
+        return segment
+    if "=" in segment:
+        return _pairs(segment, "&;,_")
+    stem, dot, ending = segment.rpartition(".")
+    return HIDDEN + dot + ending if stem and ending.lower() in _HARMLESS else HIDDEN
+
+
+def _pairs(text: str, separators: str) -> str:
+    """`name=value` pairs and bare names. What follows a hidden value without a name of its own may belong to it."""
+    shown, hiding = [], False
+    for piece in re.split(f"([{re.escape(separators)}])", text):
+        name, sign, value = piece.partition("=")
+        if not piece or (len(piece) == 1 and piece in separators):
+            shown.append(piece)
+        elif not sign:
+            hiding = hiding or not _harmless(unquote(piece))
+            shown.append(HIDDEN if hiding else piece)
+        else:
+            harmless = _harmless(name) and not name.isdigit() and name.lower() != "user"
+            named = harmless or name.lower() in _KEYS
+            hiding = not (harmless and _harmless(unquote(value), _LONGEST_VALUE))
+            shown.append(f"{name if named else HIDDEN}={HIDDEN if hiding and value else value}")
+    return "".join(shown)
+
+
+def _harmless(text: str, digits: int = _LONGEST_NUMBER) -> bool:
+    """Whether `text` consists of known words and short numbers."""
+    tokens = re.split(r"[-_. +]", text)
+    numbers = sum(token.isdigit() for token in tokens)
+    return numbers <= 2 and all(not token or _known(token, digits) for token in tokens)
+
+
+def _known(token: str, digits: int) -> bool:
+    if token == HIDDEN or token.lower() in _HARMLESS:
+        return True
+    if token.isdigit():
+        return len(token) <= digits
+    words = _CAMEL.findall(token)
+    if "".join(words) != token:
+        return False
+    # `101h264Preview`: at most two numbers, so that letters and digits in turn, as passwords have them, are none.
+    numbers = [word for word in words if word.isdigit()]
+    return len(numbers) <= 2 and all(
+        len(word) <= digits if word.isdigit() else word.lower() in _HARMLESS for word in words
+    )
 
 
 # Passwords that are not written into an address: filled in from the environment or a file when it is opened.
@@ -56,35 +188,3 @@ def _value(name: str, environment: Mapping[str, str]) -> str:
     if not lines or not lines[0].strip():
         raise UserError(f"${{{name}}}: this file is empty; write the password into its first line")
     return lines[0].strip()
-
-
-_SECRET_KEYS = re.compile(r"pass|pwd|token|secret|key|auth|user|login|sig", re.IGNORECASE)
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
-
-
-def redact_url(uri: str) -> str:
-    """`uri` without user name, password, blanks and secret-looking query values; a plain path comes back unchanged."""
-    if "://" not in uri:
-        return uri
-    uri = BLANK.sub("***", uri)
-    try:
-        parts = urlsplit(uri)
-        port = f":{parts.port}" if parts.port else ""
-        host = parts.hostname or ""
-    except ValueError:
-        return uri.split("://", 1)[0] + "://***"
-    if ":" in host:
-        host = f"[{host}]"
-    query = urlencode(
-        [
-            (k, "***" if _SECRET_KEYS.search(k) else v)
-            for k, v in parse_qsl(parts.query, keep_blank_values=True)
-        ],
-        safe="*/:",
-    )
-    return urlunsplit((parts.scheme, host + port, parts.path, query, ""))
-
-
-def redact_text(text: str) -> str:
-    """`text` (a log line, an error message) with every address in it redacted."""
-    return _URL.sub(lambda match: redact_url(match.group(0)), text)

@@ -13,7 +13,7 @@ from pipeline.core.records import ResumePoint
 from pipeline.settings.config import RunConfig
 from pipeline.settings.stream_list import StreamRequest
 from pipeline.sources import DecodedFrame, Source, SourceInfo, SourceKind, expand_inputs, open_source
-from pipeline.sources.identity import address_fingerprint, stream_name
+from pipeline.sources.identity import address_fingerprint, same_content, stream_name
 from pipeline.store import CaptionStore, StreamInfo
 
 
@@ -106,7 +106,7 @@ def check_same_stream(
     stream: str, store: Path, known: StreamInfo, now: SourceInfo, start_ns: int | None
 ) -> None:
     """Raise `UserError` unless `now` is what the store holds as `stream`, with the same clock."""
-    if known.fingerprint and known.fingerprint != now.fingerprint:
+    if known.fingerprint and not same_content(known.fingerprint, now.fingerprint):
         raise UserError(
             f"{store}: its stream {stream!r} is another video ({known.uri}); "
             f"write {now.address} to another store with --store, or under another name with --name"
@@ -143,7 +143,7 @@ def _plan_stream(
 
 def _seen_before(uri: str, stream: str, known: StreamInfo) -> SourceInfo | None:
     """What the store tells of a network stream; None for anything else and for another stream."""
-    if "://" not in uri or known.fingerprint != address_fingerprint(uri):
+    if "://" not in uri or not same_content(known.fingerprint, address_fingerprint(uri)):
         return None
     return SourceInfo(
         stream=stream,

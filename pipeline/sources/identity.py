@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from pipeline.core.redaction import redact_url
+from pipeline.core.redaction import HIDDEN, redact_url
 
 _EDGE_BYTES = 1 << 20
+_LIVE = "live:"
 
 
 def stream_name(uri: str) -> str:
     """A short stream name for an address: a file's stem, a directory's name, a camera's host and path."""
     if "://" in uri:
-        parts = urlsplit(redact_url(uri))
-        raw = (parts.hostname or "") + (f"-{parts.port}" if parts.port else "") + parts.path
+        # Only what is shown of an address may name its stream: names become folders, and stand in every row.
+        raw = redact_url(uri).partition("://")[2].partition("?")[0].partition("#")[0]
+        raw = re.sub(rf"\w*=?{re.escape(HIDDEN)}", "", raw)
     elif uri.isdigit():
         raw = f"webcam{uri}"
     elif any(char in uri for char in "*?["):
@@ -24,7 +25,7 @@ def stream_name(uri: str) -> str:
     else:
         path = Path(uri)
         raw = path.name if path.is_dir() else path.stem
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", raw).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9._-]+|[-_]{2,}", "-", raw).strip("-._")
     return name or "stream"
 
 
@@ -48,5 +49,10 @@ def images_fingerprint(paths: list[Path]) -> str:
 
 
 def address_fingerprint(uri: str) -> str:
-    """A live source is the same when its address without credentials is the same."""
-    return f"live:{redact_url(uri)}"
+    """A live source is the same when what is shown of its address is the same. `uri`: an address, or such a fingerprint."""
+    return f"{_LIVE}{redact_url(uri.removeprefix(_LIVE))}"
+
+
+def same_content(known: str, now: str) -> bool:
+    """Whether two fingerprints are of one source; stored ones of earlier versions may tell more of an address."""
+    return known == now or (known.startswith(_LIVE) and address_fingerprint(known) == now)

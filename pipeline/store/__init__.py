@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from pipeline.core.clock import TimeSpan
-from pipeline.core.redaction import without_credentials
 from pipeline.store.caption_store import CaptionStore
 from pipeline.store.compaction import Compaction
 from pipeline.store.stream_info import StreamInfo
@@ -16,7 +15,6 @@ __all__ = [
     "StreamWriter",
     "TimeSpan",
     "open",
-    "without_credentials",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.core.errors import StoreRefused
 from pipeline.core.frame import ClockSource
-from pipeline.core.redaction import without_credentials
+from pipeline.core.redaction import redact_url
 
 _STREAM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -18,7 +18,7 @@ _STREAM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class StreamInfo:
     """Attributes of a stream. `start_wall_ns`: wall clock (ns UTC) at PTS 0. `width`, `height`: frame in pixels.
 
-    `uri`: the source; user, password and secret parameters are removed. `model`: name of the model that captioned.
+    `uri`: the source; without its secrets. `model`: name of the model that captioned.
     `fingerprint`: tells the content of two sources apart, so that a run is never resumed on another video.
     `engines`: what computed each of the model's stages in the last run, and why nothing faster did.
     """
@@ -34,7 +34,7 @@ class StreamInfo:
     engines: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "uri", without_credentials(self.uri))
+        object.__setattr__(self, "uri", redact_url(self.uri))
 
     def attributes(self) -> dict[str, Any]:
         return asdict(self)

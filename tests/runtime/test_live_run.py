@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -229,7 +230,8 @@ def test_no_password_gets_into_store_logs_metrics_titles_or_output(
         def running() -> bool:
             nonlocal metrics
             assert process.poll() is None, process.communicate()
-            titles.update(titles_of(process.pid))
+            if (store / "zarr.json").exists():
+                titles.update(titles_of(process.pid))
             metrics = scraped(port) or metrics
             return (store / "zarr.json").exists() and len(rows(store)) > 10
 
@@ -285,19 +287,12 @@ def free_port() -> int:
 
 
 def titles_of(pid: int) -> set[str]:
-    """Names and command lines of a process's children, but for the one that was typed.
-
-    A child carries its parent's until it has become a program of its own.
-    """
+    """Names and command lines of a process and all its children, as anybody on the machine may list them."""
     found: set[str] = set()
-    try:
+    with suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
-        typed = root.cmdline()
-        for process in root.children(recursive=True):
-            words = process.cmdline()
-            found.add(" ".join([process.name(), *(words if words != typed else [])]))
-    except psutil.NoSuchProcess:
-        pass
+        for process in (root, *root.children(recursive=True)):
+            found.add(" ".join([process.name(), *process.cmdline()]))
     return found
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.clock import NS
 from pipeline.core.records import Gap, ResumePoint
-from pipeline.sources import DecodedFrame, expand_inputs, open_source, redact_text, redact_url
+from pipeline.sources import DecodedFrame, expand_inputs, open_source
 from pipeline.sources.clocks import ns_to_ticks, ticks_to_ns
 from pipeline.sources.identity import stream_name
 from pipeline.sources.latest import LatestFrame
@@ -240,30 +240,6 @@ def test_unreachable_camera_fails_at_once_without_its_password() -> None:
     assert "hunter2" not in str(error.value)
     assert "abc123" not in str(error.value)
     assert "127.0.0.1" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("rtsp://user:pass@cam.local:554/live", "rtsp://cam.local:554/live"),
-        ("rtsp://cam.local/live", "rtsp://cam.local/live"),
-        ("http://[fe80::1]:80/a?channel=1&password=x", "http://[fe80::1]:80/a?channel=1&password=***"),
-        ("/videos/a@b.mp4", "/videos/a@b.mp4"),
-    ],
-)
-def test_redaction(uri: str, shown: str) -> None:
-    assert redact_url(uri) == shown
-    assert redact_text(f"cannot open {uri} now") == f"cannot open {shown} now"
-
-
-# Without ":" and "@" every character is a legal part of a user name or a password.
-_secret = st.text("abcdefghijkXYZ0123456789!$&()*+,;=._~-%", min_size=6, max_size=20)
-
-
-@given(_secret, _secret)
-def test_no_credential_survives_redaction(user: str, password: str) -> None:
-    shown = redact_url(f"rtsp://{user}:{password}@10.0.0.7:554/s1")
-    assert shown == "rtsp://10.0.0.7:554/s1"
 
 
 @given(st.integers(0, 10**12), st.integers(1, 2000), st.integers(1, 200_000))

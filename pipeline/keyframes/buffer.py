@@ -6,11 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 
 from pydantic import Field
 
+from pipeline.core.dropping import BLOCK, KEEP_LATEST, DropPolicy, drop_policy
 from pipeline.core.frame import Frame
 from pipeline.core.options import Options
 from pipeline.core.records import Gap
@@ -18,29 +18,22 @@ from pipeline.keyframes.reader import KeyframeReader, SourceStep
 from pipeline.keyframes.shedding import SheddingOptions
 
 
-class DropPolicy(StrEnum):
-    """What gives way when keyframes wait: the source, all but the newest keyframe, or the oldest."""
-
-    BLOCK = "block"
-    KEEP_LATEST = "keep-latest"
-    DROP_OLDEST = "drop-oldest"
-
-
 class FlowOptions(Options):
     """How a stream is kept in step with the machine."""
 
-    policy: DropPolicy | None = Field(
-        default=None, description="block, keep-latest or drop-oldest; none: keep-latest if live, else block"
+    policy: str | None = Field(
+        default=None,
+        description="block, keep-latest, drop-oldest or one of an installed package; none: keep-latest if live, else block",
     )
     buffer: int = Field(default=4, ge=1, description="keyframes that may wait under drop-oldest")
     real_time: bool = Field(default=False, description="play a file at its own speed, as a camera would")
     shedding: SheddingOptions = SheddingOptions()
 
     def policy_of(self, *, live: bool) -> DropPolicy:
-        """The policy of a stream. A file that plays at its own speed counts as live."""
+        """The policy of a stream. A file that plays at its own speed counts as live. `UserError` for an unknown one."""
         if self.policy is not None:
-            return self.policy
-        return DropPolicy.KEEP_LATEST if live or self.real_time else DropPolicy.BLOCK
+            return drop_policy(self.policy)
+        return KEEP_LATEST if live or self.real_time else BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +55,40 @@ class KeyframeBuffer:
 
     def __init__(self, policy: DropPolicy, capacity: int, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._policy = policy
-        self._capacity = 1 if policy is DropPolicy.KEEP_LATEST else capacity
+        self._capacity = policy.places(capacity)
         self._clock_ns = clock_ns
         self._changed = threading.Condition()
-        self._items: deque[ReadStep] = deque()
-        self._carried: list[Gap] = []
-        self._missing_since_ns: int | None = None
-        self._missing = 0
+        self._items: deque[_Held] = deque()
+        self._lost_last = _Losses()
+        self._lost = _Losses()
         self._dropped = 0
         self._error: Exception | None = None
         self._closed = False
 
     def put(self, step: SourceStep, frame: Frame | None) -> bool:
-        """Queue a step; under `block`, wait for room. False when the buffer was closed meanwhile."""
+        """Queue a step, or drop its keyframe; where the policy says so, wait for a place. False once it is closed."""
         item = ReadStep(step, frame, self._clock_ns())
         with self._changed:
-            while (
-                self._policy is DropPolicy.BLOCK and not self._closed and len(self._items) >= self._capacity
-            ):
-                self._changed.wait()
+            while not self._closed and len(self._items) >= self._capacity:
+                waiting = [place for place, held in enumerate(self._items) if held.item.frame is not None]
+                if not waiting:
+                    break
+                times = [self._items[place].item.step.reached.wall_ns for place in waiting]
+                gone = self._policy.gives_way(times, step.reached.wall_ns)
+                if gone is None:
+                    self._changed.wait()
+                elif frame is None:
+                    break  # gaps and the end take nobody's place
+                elif gone == len(waiting):
+                    self._dropped += 1
+                    self._lost_last.add(_Losses.of(item))
+                    return True
+                else:
+                    self._drop(waiting[gone])
             if self._closed:
                 return False
-            while frame is not None and len(self._items) >= self._capacity and self._drop_oldest():
-                pass
-            self._items.append(item)
+            self._items.append(_Held(item, self._lost_last))
+            self._lost_last = _Losses()
             self._changed.notify_all()
             return True
 
@@ -100,9 +103,10 @@ class KeyframeBuffer:
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._error or self._closed, timeout_s)
             if self._items:
-                item = self._items.popleft()
+                held = self._items.popleft()
                 self._changed.notify_all()
-                return self._with_losses(item)
+                self._lost.add(held.lost)
+                return self._with_losses(held.item)
             if self._error is not None:
                 raise self._error
             return None
@@ -114,27 +118,57 @@ class KeyframeBuffer:
             self._items.clear()
             self._changed.notify_all()
 
-    def _drop_oldest(self) -> bool:
-        for place, item in enumerate(self._items):
-            if item.frame is not None:
-                del self._items[place]
-                self._carried.extend(item.step.gaps)
-                if self._missing_since_ns is None:
-                    self._missing_since_ns = item.frame.time.wall_ns
-                self._missing += 1
-                self._dropped += 1
-                return True
-        return False
+    def _drop(self, place: int) -> None:
+        """Take a keyframe out; what went with it is told by its successor."""
+        held = self._items[place]
+        del self._items[place]
+        self._dropped += 1
+        held.lost.add(_Losses.of(held.item))
+        if place < len(self._items):
+            following = self._items[place]
+            held.lost.add(following.lost)
+            following.lost = held.lost
+        else:
+            held.lost.add(self._lost_last)
+            self._lost_last = held.lost
 
     def _with_losses(self, item: ReadStep) -> ReadStep:
-        gaps = [*self._carried, *item.step.gaps]
-        self._carried = []
-        if self._missing_since_ns is not None and (item.frame is not None or item.step.ended):
-            end = max(self._missing_since_ns, item.step.reached.wall_ns)
-            gaps.append(Gap(self._missing_since_ns, end, "dropped", self._missing))
-            self._missing_since_ns, self._missing = None, 0
+        lost = self._lost
+        gaps = [*lost.gaps, *item.step.gaps]
+        lost.gaps = []
+        if lost.since_ns is not None and (item.frame is not None or item.step.ended):
+            end = max(lost.since_ns, item.step.reached.wall_ns)
+            gaps.append(Gap(lost.since_ns, end, "dropped", lost.frames))
+            self._lost = _Losses()
         counts = replace(item.step.counts, dropped=item.step.counts.dropped + self._dropped)
         return replace(item, step=replace(item.step, gaps=tuple(gaps), counts=counts))
+
+
+@dataclass(slots=True)
+class _Losses:
+    """Keyframes dropped in a row: since which wall ns, how many, and the gaps that came with them."""
+
+    since_ns: int | None = None
+    frames: int = 0
+    gaps: list[Gap] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, item: ReadStep) -> _Losses:
+        assert item.frame is not None
+        return cls(item.frame.time.wall_ns, 1, list(item.step.gaps))
+
+    def add(self, later: _Losses) -> None:
+        self.since_ns = later.since_ns if self.since_ns is None else self.since_ns
+        self.frames += later.frames
+        self.gaps += later.gaps
+
+
+@dataclass(slots=True)
+class _Held:
+    """A step in the queue, and what was dropped between its predecessor and itself."""
+
+    item: ReadStep
+    lost: _Losses
 
 
 # A source that reads ahead in a thread of its own, and drops by policy when nobody keeps up.

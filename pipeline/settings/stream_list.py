@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field, ValidationError
 from pipeline.core.errors import UserError
 from pipeline.core.options import Options, did_you_mean
 from pipeline.core.restarts import RestartPolicy
-from pipeline.keyframes.buffer import DropPolicy
 from pipeline.settings.config import RunConfig, load_config
 from pipeline.sources import expand_inputs
 
@@ -28,7 +27,7 @@ class StreamEntry(Options):
     name: str | None = None
     preset: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict, description="group.key: value")
-    policy: DropPolicy | None = None
+    policy: str | None = None
     restart: RestartPolicy | None = None
 
 
@@ -102,7 +101,7 @@ def _own_config(
 ) -> RunConfig:
     own = dict(entry.settings)
     if entry.policy is not None:
-        own["flow.policy"] = entry.policy.value
+        own["flow.policy"] = entry.policy
     if entry.restart is not None:
         own["restarts.policy"] = own["sources.reconnect"] = entry.restart.value
     for key in own:

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from pipeline.core.clock import NS
+from pipeline.core.dropping import KEEP_LATEST, DropPolicy
 from pipeline.core.errors import SourceRefused
 from pipeline.core.leaving import READER_THREAD
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects
 from pipeline.sources.camera import Camera, ConnectionLost, Feed, Picture
 from pipeline.sources.clocks import Arrival, LiveClock
-from pipeline.sources.latest import LatestFrame
+from pipeline.sources.latest import FrameMailbox
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceOptions
 from pipeline.sources.unwatched import Unwatched
@@ -30,7 +31,7 @@ _LET_GO_S = 0.3
 
 
 class LiveStream:
-    """A camera: the newest frame wins; drops, damage and outages become gaps.
+    """A camera: `drop` says which frame wins where nobody keeps up; drops, damage and outages become gaps.
 
     A thread of its own connects, reads with deadlines, and connects again by `options.reconnect`, so that `close` and
     an interrupted first connection never wait for the network. Frames are timed by `LiveClock`; all have the size of
@@ -48,6 +49,7 @@ class LiveStream:
         stream: str,
         options: SourceOptions | None = None,
         known: SourceInfo | None = None,
+        drop: DropPolicy = KEEP_LATEST,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._camera = camera
@@ -58,7 +60,7 @@ class LiveStream:
         self._stop = threading.Event()
         self._begin = threading.Event()
         self._tried = threading.Event()
-        self._box = LatestFrame()
+        self._box = FrameMailbox(drop)
         self._failure: str | None = None
         self._resume = ResumePoint()
         self._clock: LiveClock | None = None

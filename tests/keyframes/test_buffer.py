@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.dropping import BLOCK, DROP_OLDEST, KEEP_LATEST, DropPolicy
 from pipeline.core.frame import Frame, FrameTime
 from pipeline.core.records import Gap, ResumePoint
-from pipeline.keyframes.buffer import DropPolicy, FlowOptions, KeyframeBuffer, ReadStep
+from pipeline.keyframes.buffer import FlowOptions, KeyframeBuffer, ReadStep
 from pipeline.keyframes.reader import SourceStep
 from pipeline.sources import SourceCounts
 
@@ -33,14 +34,14 @@ def taken(buffer: KeyframeBuffer) -> ReadStep:
 
 
 def test_the_default_policy_drops_only_what_cannot_wait() -> None:
-    assert FlowOptions().policy_of(live=False) is DropPolicy.BLOCK
-    assert FlowOptions().policy_of(live=True) is DropPolicy.KEEP_LATEST
-    assert FlowOptions(real_time=True).policy_of(live=False) is DropPolicy.KEEP_LATEST
-    assert FlowOptions(policy=DropPolicy.BLOCK).policy_of(live=True) is DropPolicy.BLOCK
+    assert FlowOptions().policy_of(live=False) is BLOCK
+    assert FlowOptions().policy_of(live=True) is KEEP_LATEST
+    assert FlowOptions(real_time=True).policy_of(live=False) is KEEP_LATEST
+    assert FlowOptions(policy="block").policy_of(live=True).name == "block"
 
 
 def test_block_makes_the_source_wait_and_loses_nothing() -> None:
-    buffer = KeyframeBuffer(DropPolicy.BLOCK, 2)
+    buffer = KeyframeBuffer(BLOCK, 2)
     put = []
 
     def produce() -> None:
@@ -61,7 +62,7 @@ def test_block_makes_the_source_wait_and_loses_nothing() -> None:
 
 
 @given(
-    policy=st.sampled_from([DropPolicy.KEEP_LATEST, DropPolicy.DROP_OLDEST]),
+    policy=st.sampled_from([KEEP_LATEST, DROP_OLDEST]),
     capacity=st.integers(1, 5),
     bursts=st.lists(st.integers(0, 9), min_size=1, max_size=12),
 )
@@ -70,7 +71,7 @@ def test_what_is_dropped_is_counted_and_becomes_gaps_between_neighbours(
 ) -> None:
     """Bursts of keyframes, one taken after each: seen and told missing add up, in order, with the right times."""
     buffer = KeyframeBuffer(policy, capacity)
-    room = 1 if policy is DropPolicy.KEEP_LATEST else capacity
+    room = 1 if policy is KEEP_LATEST else capacity
     index = 0
     outside = Gap(-5, -4, "outage")
     items: list[ReadStep] = []
@@ -98,7 +99,7 @@ def test_what_is_dropped_is_counted_and_becomes_gaps_between_neighbours(
 
 
 def test_an_error_of_the_reader_comes_after_what_was_read() -> None:
-    buffer = KeyframeBuffer(DropPolicy.KEEP_LATEST, 1)
+    buffer = KeyframeBuffer(KEEP_LATEST, 1)
     buffer.put(*step(0))
     buffer.fail(ValueError("gone"))
     assert taken(buffer).step.reached.frame == 0
@@ -107,7 +108,7 @@ def test_an_error_of_the_reader_comes_after_what_was_read() -> None:
 
 
 def test_closing_frees_a_source_that_waits() -> None:
-    buffer = KeyframeBuffer(DropPolicy.BLOCK, 1)
+    buffer = KeyframeBuffer(BLOCK, 1)
     buffer.put(*step(0))
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(buffer.put(*step(1))))

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.restarts import RestartPolicy
-from pipeline.keyframes.buffer import DropPolicy
 from pipeline.runtime.plan import plan_run
 from pipeline.settings.stream_list import stream_requests
 from tests.videos import write_video
@@ -39,7 +38,7 @@ def test_each_stream_has_its_own_preset_settings_and_policies(folder: Path) -> N
     gate, b, plain = plan.streams
     assert [stream.stream for stream in plan.streams] == ["gate", "b", "a"]
     assert gate.config.captions.refresh_s == 60
-    assert gate.config.flow.policy is DropPolicy.DROP_OLDEST
+    assert gate.config.flow.policy == "drop-oldest"
     assert gate.config.restarts.policy is RestartPolicy.NEVER
     assert gate.config.sources.reconnect == "never"
     assert b.config.keyframes.interval_s == 3

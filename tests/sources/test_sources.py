@@ -19,7 +19,7 @@ from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources import DecodedFrame, expand_inputs, open_source
 from pipeline.sources.clocks import ns_to_ticks, ticks_to_ns
 from pipeline.sources.identity import stream_name
-from pipeline.sources.latest import LatestFrame
+from pipeline.sources.latest import FrameMailbox
 from pipeline.sources.picture import from_array
 from tests.videos import write_video
 
@@ -257,7 +257,7 @@ def test_stream_names() -> None:
 def test_slow_consumer_gets_the_newest_frame_and_hears_of_the_dropped() -> None:
     from pipeline.core.frame import FrameTime
 
-    box = LatestFrame()
+    box = FrameMailbox()
     for index in range(5):
         pixels = np.zeros((8, 8, 3), np.uint8)
         box.put(from_array("cam", index, FrameTime(index * 100, 1000 + index * 100), pixels))

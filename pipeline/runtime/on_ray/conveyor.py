@@ -10,7 +10,6 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from pipeline.keyframes.buffer import DropPolicy
 from pipeline.recording.recorder import Recorded
 from pipeline.runtime.on_ray.calls import Calls
 from pipeline.runtime.on_ray.lane import Keyframe, Lane, LaneState, Place
@@ -59,7 +58,7 @@ class Conveyor:
         over = lane.exhausted or self._stop.is_set
         if self._stop.is_set:
             lane.discard_waiting()
-        elif not over and not lane.stepping and self._has_room(lane):
+        elif not over and not lane.stepping and lane.has_room:
             self._read(lane)
         for keyframe in lane.keyframes:
             if keyframe.place is Place.CAPTIONING and keyframe.captioner is None:
@@ -90,11 +89,6 @@ class Conveyor:
             chosen = sorted(chosen, key=lambda pair: pair[1].read_ns)[: self._options.encode_batch]
             if chosen:
                 self._analyse(stage, chosen)
-
-    def _has_room(self, lane: Lane) -> bool:
-        if lane.policy is DropPolicy.KEEP_LATEST and any(k.place is Place.WAITING for k in lane.keyframes):
-            return False
-        return len(lane.keyframes) < lane.credits
 
     def _read(self, lane: Lane) -> None:
         assert lane.source is not None

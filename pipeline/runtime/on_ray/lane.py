@@ -8,17 +8,15 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
+from pipeline.core.dropping import DropPolicy
 from pipeline.core.records import Gap
 from pipeline.core.restarts import RestartHistory
-from pipeline.keyframes.buffer import DropPolicy
 from pipeline.keyframes.reader import SourceStep
 from pipeline.keyframes.shedding import LoadState, next_load
 from pipeline.runtime.on_ray.stages import Stage
 from pipeline.runtime.plan import StreamPlan
 from pipeline.runtime.progress import ProgressTally
 
-# Camera streams keep few keyframes on the way: what waits grows stale.
-_LIVE_CREDITS = 3
 _RECENT_S = 3.0
 
 
@@ -120,10 +118,10 @@ class Lane:
         return self.state is LaneState.OVER and self.error is None
 
     @property
-    def credits(self) -> int:
-        """Keyframes on the way at most."""
-        most = self.plan.config.runtime.credits
-        return min(most, _LIVE_CREDITS) if self.policy is DropPolicy.KEEP_LATEST else most
+    def has_room(self) -> bool:
+        """Whether another keyframe may be asked for."""
+        waiting = sum(keyframe.place is Place.WAITING for keyframe in self.keyframes)
+        return self.policy.may_read(waiting, len(self.keyframes), self.plan.config.runtime.credits)
 
     @property
     def analysing(self) -> bool:
@@ -198,7 +196,7 @@ class Lane:
 
     def shed(self, now_ns: int, now_s: float) -> bool:
         """Adapt the effort to the load; whether it has changed. Streams whose source waits for us shed nothing."""
-        if self.policy is DropPolicy.BLOCK or self.state is not LaneState.RUNNING:
+        if not self.policy.sheds or self.state is not LaneState.RUNNING:
             return False
         before = self.load.step
         staleness = self.staleness_s(now_ns, now_s)

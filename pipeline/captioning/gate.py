@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import Field
 
 from pipeline.core.clock import NS
 from pipeline.core.options import Options
+from sca.parts import Registry, registry
 
 
 class CaptionGateOptions(Options):
     """When a track is captioned again. Seconds of wall-clock time."""
 
+    rule: str = Field(default="looks", description="our own, or one of an installed package")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="settings of its own that a rule of an installed package takes"
+    )
     change: float = Field(
         default=0.2,
         ge=0,
@@ -44,6 +50,25 @@ class Captioned:
     feature: np.ndarray
 
 
+class CaptionRule(Protocol):
+    """Decides about one confirmed track of one keyframe. Pure: what it remembers is handed to it."""
+
+    def __call__(
+        self, last: Captioned | None, now_ns: int, feature: np.ndarray, options: CaptionGateOptions
+    ) -> CaptionReason | None:
+        """Why the track should be captioned now (wall ns UTC), or None.
+
+        `last`: its last caption, None if it has none yet. `feature` (D,): its looks now, L2-normalised.
+        """
+        ...
+
+
+CAPTION_RULES: Registry[CaptionRule] = registry(
+    "caption rule", "caption_rules", {"looks": "pipeline.captioning.gate:caption_reason"}
+)
+"""Parts are the rules themselves."""
+
+
 def caption_reason(
     last: Captioned | None, now_ns: int, feature: np.ndarray, options: CaptionGateOptions
 ) -> CaptionReason | None:
@@ -63,13 +88,14 @@ def caption_reason(
 
 
 class CaptionGate:
-    """`caption_reason` over the tracks of one stream, with a budget for each keyframe.
+    """A rule (`captions.rule`) over the tracks of one stream, with a budget for each keyframe.
 
     `avoided` counts the observations of numbered tracks that needed no caption.
     """
 
     def __init__(self, options: CaptionGateOptions) -> None:
         self._options = options
+        self._rule = CAPTION_RULES.get(options.rule)
         self._last: dict[int, Captioned] = {}
         self.avoided = 0
 
@@ -80,7 +106,7 @@ class CaptionGate:
         for index, track in enumerate(track_ids.tolist()):
             if track < 0:
                 continue
-            reason = caption_reason(self._last.get(track), now_ns, features[index], self._options)
+            reason = self._rule(self._last.get(track), now_ns, features[index], self._options)
             if reason is None:
                 self.avoided += 1
             else:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,30 +10,11 @@ import typer
 
 from pipeline.core.clock import local_zone
 from pipeline.core.errors import UserError
-from pipeline.export.lines import csv_lines, json_lines
-from pipeline.export.subtitles import srt_lines, vtt_lines
-from pipeline.query.rows import CaptionRow, coalesce
+from pipeline.export.interface import exporter_for
 from pipeline.query.typed_times import TIME_HELP
 from pipeline.query.windows import stream_windows, window_rows
 from pipeline.store import CaptionStore
-from pipeline.store.durable_files import refusal, write_durably
-
-
-class ExportFormat(StrEnum):
-    """Files that `sca export` writes."""
-
-    JSONL = "jsonl"
-    CSV = "csv"
-    SRT = "srt"
-    VTT = "vtt"
-
-
-_LINES: dict[ExportFormat, Callable[[Iterable[CaptionRow]], Iterator[str]]] = {
-    ExportFormat.JSONL: json_lines,
-    ExportFormat.CSV: csv_lines,
-    ExportFormat.SRT: srt_lines,
-    ExportFormat.VTT: vtt_lines,
-}
+from pipeline.store.durable_files import refusal, writing_durably
 
 
 def export(
@@ -46,7 +25,12 @@ def export(
         Path, typer.Argument(help="The file to write; an older one is replaced.", show_default=False)
     ],
     output: Annotated[
-        ExportFormat | None, typer.Option("--format", help="Told by the file's ending if not given.")
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="jsonl, csv, srt, vtt, or one of an installed package. Told by the file's ending if not given.",
+        ),
     ] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="TIME", help=TIME_HELP)] = None,
     end: Annotated[
@@ -63,25 +47,17 @@ def export(
 
     Example: sca export street.zarr street.vtt --min-score 0.5
     """
-    kind = output or _format_of(out)
+    exporter = exporter_for(out, output)
     with CaptionStore.open(store) as opened:
         windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
-        subtitles = kind in (ExportFormat.SRT, ExportFormat.VTT)
-        if subtitles and len(windows) > 1:
-            raise UserError(
-                f"subtitles hold one stream: choose it with --stream {'|'.join(w.stream for w in windows)}"
-            )
+        if exporter.one_stream and len(windows) > 1:
+            streams = "|".join(window.stream for window in windows)
+            kind = (output or out.suffix.removeprefix(".")).lower()
+            what = "subtitles hold" if kind in ("srt", "vtt") else f"a {kind} file holds"
+            raise UserError(f"{what} one stream: choose it with --stream {streams}")
         rows = window_rows(opened, windows, text=text, min_score=min_score)
-    lines = _LINES[kind](coalesce(rows) if subtitles else rows)
-    try:
-        write_durably(out, "".join(lines).encode())
-    except OSError as error:
-        raise refusal(error, out, "write") from error
-
-
-def _format_of(path: Path) -> ExportFormat:
-    try:
-        return ExportFormat(path.suffix.removeprefix(".").lower())
-    except ValueError:
-        endings = ", ".join(f".{kind}" for kind in ExportFormat)
-        raise UserError(f"cannot tell the format of {path}: end it in {endings}, or give --format") from None
+        try:
+            with writing_durably(out) as file:
+                exporter.write(rows, file)
+        except OSError as error:
+            raise refusal(error, out, "write") from error

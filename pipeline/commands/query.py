@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.core.clock import local_zone, to_datetime
-from pipeline.export.lines import csv_lines, gap_csv_lines, gap_json_lines, json_lines
+from pipeline.export.csv import csv_lines, gap_csv_lines
+from pipeline.export.jsonl import json_lines
 from pipeline.query.rows import CaptionRow, coalesce, gap_rows
 from pipeline.query.typed_times import TIME_HELP, clock_text, offset_text
 from pipeline.query.windows import StreamWindow, stream_windows, window_rows
@@ -90,7 +92,7 @@ def query(
                 shown = found if limit is None else found[:limit]
                 _print_table(shown, len(found), opened, windows, zone)
             else:
-                kept = rows if limit is None else rows[:limit]
+                kept = itertools.islice(rows, limit)
                 sys.stdout.writelines(json_lines(kept) if output is OutputFormat.JSON else csv_lines(kept))
 
 
@@ -101,7 +103,7 @@ def _print_gaps(
     rows = sorted(found, key=lambda row: row.start_ns)[:limit]
     with quiet_pipe():
         if output is OutputFormat.JSON:
-            sys.stdout.writelines(gap_json_lines(rows))
+            sys.stdout.writelines(json_lines(rows))
         elif output is OutputFormat.CSV:
             sys.stdout.writelines(gap_csv_lines(rows))
         else:

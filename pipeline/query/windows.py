@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import tzinfo
+
+import pyarrow as pa
 
 from pipeline.query.rows import CaptionRow, caption_rows
 from pipeline.query.typed_times import Recording, parse_window
@@ -45,18 +49,29 @@ def window_rows(
     text: str | None = None,
     min_score: float | None = None,
     limit: int | None = None,
-) -> list[CaptionRow]:
+) -> Iterator[CaptionRow]:
     """What matches in all windows, ordered by start, then track; at most `limit` of each stream.
 
     `start_s` and `end_s` count from where each stream starts on the wall, as offsets in `--from` do.
     """
-    rows: list[CaptionRow] = []
-    for w in windows:
-        table = store.captions(
-            w.start, w.end, stream=w.stream, track=track, text=text, min_score=min_score, limit=limit
+    # A table of columns is compact; what would fill the memory are millions of rows made of it at once.
+    tables = [
+        (
+            w.recording.start_ns,
+            store.captions(
+                w.start, w.end, stream=w.stream, track=track, text=text, min_score=min_score, limit=limit
+            ),
         )
-        rows += (_since(w.recording.start_ns, row) for row in caption_rows(table))
-    return sorted(rows, key=lambda row: (row.start_ns, row.track))
+        for w in windows
+    ]
+    return heapq.merge(
+        *(_rows_since(start_ns, table) for start_ns, table in tables),
+        key=lambda row: (row.start_ns, row.track),
+    )
+
+
+def _rows_since(start_ns: int, table: pa.Table) -> Iterator[CaptionRow]:
+    return (_since(start_ns, row) for row in caption_rows(table))
 
 
 def _since(start_ns: int, row: CaptionRow) -> CaptionRow:

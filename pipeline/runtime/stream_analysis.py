@@ -7,7 +7,7 @@ from pipeline.core.frame import Frame
 from pipeline.core.regions import AnalysedKeyframe, CaptionRequest, EndedTrack, Regions
 from pipeline.perception.perceiver import Perception
 from pipeline.tracking.association import Candidates
-from pipeline.tracking.tracker import Tracker, TrackingOptions
+from pipeline.tracking.interface import TrackingOptions, open_tracker
 from sca.predictor import ImageEncoding
 
 
@@ -25,7 +25,7 @@ class StreamAnalysis:
         self._stream = stream
         self._perception = perception
         self._view = perception.new_view()
-        self._tracker = Tracker(tracking, next_track)
+        self._tracker = open_tracker(tracking, next_track)
         self._gate = CaptionGate(captions)
 
     def keyframe(

@@ -19,8 +19,9 @@ from pipeline.keyframes.gate import KeyframeOptions
 from pipeline.perception.probing import PerceptionOptions
 from pipeline.recording.events import CaptionEventOptions
 from pipeline.recording.recorder import RecordingOptions
+from pipeline.settings.parts import check_parts
 from pipeline.sources.opening import SourceOptions
-from pipeline.tracking.tracker import TrackingOptions
+from pipeline.tracking.interface import TrackingOptions
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -117,9 +118,11 @@ def load_config(
     for key, value in (changes or {}).items():
         _put(data, key, value)
     try:
-        return RunConfig.model_validate(data)
+        config = RunConfig.model_validate(data)
     except ValidationError as error:
         raise UserError(_explain(error)) from None
+    check_parts(config.tracking, config.captions, config.flow)
+    return config
 
 
 def _read_preset(preset: str) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.core.errors import StoreRefused
 
@@ -17,10 +19,17 @@ def write_durably(path: Path, data: bytes) -> None:
 
     Raises OSError; then `path` is as it was before, unless even removing it failed.
     """
+    with writing_durably(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def writing_durably(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that appears at `path` in one step when the block ends, and not at all when it raises."""
     temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

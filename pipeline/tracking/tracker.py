@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
-from pydantic import Field
 
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
-from pipeline.core.options import Options
 from pipeline.core.regions import EndedTrack, Expected, box_area
-from pipeline.tracking.association import AssociationOptions, Candidates, associate, recognise
+from pipeline.tracking.association import Candidates, associate, recognise
+from pipeline.tracking.interface import TrackingOptions, TrackUpdate
 from pipeline.tracking.motion import BoxMotion
 
 # Weight of the past in a track's feature: about three sightings. One bad mask must not change what a thing looks like,
@@ -22,19 +21,6 @@ _FEATURE_MEMORY = 0.7
 _MIN_VISIBLE = 0.25
 
 
-class TrackingOptions(Options):
-    """How long tracks live. Seconds of stream time."""
-
-    confirm_hits: int = Field(
-        default=2, ge=1, description="keyframes in which a region is found before its track gets a number"
-    )
-    lost_s: float = Field(
-        default=2.0, ge=0, description="how long a missing track is still looked for in its place"
-    )
-    reentry_s: float = Field(default=30.0, ge=0, description="how long it is recognised elsewhere after that")
-    association: AssociationOptions = AssociationOptions()
-
-
 class TrackState(StrEnum):
     """Tentative: seen, not numbered. Confirmed. Lost: looked for in its place. Dormant: known by its looks only."""
 
@@ -42,15 +28,6 @@ class TrackState(StrEnum):
     CONFIRMED = "confirmed"
     LOST = "lost"
     DORMANT = "dormant"
-
-
-@dataclass(frozen=True, slots=True)
-class TrackUpdate:
-    """`track_ids` (N,) int64 for the detections, -1 while tentative; tracks that ended; the next free number."""
-
-    track_ids: np.ndarray
-    ended: tuple[EndedTrack, ...]
-    next_track: int
 
 
 @dataclass(slots=True)
@@ -70,8 +47,8 @@ class _Track:
 
 
 @dataclass(slots=True)
-class Tracker:
-    """The tracks of one stream. Call `expect`, look there, then `update` with what was found.
+class PromptedTracker:
+    """Tracks prompt the segmenter where they should be; who prompted whom, place and looks decide what continues what.
 
     `next_track`: the first number to give, so that a resumed stream never reuses one.
     """

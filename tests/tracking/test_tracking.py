@@ -11,8 +11,9 @@ from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.regions import box_iou
 from pipeline.tracking.association import AssociationOptions, Candidates, associate
+from pipeline.tracking.interface import TrackingOptions
 from pipeline.tracking.motion import BoxMotion
-from pipeline.tracking.tracker import Tracker, TrackingOptions
+from pipeline.tracking.tracker import PromptedTracker
 
 SIZE = (480, 640)
 
@@ -34,7 +35,7 @@ class Scene:
     """Feeds a tracker with boxes and looks, one keyframe each half second, and keeps the numbers it gives."""
 
     def __init__(self, **options: float) -> None:
-        self.tracker = Tracker(TrackingOptions(**options))
+        self.tracker = PromptedTracker(TrackingOptions(**options))
         self.at_ns = 0
         self.ended: list[int] = []
 
@@ -136,7 +137,7 @@ def test_numbers_survive_a_reconnect() -> None:
 
 
 def test_resumed_tracker_never_reuses_numbers() -> None:
-    tracker = Tracker(TrackingOptions(), next_track=42)
+    tracker = PromptedTracker(TrackingOptions(), next_track=42)
     for step in range(2):
         time = FrameTime(step * NS, step * NS)
         update = tracker.update(time, Candidates(np.array([box(10, 10)], np.float32), look(0)[None]), (-1,))

@@ -1,0 +1,49 @@
+"""CSV: a header and one line a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+from pipeline.query.rows import CaptionRow, GapRow
+
+_NAMES = ("stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score")
+_GAP_NAMES = ("stream", "t_start", "t_end", "reason", "frames")
+
+
+class CsvTable:
+    """Captions as CSV (RFC 4180 with plain line feeds), UTF-8, the box in four columns."""
+
+    one_stream = False
+
+    def write(self, rows: Iterable[CaptionRow], out: BinaryIO) -> None:
+        out.writelines(line.encode() for line in csv_lines(rows))
+
+
+def csv_lines(rows: Iterable[CaptionRow]) -> Iterator[str]:
+    """A header and one line a caption."""
+    return _lines((*_NAMES, "x0", "y0", "x1", "y1"), map(_cells, rows))
+
+
+def gap_csv_lines(rows: Iterable[GapRow]) -> Iterator[str]:
+    """A header and one line a gap."""
+    return _lines(_GAP_NAMES, ([row.document()[name] for name in _GAP_NAMES] for row in rows))
+
+
+def _cells(row: CaptionRow) -> list[object]:
+    document = row.document()
+    return [*(document[name] for name in _NAMES), *(round(edge, 2) for edge in row.box)]
+
+
+def _lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow(row)
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()

@@ -1,0 +1,24 @@
+"""JSON lines: one object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from pipeline.query.rows import CaptionRow, GapRow
+
+
+class JsonLines:
+    """Captions as JSON lines (https://jsonlines.org), UTF-8."""
+
+    one_stream = False
+
+    def write(self, rows: Iterable[CaptionRow], out: BinaryIO) -> None:
+        out.writelines(line.encode() for line in json_lines(rows))
+
+
+def json_lines(rows: Iterable[CaptionRow | GapRow]) -> Iterator[str]:
+    """One JSON object a line."""
+    for row in rows:
+        yield json.dumps(row.document(), ensure_ascii=False) + "\n"

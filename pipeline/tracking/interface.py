@@ -1,0 +1,78 @@
+"""What every tracker offers, and how one is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.core.frame import FrameTime
+from pipeline.core.options import Options
+from pipeline.core.regions import EndedTrack, Expected
+from pipeline.tracking.association import AssociationOptions, Candidates
+from sca.parts import Registry, registry
+
+
+class TrackingOptions(Options):
+    """How long tracks live. Seconds of stream time."""
+
+    tracker: str = Field(default="prompted", description="our own, or one of an installed package")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="settings of its own that a tracker of an installed package takes"
+    )
+    confirm_hits: int = Field(
+        default=2, ge=1, description="keyframes in which a region is found before its track gets a number"
+    )
+    lost_s: float = Field(
+        default=2.0, ge=0, description="how long a missing track is still looked for in its place"
+    )
+    reentry_s: float = Field(default=30.0, ge=0, description="how long it is recognised elsewhere after that")
+    association: AssociationOptions = AssociationOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class TrackUpdate:
+    """`track_ids` (N,) int64 for the detections, -1 while tentative; tracks that ended; the next free number."""
+
+    track_ids: np.ndarray
+    ended: tuple[EndedTrack, ...]
+    next_track: int
+
+
+class Tracker(Protocol):
+    """The tracks of one stream. For each keyframe, in order: `expect`, then look there, then `update`.
+
+    Numbers are given once: a number that has ended, or that an earlier run gave, never comes again.
+    """
+
+    def expect(self, time: FrameTime, frame_size: tuple[int, int]) -> Expected:
+        """Where the live tracks should be in a (height, width) picture at `time`: each box becomes a prompt.
+
+        No boxes is an answer: everything is then found by probing.
+        """
+        ...
+
+    def update(self, time: FrameTime, detections: Candidates, prompted_by: tuple[int, ...]) -> TrackUpdate:
+        """Take in the N detections of this keyframe, N may be 0.
+
+        `prompted_by`: for each the key (of `Expected.keys`) whose box found it, -1 where it came from elsewhere.
+        """
+        ...
+
+    def finish(self) -> tuple[EndedTrack, ...]:
+        """The stream is over: every numbered track that has not ended yet."""
+        ...
+
+
+TRACKERS: Registry[Callable[[TrackingOptions, int], Tracker]] = registry(
+    "tracker", "trackers", {"prompted": "pipeline.tracking.tracker:PromptedTracker"}
+)
+"""Parts are called with the settings of the group and the first number to give."""
+
+
+def open_tracker(options: TrackingOptions, next_track: int) -> Tracker:
+    """The tracker that settings choose, for one stream. `UserError` as in `Registry.get`."""
+    return TRACKERS.get(options.tracker)(options, next_track)

@@ -325,7 +325,7 @@ def report(watch: Watch, store: Path, budget: float, rtsp: bool, settling: float
     with CaptionStore.open(store) as opened:
         for stream in opened.streams():
             gaps = opened.gaps(stream=stream)
-            steps = [reason for reason in gaps["reason"].to_pylist() if reason.startswith("effort:")]
+            steps = opened.efforts(stream=stream)["effort"].to_pylist()
             row = [f"{value(watch, f'sca_{name}_total', stream):8.0f}" for name in
                    ("frames", "keyframes", "regions", "captions", "captions_avoided")]  # fmt: skip
             row[1] = f"{row[1]:>9}"
@@ -333,7 +333,7 @@ def report(watch: Watch, store: Path, budget: float, rtsp: bool, settling: float
             print(f"{stream:8} {' '.join(row)} {restarts:8.0f} {within(watch, stream, budget):9.1%} "
                   f"{value(watch, 'sca_shed_changes_total', stream):10.0f} {len(steps):7} "
                   f"{opened.coverage(stream=stream):8.1%}")  # fmt: skip
-            taken = Counter(gaps["reason"].to_pylist())
+            taken = Counter([*gaps["reason"].to_pylist(), *steps])
             print(f"{'':8} gaps and steps: {dict(taken)}")
     if rtsp and watch.lags:
         lags = np.percentile(watch.lags, (50, 95, 100))

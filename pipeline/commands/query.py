@@ -19,7 +19,7 @@ from rich.table import Table
 from pipeline.core.clock import local_zone, to_datetime
 from pipeline.export.csv import csv_lines, gap_csv_lines
 from pipeline.export.jsonl import json_lines
-from pipeline.query.rows import CaptionRow, coalesce, gap_rows
+from pipeline.query.rows import CaptionRow, EffortRow, GapRow, coalesce, effort_rows, gap_rows
 from pipeline.query.typed_times import TIME_HELP, clock_text, offset_text
 from pipeline.query.windows import StreamWindow, stream_windows, window_rows
 from pipeline.store import CaptionStore
@@ -99,8 +99,10 @@ def query(
 def _print_gaps(
     store: CaptionStore, windows: list[StreamWindow], zone: tzinfo, limit: int | None, output: OutputFormat
 ) -> None:
-    found = [row for w in windows for row in gap_rows(store.gaps(w.start, w.end, stream=w.stream))]
-    rows = sorted(found, key=lambda row: row.start_ns)[:limit]
+    gaps = [row for w in windows for row in gap_rows(store.gaps(w.start, w.end, stream=w.stream))]
+    steps = [row for w in windows for row in effort_rows(store.efforts(w.start, w.end, stream=w.stream))]
+    both: list[GapRow | EffortRow] = [*gaps, *steps]
+    rows = sorted(both, key=lambda row: row.start_ns)[:limit]
     with quiet_pipe():
         if output is OutputFormat.JSON:
             sys.stdout.writelines(json_lines(rows))
@@ -110,9 +112,9 @@ def _print_gaps(
             table = Table("date", "from", "to", "stream", "reason", "frames", box=None, pad_edge=False)
             for row in rows:
                 day = str(to_datetime(row.start_ns, zone).date())
-                end = "" if row.is_step else clock_text(row.end_ns, zone)
-                frames = str(row.frames) if row.frames else ""
-                table.add_row(day, clock_text(row.start_ns, zone), end, row.stream, row.reason, frames)
+                end = clock_text(row.end_ns, zone) if isinstance(row, GapRow) else ""
+                frames = str(row.frames) if isinstance(row, GapRow) and row.frames else ""
+                table.add_row(day, clock_text(row.start_ns, zone), end, row.stream, str(row.reason), frames)
             console = Console(
                 file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False
             )
@@ -163,8 +165,7 @@ def _coverage_lines(store: CaptionStore, windows: list[StreamWindow], found: boo
     """Per stream: how much of the window was watched where that is not all of it, and when nothing was found."""
     lines = []
     for window in windows:
-        found_gaps = gap_rows(store.gaps(window.start, window.end, stream=window.stream))
-        gaps = [row for row in found_gaps if not row.is_step]
+        gaps = gap_rows(store.gaps(window.start, window.end, stream=window.stream))
         share = store.coverage(window.start, window.end, stream=window.stream)
         if gaps and share < 1:
             reasons = ", ".join(sorted({row.reason for row in gaps}))

@@ -1,8 +1,9 @@
-"""What is stored: observations, caption events, closed tracks, gaps, and the point to resume from."""
+"""What is stored: observations, caption events, closed tracks, gaps, steps of effort, and the point to resume from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from pipeline.core.frame import ClockSource
 from pipeline.core.regions import RleMask
@@ -55,17 +56,60 @@ class ClosedTrack:
     best_text: str
 
 
+class GapReason(StrEnum):
+    """Why a stretch was not watched; the values are what is stored.
+
+    OUTAGE: no picture came. CORRUPT: pictures came that cannot be shown. DROPPED: they came faster than they were
+    looked at. SHED: they had waited for longer than the budget of age. LOST: the store's files of that time are missing.
+    """
+
+    OUTAGE = "outage"
+    CORRUPT = "corrupt"
+    DROPPED = "dropped"
+    SHED = "shed"
+    LOST = "lost"
+
+
+def known_reason(stored: str) -> GapReason | str:
+    """A stored reason as what it is; one that another version has written stays text."""
+    try:
+        return GapReason(stored)
+    except ValueError:
+        return stored
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """A stretch of time that was not watched, so that "no captions" differs from "nothing happened".
 
-    `reason`: "corrupt", "dropped", "outage", "shed". `frames`: how many frames are missing, 0 when unknown.
+    Wall ns UTC. `frames`: how many frames are missing, 0 when unknown.
     """
 
     start_ns: int
     end_ns: int
-    reason: str
+    reason: GapReason
     frames: int = 0
+
+
+class EffortName(StrEnum):
+    """How much work a stream gets, most first; the values are what is stored. What each goes without:
+    `pipeline.keyframes.shedding.EFFORTS`.
+    """
+
+    FULL = "full"
+    HALF_PROBES = "half-probes"
+    FEW_PROBES = "few-probes"
+    HALF_KEYFRAMES = "half-keyframes"
+    QUARTER_KEYFRAMES = "quarter-keyframes"
+    DROP_STALE = "drop-stale"
+
+
+@dataclass(frozen=True, slots=True)
+class EffortStep:
+    """From `wall_ns` (ns UTC) on the stream gets this much work. It leaves nothing unwatched by itself."""
+
+    wall_ns: int
+    effort: EffortName
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +147,5 @@ class Batch:
     tracks: tuple[ClosedTrack, ...] = ()
     gaps: tuple[Gap, ...] = ()
     clocks: tuple[ClockReading, ...] = ()
+    efforts: tuple[EffortStep, ...] = ()
     resume: ResumePoint = field(default_factory=ResumePoint)

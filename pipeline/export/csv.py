@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from pipeline.query.rows import CaptionRow, GapRow
+from pipeline.query.rows import CaptionRow, EffortRow, GapRow
 
 _NAMES = ("stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score")
 _GAP_NAMES = ("stream", "t_start", "t_end", "reason", "frames")
@@ -27,7 +27,7 @@ def csv_lines(rows: Iterable[CaptionRow]) -> Iterator[str]:
     return _lines((*_NAMES, "x0", "y0", "x1", "y1"), map(_cells, rows))
 
 
-def gap_csv_lines(rows: Iterable[GapRow]) -> Iterator[str]:
+def gap_csv_lines(rows: Iterable[GapRow | EffortRow]) -> Iterator[str]:
     """A header and one line a gap."""
     return _lines(_GAP_NAMES, ([row.document()[name] for name in _GAP_NAMES] for row in rows))
 

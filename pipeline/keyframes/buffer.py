@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline.core.dropping import BLOCK, KEEP_LATEST, DropPolicy, drop_policy
 from pipeline.core.frame import Frame
 from pipeline.core.options import Options
-from pipeline.core.records import Gap
+from pipeline.core.records import Gap, GapReason
 from pipeline.keyframes.reader import KeyframeReader, SourceStep
 from pipeline.keyframes.shedding import SheddingOptions
 
@@ -138,7 +138,7 @@ class KeyframeBuffer:
         lost.gaps = []
         if lost.since_ns is not None and (item.frame is not None or item.step.ended):
             end = max(lost.since_ns, item.step.reached.wall_ns)
-            gaps.append(Gap(lost.since_ns, end, "dropped", lost.frames))
+            gaps.append(Gap(lost.since_ns, end, GapReason.DROPPED, lost.frames))
             self._lost = _Losses()
         counts = replace(item.step.counts, dropped=item.step.counts.dropped + self._dropped)
         return replace(item, step=replace(item.step, gaps=tuple(gaps), counts=counts))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pydantic import Field
 
 from pipeline.core.options import Options
+from pipeline.core.records import EffortName
 
 # A step back that comes this many calm spells before the next overload was a mistake (a relapse). A guess.
 _RELAPSE = 2.0
@@ -50,13 +51,13 @@ class SheddingOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much work a stream gets. `reason`: how the step is stored.
+    """How much work a stream gets under this name.
 
     `probe_share`: of the prompts for new regions. `interval_factor`: on the time between keyframes. `drop_stale`:
     keyframes that have waited too long already are not looked at.
     """
 
-    reason: str
+    name: EffortName
     probe_share: float = 1.0
     interval_factor: float = 1.0
     drop_stale: bool = False
@@ -65,12 +66,12 @@ class Effort:
 # What is given up first hurts least: new regions are found later, then all is looked at less often, and only then is
 # anything not looked at. How far each step goes is a guess.
 EFFORTS = (
-    Effort("effort:full"),
-    Effort("effort:half-probes", probe_share=0.5),
-    Effort("effort:few-probes", probe_share=0.125),
-    Effort("effort:half-keyframes", probe_share=0.125, interval_factor=2.0),
-    Effort("effort:quarter-keyframes", probe_share=0.125, interval_factor=4.0),
-    Effort("effort:drop-stale", probe_share=0.125, interval_factor=4.0, drop_stale=True),
+    Effort(EffortName.FULL),
+    Effort(EffortName.HALF_PROBES, probe_share=0.5),
+    Effort(EffortName.FEW_PROBES, probe_share=0.125),
+    Effort(EffortName.HALF_KEYFRAMES, probe_share=0.125, interval_factor=2.0),
+    Effort(EffortName.QUARTER_KEYFRAMES, probe_share=0.125, interval_factor=4.0),
+    Effort(EffortName.DROP_STALE, probe_share=0.125, interval_factor=4.0, drop_stale=True),
 )
 
 

@@ -8,26 +8,20 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from pipeline.core.clock import iso_text
+from pipeline.core.records import GapReason, known_reason
 
 # Stored gaps and steps of effort as plain rows, for printing.
-
-EFFORT = "effort:"
 
 
 @dataclass(frozen=True, slots=True)
 class GapRow:
-    """A stretch that was not watched, wall ns UTC, or a change of effort (`reason` begins with "effort:")."""
+    """A stretch that was not watched, wall ns UTC. `reason`: text where another version gave it a new one."""
 
     stream: str
     start_ns: int
     end_ns: int
-    reason: str
+    reason: GapReason | str
     frames: int
-
-    @property
-    def is_step(self) -> bool:
-        """Whether this is a change of effort, which leaves nothing unwatched."""
-        return self.reason.startswith(EFFORT)
 
     def document(self) -> dict[str, object]:
         """What the line formats show: times in ISO 8601 UTC."""
@@ -35,9 +29,35 @@ class GapRow:
             "stream": self.stream,
             "t_start": iso_text(self.start_ns),
             "t_end": iso_text(self.end_ns),
-            "reason": self.reason,
+            "reason": str(self.reason),
             "frames": self.frames,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class EffortRow:
+    """From `start_ns` (wall ns UTC) on the stream got this much work; nothing is unwatched by it."""
+
+    stream: str
+    start_ns: int
+    effort: str
+
+    @property
+    def reason(self) -> str:
+        """How the step is shown among gaps."""
+        return f"effort:{self.effort}"
+
+    def document(self) -> dict[str, object]:
+        """What the line formats show, among gaps: one without length."""
+        moment = iso_text(self.start_ns)
+        return {"stream": self.stream, "t_start": moment, "t_end": moment, "reason": self.reason, "frames": 0}
+
+
+def effort_rows(table: pa.Table) -> list[EffortRow]:
+    """The rows of `CaptionStore.efforts(...)` in order."""
+    times = table["t"].cast(pa.int64()).to_pylist()
+    named = zip(table["stream"].to_pylist(), times, table["effort"].to_pylist(), strict=True)
+    return [EffortRow(stream, start, effort) for stream, start, effort in named]
 
 
 def gap_rows(table: pa.Table) -> list[GapRow]:
@@ -45,7 +65,7 @@ def gap_rows(table: pa.Table) -> list[GapRow]:
     columns = [table[name].to_pylist() for name in ("stream", "reason", "frames")]
     times = [table[name].cast(pa.int64()).to_pylist() for name in ("t_start", "t_end")]
     return [
-        GapRow(stream, start, end, reason, frames)
+        GapRow(stream, start, end, known_reason(reason), frames)
         for stream, reason, frames, start, end in zip(*columns, *times, strict=True)
     ]
 

@@ -16,6 +16,7 @@ from pipeline.core.records import (
     CaptionEvent,
     ClockReading,
     ClosedTrack,
+    EffortStep,
     Gap,
     Observation,
     ResumePoint,
@@ -72,9 +73,10 @@ class _Pending:
     tracks: list[ClosedTrack] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     clocks: list[ClockReading] = field(default_factory=list)
+    efforts: list[EffortStep] = field(default_factory=list)
 
     def __len__(self) -> int:
-        rows = (self.observations, self.captions, self.tracks, self.gaps, self.clocks)
+        rows = (self.observations, self.captions, self.tracks, self.gaps, self.clocks, self.efforts)
         return sum(len(row) for row in rows)
 
 
@@ -158,6 +160,10 @@ class Recorder:
         self._pending.gaps.append(gap)
         self._gaps += 1
 
+    def effort(self, step: EffortStep) -> None:
+        """Take a step of effort in; it is stored with the next commit."""
+        self._pending.efforts.append(step)
+
     def finish(self, ended: Sequence[EndedTrack], reached: ResumePoint | None) -> None:
         """End of the run: bring every event up to date and commit.
 
@@ -184,6 +190,7 @@ class Recorder:
                     tuple(pending.tracks),
                     tuple(pending.gaps),
                     tuple(pending.clocks),
+                    tuple(pending.efforts),
                     self._point,
                 )
             )

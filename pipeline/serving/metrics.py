@@ -35,7 +35,10 @@ class RunMetrics(RunObserver, Collector):
             registry=self.registry,
         )
         self._step = Gauge(
-            "sca_shed_step", "0: full effort; see effort:* gaps", ["stream"], registry=self.registry
+            "sca_shed_step",
+            "0: full effort; `sca query --gaps` shows the steps",
+            ["stream"],
+            registry=self.registry,
         )
         self._up = Gauge("sca_stream_up", "1 while the stream is watched", ["stream"], registry=self.registry)
         self._depth = Gauge("sca_queue_depth", "Keyframes at each stage", ["stage"], registry=self.registry)

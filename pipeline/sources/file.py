@@ -16,7 +16,7 @@ from dateutil import parser as date_parser
 from pipeline.core.clock import NS, to_ns
 from pipeline.core.errors import SourceRefused
 from pipeline.core.frame import ClockSource
-from pipeline.core.records import Gap, ResumePoint
+from pipeline.core.records import Gap, GapReason, ResumePoint
 from pipeline.sources.clocks import StreamClock, ns_to_ticks, ticks_to_ns
 from pipeline.sources.identity import file_fingerprint
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
@@ -59,7 +59,7 @@ class VideoFile:
 
     Wall clock of the first frame: `start_ns` when given, else the container's `creation_time`, else the file's
     modification time minus its duration. A frame that FFmpeg cannot decode, or marks as damaged, is skipped, counted
-    and reported as a `Gap` ("corrupt"); so is a tail that the container promises and the file does not hold.
+    and reported as a `Gap` (GapReason.CORRUPT); so is a tail that the container promises and the file does not hold.
 
     Raises `SourceRefused` naming the file and the remedy when it is missing, empty, not a video or has no frame.
     """
@@ -147,7 +147,7 @@ class VideoFile:
                 self._corrupt += len(missing)
                 # Where time stamps began anew behind a damaged picture, its own says nothing any more.
                 starts = min(clock.peek(min(missing)).wall_ns, time.wall_ns)
-                yield Gap(starts, time.wall_ns, "corrupt", len(missing))
+                yield Gap(starts, time.wall_ns, GapReason.CORRUPT, len(missing))
             if damaged:
                 continue
             self._frames += 1
@@ -190,14 +190,14 @@ class VideoFile:
         if rest:
             self._corrupt += len(rest)
             end = clock.peek(max(rest) + clock.last_step)
-            yield Gap(clock.peek(min(rest)).wall_ns, end.wall_ns, "corrupt", len(rest))
+            yield Gap(clock.peek(min(rest)).wall_ns, end.wall_ns, GapReason.CORRUPT, len(rest))
             return
         duration = self._info.duration_ns
         if duration is None or clock.epoch:
             return
         end = clock.peek(shown_until if shown_until > last else last + clock.last_step)
         if duration - end.pts_ns > max(NS // 2, 3 * ticks_to_ns(clock.last_step, self._time_base)):
-            yield Gap(end.wall_ns, self._info.start_wall_ns + duration, "corrupt", 0)
+            yield Gap(end.wall_ns, self._info.start_wall_ns + duration, GapReason.CORRUPT, 0)
 
     def _first_frame(self) -> av.VideoFrame:
         """The first picture that has a time stamp: it proves that the file can be decoded and fixes PTS 0."""

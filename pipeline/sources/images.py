@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.core.errors import SourceRefused
 from pipeline.core.frame import ClockSource, FrameTime
-from pipeline.core.records import Gap, ResumePoint
+from pipeline.core.records import Gap, GapReason, ResumePoint
 from pipeline.sources.identity import images_fingerprint
 from pipeline.sources.picture import DecodedFrame, from_array
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
@@ -23,7 +23,7 @@ class ImageSequence:
     """Pictures in natural name order (`img2` before `img10`), `interval_ns` apart.
 
     Pictures carry no clock: the first one stands at `start_ns`, else at its modification time. A file that cannot be
-    decoded is skipped, counted and reported as a `Gap` ("corrupt"). Raises `SourceRefused` when nothing can be read.
+    decoded is skipped, counted and reported as a `Gap` (GapReason.CORRUPT). Raises `SourceRefused` when nothing can be read.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ImageSequence:
             rgb = _read(self._paths[index])
             if rgb is None:
                 self._corrupt += 1
-                yield Gap(time.wall_ns, time.wall_ns + self._interval_ns, "corrupt", 1)
+                yield Gap(time.wall_ns, time.wall_ns + self._interval_ns, GapReason.CORRUPT, 1)
                 continue
             self._frames += 1
             yield from_array(self._info.stream, index, time, rgb)

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 from pipeline.core.dropping import KEEP_LATEST, DropPolicy
-from pipeline.core.records import Gap
+from pipeline.core.records import Gap, GapReason
 from pipeline.sources.picture import DecodedFrame
 
 
@@ -79,7 +79,7 @@ class FrameMailbox:
             if self._before is not None:
                 since_ns, count = self._before
                 self._before = None
-                return Gap(since_ns, frame.time.wall_ns, "dropped", count)
+                return Gap(since_ns, frame.time.wall_ns, GapReason.DROPPED, count)
             self._frame = None
             self._ready.notify_all()
             return frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from pipeline.core.clock import NS
-from pipeline.core.records import Gap
+from pipeline.core.records import Gap, GapReason
 
 # A gap that lasts is told in pieces, so that a query during an outage sees it.
 _PIECE_NS = 30 * NS
@@ -63,6 +63,5 @@ class Unwatched:
 
     def _gap(self, until_ns: int) -> Gap:
         corrupt = self._damaged > 0 and not self._broken
-        return Gap(
-            self._since_ns, until_ns, "corrupt" if corrupt else "outage", self._damaged if corrupt else 0
-        )
+        reason = GapReason.CORRUPT if corrupt else GapReason.OUTAGE
+        return Gap(self._since_ns, until_ns, reason, self._damaged if corrupt else 0)

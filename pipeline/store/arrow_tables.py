@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipeline.store.row_query import Selection
+from pipeline.core.records import GapReason
+from pipeline.store.row_query import OLD_EFFORT, Selection
 
 TIME = pa.timestamp("ns", tz="UTC")
 MASK = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])
@@ -78,7 +79,7 @@ def gap_table(stream: str, found: Sequence[Selection], lost: Sequence[tuple[int,
     """Gaps of one stream; `lost`: wall ns of stretches whose segments are missing from the store."""
     starts = [*_joined(found, "t_start", np.int64).tolist(), *(a for a, _ in lost)]
     ends = [*_joined(found, "t_end", np.int64).tolist(), *(b for _, b in lost)]
-    reasons = [*_texts(found, "reason").to_pylist(), *("lost" for _ in lost)]
+    reasons = [*_texts(found, "reason").to_pylist(), *(GapReason.LOST.value for _ in lost)]
     frames = [*_joined(found, "frames", np.uint32).tolist(), *(0 for _ in lost)]
     return pa.table(
         {
@@ -87,6 +88,18 @@ def gap_table(stream: str, found: Sequence[Selection], lost: Sequence[tuple[int,
             "t_end": pa.array(ends, TIME),
             "reason": pa.array(reasons, pa.string()),
             "frames": pa.array(frames, pa.int64()),
+        }
+    )
+
+
+def effort_table(stream: str, found: Sequence[Selection], as_gaps: Sequence[Selection]) -> pa.Table:
+    """Steps of effort of one stream; `as_gaps`: those that are stored in the table of gaps."""
+    old = [text.removeprefix(OLD_EFFORT) for text in _texts(as_gaps, "reason").to_pylist()]
+    return pa.table(
+        {
+            "stream": _repeated(stream, sum(len(f) for f in found) + len(old)),
+            "t": pa.concat_arrays([_times(found, "t"), _times(as_gaps, "t_start")]),
+            "effort": pa.array([*_texts(found, "effort").to_pylist(), *old], pa.string()),
         }
     )
 

@@ -26,6 +26,7 @@ from pipeline.store.row_query import (
     StoredSegment,
     find_captions,
     find_clocks,
+    find_efforts,
     find_gaps,
     find_observations,
     find_tracks,
@@ -243,6 +244,15 @@ class CaptionStore:
             found = find_gaps(self._sources(name, wanted), wanted)
             tables.append(arrow_tables.gap_table(name, found, [(s.start, s.end) for s in lost]))
         return _by_time(tables, "t_start", None)
+
+    def efforts(
+        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
+    ) -> pa.Table:
+        """From when on each stream got how much work, in [start, end]: stream, t, effort."""
+        wanted = RowFilter(*time_window(start, end))
+        chosen = self._chosen(stream)
+        found = [(s, *find_efforts(self._sources(s, wanted), wanted)) for s in chosen]
+        return _by_time([arrow_tables.effort_table(*rows) for rows in found], "t", None)
 
     def clocks(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None

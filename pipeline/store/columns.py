@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.core.errors import StoreRefused
-from pipeline.core.records import CaptionEvent, ClockReading, ClosedTrack, Gap, Observation
+from pipeline.core.records import CaptionEvent, ClockReading, ClosedTrack, EffortStep, Gap, Observation
 
 ROW_CHUNK = 4096
 BYTE_CHUNK = 262_144
@@ -166,8 +166,24 @@ class GapColumns(Columns):
         return cls(
             t_start=_ints(row.start_ns for row in rows),
             t_end=_ints(row.end_ns for row in rows),
-            reason=np.array([texts.index(row.reason) for row in rows], "<u4"),
+            reason=np.array([texts.index(str(row.reason)) for row in rows], "<u4"),
             frames=np.array([row.frames for row in rows], "<u4"),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EffortColumns(Columns):
+    """Table `eff`: from `t` on the stream gets this much work. `effort`: index into the text dictionary."""
+
+    group: ClassVar[str] = "eff"
+    t: np.ndarray = _column("<i8", wall_clock=True)
+    effort: np.ndarray = _column("<u4")
+
+    @classmethod
+    def of(cls, rows: Sequence[EffortStep], texts: TextDictionary) -> EffortColumns:
+        return cls(
+            t=_ints(row.wall_ns for row in rows),
+            effort=np.array([texts.index(row.effort.value) for row in rows], "<u4"),
         )
 
 
@@ -222,6 +238,7 @@ TABLES: tuple[type[Columns], ...] = (
     TrackColumns,
     GapColumns,
     ClockColumns,
+    EffortColumns,
 )
 
 

@@ -33,6 +33,7 @@ _TIMES = {
     "trk": ("t_first", "t_last"),
     "gap": ("t_start", "t_end"),
     "clk": ("t", "t"),
+    "eff": ("t", "t"),
 }
 
 

@@ -15,6 +15,7 @@ from pipeline.store.columns import (
     CaptionColumns,
     ClockColumns,
     Columns,
+    EffortColumns,
     GapColumns,
     ObservationColumns,
     TextColumns,
@@ -111,9 +112,25 @@ def find_tracks(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selecti
     return [s for s in (_with_text(f, wanted.text) for f in _newest(found, None, "t_last")) if len(s)]
 
 
+OLD_EFFORT = "effort:"
+"""Begins the reason of rows in `gap` that were steps of effort before these had a table of their own."""
+
+
 def find_gaps(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
     """Gaps that match."""
-    return _in_time(sources, GapColumns, "t_start", "t_end", wanted)
+    found = _in_time(sources, GapColumns, "t_start", "t_end", wanted)
+    return [s for s in (f.where(~_old_efforts(f)) for f in found) if len(s)]
+
+
+def find_efforts(sources: Sequence[RowSource], wanted: RowFilter) -> tuple[list[Selection], list[Selection]]:
+    """Steps of effort that match, and those that are stored as gaps."""
+    as_gaps = _in_time(sources, GapColumns, "t_start", "t_end", wanted)
+    old = [s for s in (f.where(_old_efforts(f)) for f in as_gaps) if len(s)]
+    return _in_time(sources, EffortColumns, "t", "t", wanted), old
+
+
+def _old_efforts(found: Selection) -> np.ndarray:
+    return np.asarray(pc.starts_with(found.texts("reason"), OLD_EFFORT).to_numpy(zero_copy_only=False))
 
 
 def find_clocks(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:

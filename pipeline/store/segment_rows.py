@@ -14,6 +14,7 @@ from pipeline.store.columns import (
     CaptionColumns,
     ClockColumns,
     Columns,
+    EffortColumns,
     GapColumns,
     ObservationColumns,
     TextColumns,
@@ -32,6 +33,7 @@ class SegmentRows:
     trk: TrackColumns = field(default_factory=TrackColumns)
     gap: GapColumns = field(default_factory=GapColumns)
     clk: ClockColumns = field(default_factory=ClockColumns)
+    eff: EffortColumns = field(default_factory=EffortColumns)
 
     @classmethod
     def of(cls, batch: Batch) -> SegmentRows:
@@ -41,6 +43,7 @@ class SegmentRows:
             *(("gap", r.start_ns, r.end_ns) for r in batch.gaps),
             *(("closed track", r.first_ns, r.last_ns) for r in batch.tracks),
             *(("clock reading", r.wall_ns, r.wall_ns) for r in batch.clocks),
+            *(("step of effort", r.wall_ns, r.wall_ns) for r in batch.efforts),
             *(("observation", r.wall_ns, r.wall_ns) for r in batch.observations),
         ):
             if not 0 <= start <= end:
@@ -54,6 +57,7 @@ class SegmentRows:
             trk=TrackColumns.of(batch.tracks, texts),
             gap=GapColumns.of(batch.gaps, texts),
             clk=ClockColumns.of(batch.clocks, texts),
+            eff=EffortColumns.of(batch.efforts, texts),
         )
         return replace(rows, text=texts.columns())._in_order()
 
@@ -76,6 +80,7 @@ class SegmentRows:
             trk=_concatenate([remapped(p.trk, "text", m) for p, m in zip(parts, remaps, strict=True)]),
             gap=_concatenate([remapped(p.gap, "reason", m) for p, m in zip(parts, remaps, strict=True)]),
             clk=_concatenate([remapped(p.clk, "clock", m) for p, m in zip(parts, remaps, strict=True)]),
+            eff=_concatenate([remapped(p.eff, "effort", m) for p, m in zip(parts, remaps, strict=True)]),
         )._in_order()
 
     def table(self, group: str) -> Columns:
@@ -84,14 +89,13 @@ class SegmentRows:
 
     @property
     def time_range(self) -> tuple[int, int] | None:
-        """First and last wall ns of observations, captions, gaps and clock readings; None without any.
+        """First and last wall ns of observations, captions, gaps, clock readings and efforts; None without any.
 
         Tracks are left out: they may last for hours and would make the segment a candidate for every query.
         """
-        starts = [
-            int(t.min()) for t in (self.obs.t, self.cap.t_start, self.gap.t_start, self.clk.t) if len(t)
-        ]
-        ends = [int(t.max()) for t in (self.obs.t, self.cap.t_end, self.gap.t_end, self.clk.t) if len(t)]
+        moments = (self.obs.t, self.clk.t, self.eff.t)
+        starts = [int(t.min()) for t in (*moments, self.cap.t_start, self.gap.t_start) if len(t)]
+        ends = [int(t.max()) for t in (*moments, self.cap.t_end, self.gap.t_end) if len(t)]
         return (min(starts), max(ends)) if starts else None
 
     def _in_order(self) -> SegmentRows:
@@ -105,6 +109,7 @@ class SegmentRows:
             trk=_take(trk, last[np.argsort(trk.t_first[last], kind="stable")]),
             gap=_take(self.gap, np.argsort(self.gap.t_start, kind="stable")),
             clk=_take(self.clk, np.argsort(self.clk.t, kind="stable")),
+            eff=_take(self.eff, np.argsort(self.eff.t, kind="stable")),
         )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from pipeline.commands.query import query
-from pipeline.core.records import Batch, CaptionEvent, Gap, ResumePoint
+from pipeline.core.records import Batch, CaptionEvent, EffortName, EffortStep, Gap, GapReason, ResumePoint
 from pipeline.query.rows import CaptionRow, coalesce
 from pipeline.store import CaptionStore, StreamInfo
 from tests.store_samples import INFO, T0, S, batch, filled_store
@@ -210,9 +210,10 @@ def test_coalescing_keeps_the_time_that_each_track_says_each_thing(found: list[C
 def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten seconds of one stream, of which two were dropped, with a change of effort in between."""
     path = tmp_path_factory.mktemp("gaps") / "a.zarr"
-    gaps = (Gap(T0 + 2 * S, T0 + 4 * S, "dropped", 7), Gap(T0 + 5 * S, T0 + 5 * S, "effort:half-probes", 0))
+    gaps = (Gap(T0 + 2 * S, T0 + 4 * S, GapReason.DROPPED, 7),)
+    efforts = (EffortStep(T0 + 5 * S, EffortName.HALF_PROBES),)
     with CaptionStore.create(path).writer("cam", INFO) as writer:
-        writer.commit(Batch(gaps=gaps, resume=ResumePoint(10 * S, 100, 0, T0 + 10 * S)))
+        writer.commit(Batch(gaps=gaps, efforts=efforts, resume=ResumePoint(10 * S, 100, 0, T0 + 10 * S)))
     return path
 
 

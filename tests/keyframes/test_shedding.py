@@ -33,7 +33,7 @@ def test_steps_degrade_in_the_order_of_the_design() -> None:
             before.interval_factor,
             before.drop_stale,
         )
-    assert len({effort.reason for effort in EFFORTS}) == len(EFFORTS)
+    assert len({effort.name for effort in EFFORTS}) == len(EFFORTS)
 
 
 @given(options=options_, samples=st.lists(st.tuples(st.floats(0, 5), st.floats(0, 60)), max_size=200))

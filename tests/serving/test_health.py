@@ -47,7 +47,6 @@ def test_counts_are_those_that_were_told_by_stream_and_reason() -> None:
     metrics.gap("a", Gap(0, 10, "dropped", 4))
     metrics.gap("a", Gap(20, 30, "dropped", 2))
     metrics.gap("a", Gap(20, 30, "corrupt", 1))
-    metrics.gap("a", Gap(20, 20, "effort:few-probes", 0))
     for latency in (0.2, 0.4, 100.0):
         metrics.queryable("a", latency)
     with health_server("127.0.0.1", 0, metrics, Health(60)) as port:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.frame import Frame
-from pipeline.core.records import Gap, ResumePoint
+from pipeline.core.records import EffortStep, Gap, ResumePoint
 from pipeline.runtime.on_ray.messages import AnalysisReport, LogCollector, StepReport, Work
 from pipeline.runtime.plan import StreamPlan
 from pipeline.settings.config import RunConfig
@@ -173,18 +173,21 @@ class RecorderActor(_Actor):
         stream: str,
         attempt: int,
         number: int,
-        gaps: tuple[Gap, ...],
+        gaps: tuple[Gap | EffortStep, ...],
         analysed: AnalysedKeyframe | None = None,
         captions: list[RegionCaption | None] | None = None,
     ) -> Recorded:
-        """Take in the `number`-th record of this start, gaps and perhaps a keyframe; totals of the stream."""
+        """Take in the `number`-th record of this start, gaps, steps of effort and perhaps a keyframe; totals of the stream."""
         recording = self._recording(stream, attempt)
         if number != recording.taken:
             raise StaleCall(f"{stream}: record {recording.taken} was lost before record {number}")
         recording.taken += 1
         recorder = recording.recorder
         for gap in gaps:
-            recorder.gap(gap)
+            if isinstance(gap, Gap):
+                recorder.gap(gap)
+            else:
+                recorder.effort(gap)
         if analysed is not None:
             recorder.keyframe(analysed.regions, captions or [], analysed.ended, analysed.next_track)
         return recorder.recorded

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from pipeline.core.records import Gap
 from pipeline.recording.recorder import Recorded
 from pipeline.runtime.on_ray.calls import Calls
 from pipeline.runtime.on_ray.lane import Keyframe, Lane, LaneState, Place
@@ -216,7 +217,8 @@ class Conveyor:
                 lane.keyframes.remove(keyframe)
                 lane.tally.analysed(keyframe.step.reached.pts_ns, keyframe.avoided)
             for gap in gaps:
-                self._observer.gap(lane.name, gap)
+                if isinstance(gap, Gap):
+                    self._observer.gap(lane.name, gap)
             self._lifecycle.recorded(lane, recorded)
 
         self._lifecycle.call(lane, recorder, record, then)

@@ -72,7 +72,7 @@ class Driver:
                 self._lifecycle.go_on_opening(lane)
             elif lane.state is LaneState.RUNNING:
                 if lane.shed(now_ns, now_s):
-                    log.warning("%s: works at %s now", lane.name, lane.load.effort.reason)
+                    log.warning("%s: works at effort %s now", lane.name, lane.load.effort.name)
                     self._observer.shed(lane.name, lane.load.step)
                 self._conveyor.feed(lane, now_s)
         self._conveyor.dispatch(now_ns)

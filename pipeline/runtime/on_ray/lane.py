@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import Any
 
 from pipeline.core.dropping import DropPolicy
-from pipeline.core.records import Gap
+from pipeline.core.records import EffortStep, Gap, GapReason
 from pipeline.core.restarts import RestartHistory
 from pipeline.keyframes.reader import SourceStep
 from pipeline.keyframes.shedding import LoadState, next_load
@@ -59,7 +59,7 @@ class Keyframe:
 class Lane:
     """The state of one stream. `attempt`: number of its start; what belongs to an earlier one no longer counts.
 
-    `keyframes`: on the way, in order. `gaps`: not handed to the recorder yet. `undurable`: order and read time of
+    `keyframes`: on the way, in order. `gaps`: with steps of effort, not handed to the recorder yet. `undurable`: order and read time of
     the keyframes that are not committed yet. `stale`: dropped by shedding, since which wall ns and how many.
     `connected`: what the source said last.
     """
@@ -80,7 +80,7 @@ class Lane:
     connected: bool = False
     committing: bool = False
     keyframes: deque[Keyframe] = field(default_factory=deque)
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: list[Gap | EffortStep] = field(default_factory=list)
     undurable: deque[tuple[tuple[int, int], int]] = field(default_factory=deque)
     records: int = 0
     last: SourceStep | None = None
@@ -152,8 +152,8 @@ class Lane:
             self.keyframes.remove(keyframe)
             self._forget_undurable(keyframe)
 
-    def taken_gaps(self) -> tuple[Gap, ...]:
-        """The gaps to record now."""
+    def taken_gaps(self) -> tuple[Gap | EffortStep, ...]:
+        """The gaps and steps of effort to record now."""
         gaps = tuple(self.gaps)
         self.gaps.clear()
         return gaps
@@ -175,7 +175,7 @@ class Lane:
         """What was dropped as too old becomes a gap that ends at the keyframe which is looked at next."""
         if self.stale_since_ns is not None:
             end = max(until_ns, self.stale_since_ns)
-            self.gaps.append(Gap(self.stale_since_ns, end, "shed", self.stale))
+            self.gaps.append(Gap(self.stale_since_ns, end, GapReason.SHED, self.stale))
             self.stale_since_ns, self.stale = None, 0
 
     def durable_up_to(self, order: tuple[int, int], now_ns: int) -> list[float]:
@@ -204,7 +204,7 @@ class Lane:
         if self.load.step == before:
             return False
         wall_ns = self.last.reached.wall_ns if self.last is not None else now_ns
-        self.gaps.append(Gap(wall_ns, wall_ns, self.load.effort.reason, 0))
+        self.gaps.append(EffortStep(wall_ns, self.load.effort.name))
         return True
 
     def _forget_undurable(self, keyframe: Keyframe) -> None:

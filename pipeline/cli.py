@@ -1,4 +1,4 @@
-"""The command line: `sca run|query|models|doctor|train|evaluate|engines`."""
+"""The command line: `sca run|query|export|config|models|doctor|train|evaluate|engines`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ app = _new_app()
 LATER = {
     "query": ("pipeline.commands.query", "Show what was seen, by time."),
     "export": ("pipeline.commands.export", "Write captions as JSON lines, CSV or subtitles."),
+    "config": ("pipeline.commands.config", "Show the settings of a run, and explain them."),
     "train": ("pipeline.commands.train", "Train a model from a recipe in configs/train."),
     "evaluate": ("pipeline.commands.evaluate", "Score a model's captions and masks."),
     "engines": ("pipeline.commands.engines", "Compile the model's stages for this machine, and check them."),

@@ -17,7 +17,10 @@ from sca.parts import Registry, registry
 class CaptionGateOptions(Options):
     """When a track is captioned again. Seconds of wall-clock time."""
 
-    rule: str = Field(default="looks", description="our own, or one of an installed package")
+    rule: str = Field(
+        default="looks",
+        description="who says which tracks need words: looks, which is our own, or one of an installed package",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="settings of its own that a rule of an installed package takes"
     )
@@ -28,7 +31,9 @@ class CaptionGateOptions(Options):
         description="cosine distance from the looks that were captioned, above which a new caption is due",
     )
     min_interval_s: float = Field(default=1.0, ge=0, description="never caption a track more often than this")
-    refresh_s: float = Field(default=20.0, gt=0, description="an older caption is renewed")
+    refresh_s: float = Field(
+        default=20.0, gt=0, description="a caption that is older is renewed, even if nothing has changed"
+    )
     max_per_keyframe: int = Field(
         default=8, ge=1, description="captions of a keyframe at most; the others wait for the next one"
     )

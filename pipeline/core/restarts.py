@@ -23,12 +23,16 @@ class RestartOptions(Options):
 
     policy: RestartPolicy = Field(
         default=RestartPolicy.ON_ERROR,
-        description="never, on-error, or always: live streams also when their sender ends them",
+        description="after what a stream or stage is started again; always: live streams also when their sender ends them",
     )
     max_restarts: int = Field(default=8, ge=1, description="restarts within `window_s`; one more is given up")
-    window_s: float = Field(default=600.0, gt=0)
-    first_delay_s: float = Field(default=0.5, ge=0, description="doubled for each further restart")
-    max_delay_s: float = Field(default=30.0, gt=0)
+    window_s: float = Field(
+        default=600.0, gt=0, description="how long a restart counts against `max_restarts`"
+    )
+    first_delay_s: float = Field(
+        default=0.5, ge=0, description="pause before the first restart, doubled for each further one"
+    )
+    max_delay_s: float = Field(default=30.0, gt=0, description="longest pause before a restart")
 
 
 class Ending(StrEnum):

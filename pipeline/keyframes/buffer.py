@@ -23,7 +23,8 @@ class FlowOptions(Options):
 
     policy: str | None = Field(
         default=None,
-        description="block, keep-latest, drop-oldest or one of an installed package; none: keep-latest if live, else block",
+        description="what gives way when keyframes come too fast: block, keep-latest, drop-oldest or one of an "
+        "installed package; none: keep-latest if live, else block",
     )
     buffer: int = Field(default=4, ge=1, description="keyframes that may wait under drop-oldest")
     real_time: bool = Field(default=False, description="play a file at its own speed, as a camera would")

@@ -30,7 +30,9 @@ class RecordingOptions(Options):
     """How often rows become durable, and how long those of cameras are kept."""
 
     commit_s: float = Field(default=1.0, gt=0, description="seconds between commits")
-    commit_rows: int = Field(default=512, ge=1, description="or this many rows, whichever comes first")
+    commit_rows: int = Field(
+        default=512, ge=1, description="rows that are committed at once, however little time has passed"
+    )
     archive_days: bool = Field(
         default=True, description="turn a camera's closed UTC days into archives of one file each"
     )

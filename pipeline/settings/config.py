@@ -43,31 +43,48 @@ class RuntimeOptions(Options):
         )
     )
     perception_threads: int = Field(
-        default=0, ge=0, description="CPU threads of torch; 0: all processors but one, which decodes"
+        default=0, ge=0, description="CPU threads of perception; 0: all processors but one, which decodes"
     )
-    captioning_threads: int = Field(default=1, ge=1)
-    perception_actors: int = Field(default=1, ge=1, description="streams are spread over them")
-    captioning_actors: int = Field(default=1, ge=1, description="each takes captions of any stream")
+    perception_actors: int = Field(
+        default=1, ge=1, description="processes that find regions; streams are spread over them"
+    )
+    captioning_actors: int = Field(
+        default=1, ge=1, description="processes that caption; each takes regions of any stream"
+    )
     perception_cpus: float = Field(
         default=0.0, ge=0, description="processors of the cluster that a perception actor claims"
     )
-    captioning_cpus: float = Field(default=0.0, ge=0)
-    perception_gpus: float = Field(default=0.5, ge=0, description="the same for GPUs, where there are any")
-    captioning_gpus: float = Field(default=0.5, ge=0)
+    captioning_cpus: float = Field(
+        default=0.0, ge=0, description="processors of the cluster that a captioner claims"
+    )
+    perception_gpus: float = Field(
+        default=0.5, ge=0, description="share of a GPU that a perception actor claims, where there are any"
+    )
+    captioning_gpus: float = Field(
+        default=0.5, ge=0, description="share of a GPU that a captioner claims, where there are any"
+    )
     encode_batch: int = Field(
         default=8, ge=1, description="keyframes of different streams that are encoded together at most"
     )
     credits: int = Field(
         default=4, ge=1, description="keyframes of a stream between source and store at most"
     )
-    object_store_mb: int = Field(default=256, ge=80)
+    object_store_mb: int = Field(
+        default=256, ge=80, description="shared memory for keyframes on their way between actors, in MiB"
+    )
     max_growth_mb: int = Field(
         default=2048,
         ge=0,
         description="a stage whose process grows by more is replaced, as if it had died; 0: never",
     )
-    start_deadline_s: float = Field(default=300.0, gt=0, description="for actors to start and load the model")
-    stall_deadline_s: float = Field(default=120.0, gt=0, description="for a keyframe to get through")
+    start_deadline_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="seconds for a stage to start and load the model, after which it counts as dead",
+    )
+    stall_deadline_s: float = Field(
+        default=120.0, gt=0, description="seconds for a stage to answer a call, after which it counts as dead"
+    )
 
 
 class RunConfig(Options):

@@ -23,12 +23,22 @@ LIST_SUFFIXES = frozenset({".yaml", ".yml"})
 class StreamEntry(Options):
     """One source of a stream list. What is not said comes from the command line."""
 
-    uri: str = Field(repr=False)
-    name: str | None = None
-    preset: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict, description="group.key: value")
-    policy: str | None = None
-    restart: RestartPolicy | None = None
+    uri: str = Field(
+        repr=False, description="a file, folder, glob, or address; `${NAME}` and `${file:PATH}` are filled in"
+    )
+    name: str | None = Field(
+        default=None, description="under which the stream is stored; none: made from the address"
+    )
+    preset: str | None = Field(
+        default=None, description="in place of the command line's, for this stream alone"
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="`group.key: value`, as `--set` takes them, for this stream alone"
+    )
+    policy: str | None = Field(default=None, description="short for the setting `flow.policy`")
+    restart: RestartPolicy | None = Field(
+        default=None, description="short for `restarts.policy` and, of a camera, `sources.reconnect`"
+    )
 
 
 class StreamList(Options):

@@ -29,13 +29,13 @@ class SourceOptions(Options):
     rtsp_transport: Literal["tcp", "udp"] = Field(
         default="tcp", description="udp loses packets on a busy network, but a camera may know only that"
     )
-    open_timeout_s: float = Field(default=10.0, gt=0, description="for a camera to answer")
+    open_timeout_s: float = Field(default=10.0, gt=0, description="how long a camera may take to answer")
     stall_timeout_s: float = Field(
         default=5.0, gt=0, description="without data for so long, a camera is connected to again"
     )
     reconnect: RestartPolicy = Field(
         default=RestartPolicy.ALWAYS,
-        description="never, on-error, or always: also when the sender ends the stream",
+        description="after what a camera is connected to again; always: also when the sender ends the stream",
     )
     max_backoff_s: float = Field(
         default=30.0, gt=0, description="longest pause between two attempts to connect"

@@ -19,7 +19,10 @@ from sca.parts import Registry, registry
 class TrackingOptions(Options):
     """How long tracks live. Seconds of stream time."""
 
-    tracker: str = Field(default="prompted", description="our own, or one of an installed package")
+    tracker: str = Field(
+        default="prompted",
+        description="who follows things: prompted, which is our own, or one of an installed package",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="settings of its own that a tracker of an installed package takes"
     )
@@ -29,7 +32,11 @@ class TrackingOptions(Options):
     lost_s: float = Field(
         default=2.0, ge=0, description="how long a missing track is still looked for in its place"
     )
-    reentry_s: float = Field(default=30.0, ge=0, description="how long it is recognised elsewhere after that")
+    reentry_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="how long after that it is still recognised by its looks, wherever it is",
+    )
     association: AssociationOptions = AssociationOptions()
 
 

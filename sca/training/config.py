@@ -18,92 +18,121 @@ class _Strict(BaseModel):
 
 
 class LanguageConfig(_Strict):
-    """The small GPT-2 and its tokenizer. `vocab_size` is an upper bound: the tokenizer may learn fewer pieces."""
+    """The small GPT-2 that is trained, and its tokenizer."""
 
-    width: int = 256
-    layers: int = 3
-    heads: int = 4
-    vocab_size: int = 3500
-    max_tokens: int = 18
-    dropout: float = 0.1
+    width: int = Field(default=256, description="channels of a token")
+    layers: int = Field(default=3, description="transformer layers")
+    heads: int = Field(default=4, description="attention heads of a layer")
+    vocab_size: int = Field(default=3500, description="pieces at most: the tokenizer may learn fewer")
+    max_tokens: int = Field(default=18, description="tokens of a training caption, without its end")
+    dropout: float = Field(default=0.1, description="share of activations left out while it learns")
 
 
 class LossConfig(_Strict):
-    """Weights of the losses. `words`: the auxiliary word probe; `projection`, `pairwise`: masks from boxes alone.
+    """Weights of the losses."""
 
-    `drift`: of caption tokens from what they were, where masks alone are trained.
-    Of a consensus stage: `likelihood` of the phrases beside the score, and `head`: what a right head noun adds to it.
-    """
-
-    caption: float = 1.0
-    words: float = 0.5
-    label_smoothing: float = 0.1
-    focal: float = 20.0
-    dice: float = 1.0
-    projection: float = 1.0
-    pairwise: float = 1.0
-    iou: float = 1.0
-    drift: float = 5.0
-    likelihood: float = 0.2
-    head: float = 1.0
+    caption: float = Field(default=1.0, description="cross-entropy of the caption's tokens")
+    words: float = Field(
+        default=0.5, description="the auxiliary probe that names a caption's words from the region tokens"
+    )
+    label_smoothing: float = Field(
+        default=0.1, description="share of certainty that the caption loss does not ask for"
+    )
+    focal: float = Field(default=20.0, description="focal loss of masks with an outline")
+    dice: float = Field(default=1.0, description="dice loss of masks with an outline")
+    projection: float = Field(
+        default=1.0, description="masks from boxes alone: the mask fills its box along both sides"
+    )
+    pairwise: float = Field(
+        default=1.0, description="masks from boxes alone: neighbours of one colour belong together"
+    )
+    iou: float = Field(default=1.0, description="error of the IoU that the decoder expects of its masks")
+    drift: float = Field(
+        default=5.0, description="of caption tokens from what they were, where masks alone are trained"
+    )
+    likelihood: float = Field(
+        default=0.2, description="of the phrases, beside the score, where the objective is consensus"
+    )
+    head: float = Field(default=1.0, description="what a right head noun adds to the score of a consensus")
 
 
 class StageConfig(_Strict):
-    """One stage of training.
+    """One stage of training; stages follow each other, each from the weights of the one before."""
 
-    backbone: "frozen" (no gradient at all), "late" (strides 16 and 32 learn) or "full". size: input side in pixels,
-    a multiple of 32. images, regions: batch of B pictures with M regions each. mask_every: every n-th step trains
-    masks, with mask_regions in place of M; the others train captions. refined_masks: how many masks of such a step
-    get a correcting click. caption_clicks, mask_clicks: share of steps whose prompts are clicks, the others being
-    boxes. zoom: range of the random view's scale. key_pool: caption steps attend to the image averaged over
-    n x n cells, which is nearly the same and much cheaper. language_learning_rate: of the language model and its
-    prefix, learning_rate if it is not given; a small one bears (and needs) several times as much. trains: "language"
-    freezes all but the language model, its prefix and the region reader, which then learn from features that are
-    computed once, in `views` views of every image; a step takes images x regions of them. "masks" leaves the language
-    model and the reader as they are, and holds the caption tokens that they read to what they were. sentences: weight of
-    whole-picture captions among them, 0 for none. objective: "likelihood" of the phrases, or "consensus": the score of
-    `samples` sampled ones (see `sca.training.consensus`). ema: decay of the averaged weights.
-    """
-
-    name: str
-    steps: int = Field(gt=0)
-    trains: Literal["all", "language", "masks"] = "all"
-    views: int = Field(default=2, gt=0)
-    sentences: float = Field(default=0.0, ge=0)
-    objective: Literal["likelihood", "consensus"] = "likelihood"
-    samples: int = Field(default=4, gt=1)
-    size: int = Field(default=320, multiple_of=32)
-    images: int = Field(default=8, gt=0)
-    regions: int = Field(default=6, gt=0)
-    backbone: Literal["frozen", "late", "full"] = "frozen"
-    learning_rate: float = 6e-4
-    backbone_learning_rate: float = 1e-4
-    language_learning_rate: float | None = None
-    final_rate: float = 0.02
-    warmup_steps: int = 100
-    weight_decay: float = 0.02
-    mask_every: int = Field(default=3, gt=1)
-    mask_regions: int = 4
-    refined_masks: int = 8
-    caption_clicks: float = 0.25
-    mask_clicks: float = 0.5
-    zoom: tuple[float, float] = (0.75, 1.6)
-    key_pool: int = Field(default=1, gt=0)
-    ema: float = 0.998
+    name: str = Field(description="by which the log calls it")
+    steps: int = Field(gt=0, description="steps of the optimizer")
+    trains: Literal["all", "language", "masks"] = Field(
+        default="all",
+        description="language: the language model, its prefix and the region reader alone, on features that are computed "
+        "once; masks: all but the language model and the reader, while the caption tokens that these read are held to "
+        "what they were",
+    )
+    views: int = Field(
+        default=2,
+        gt=0,
+        description="views of every image whose features are computed, where language is trained",
+    )
+    sentences: float = Field(
+        default=0.0, ge=0, description="weight of whole-picture captions, where language is trained; 0: none"
+    )
+    objective: Literal["likelihood", "consensus"] = Field(
+        default="likelihood",
+        description="likelihood of the phrases, or consensus: the score of sampled captions against all phrases "
+        "(`sca.training.caption_losses`)",
+    )
+    samples: int = Field(default=4, gt=1, description="captions sampled of a region for a consensus")
+    size: int = Field(default=320, multiple_of=32, description="input side, pixels")
+    images: int = Field(default=8, gt=0, description="pictures of a batch")
+    regions: int = Field(default=6, gt=0, description="regions of each picture of a batch")
+    backbone: Literal["frozen", "late", "full"] = Field(
+        default="frozen",
+        description="how much of the image encoder learns: nothing, what has strides 16 and 32, or all",
+    )
+    learning_rate: float = Field(default=6e-4, description="of what has no rate of its own below")
+    backbone_learning_rate: float = Field(default=1e-4, description="of the image encoder's backbone")
+    language_learning_rate: float | None = Field(
+        default=None,
+        description="of the language model, its prefix and the region reader; none: `learning_rate`. A small language "
+        "model bears, and needs, several times as much",
+    )
+    final_rate: float = Field(default=0.02, description="share of each rate that is left at the last step")
+    warmup_steps: int = Field(default=100, description="steps over which the rates rise from nothing")
+    weight_decay: float = Field(default=0.02, description="of matrices, by AdamW")
+    mask_every: int = Field(default=3, gt=1, description="every n-th step trains masks, the others captions")
+    mask_regions: int = Field(default=4, description="regions of each picture in a step of masks")
+    refined_masks: int = Field(default=8, description="masks of such a step that get a correcting click")
+    caption_clicks: float = Field(
+        default=0.25, description="share of caption steps whose prompts are clicks, the others being boxes"
+    )
+    mask_clicks: float = Field(default=0.5, description="the same share of steps of masks")
+    zoom: tuple[float, float] = Field(
+        default=(0.75, 1.6), description="least and greatest scale of the random view of a picture"
+    )
+    key_pool: int = Field(
+        default=1,
+        gt=0,
+        description="caption steps attend to the image averaged over n x n cells: nearly the same, and much cheaper",
+    )
+    ema: float = Field(default=0.998, description="decay of the averaged weights, which are what is kept")
 
 
 class TrainingConfig(_Strict):
-    """Everything that decides what `sca train` produces from a data folder. `processes` share every batch."""
+    """Everything that decides what `sca train` produces from a data folder."""
 
-    seed: int = 0
-    processes: int = Field(default=1, gt=0)
-    model: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(default=0, description="of weights, batches and views")
+    processes: int = Field(default=1, gt=0, description="processes that share every batch")
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="the model's own configuration, without its language model"
+    )
     language: LanguageConfig = LanguageConfig()
     loss: LossConfig = LossConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
-    imagenet_weights: bool = True
-    checkpoint_every_s: float = 180.0
-    log_every: int = 20
+    imagenet_weights: bool = Field(
+        default=True,
+        description="the backbone begins with ImageNet weights, where the train extra brings them",
+    )
+    checkpoint_every_s: float = Field(default=180.0, description="seconds between states to go on from")
+    log_every: int = Field(default=20, description="steps between lines of the log")
 
     def model_config_for(self, vocab_size: int) -> ScaConfig:
         """The model's own configuration, with the language model and the first stage's input size filled in."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.regions import box_iou
-from pipeline.tracking.association import AssociationOptions, Candidates, associate
+from pipeline.tracking.association import AssociationOptions, Candidates, associate, recognise
 from pipeline.tracking.interface import TrackingOptions
 from pipeline.tracking.motion import BoxMotion
 from pipeline.tracking.tracker import PromptedTracker
@@ -211,3 +211,19 @@ def test_flickering_detections_cause_no_new_numbers(drop: float) -> None:
         ]
         numbers |= {n for n in scene.step(*objects, noise=0.2) if n > 0}
     assert numbers == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("hits", [1, 3])
+def test_a_track_is_numbered_on_the_sight_that_the_settings_name(hits: int) -> None:
+    scene = Scene(confirm_hits=hits)
+    numbers = [scene.step((0, box(10, 10)))[0] for _ in range(4)]
+    assert numbers == [-1] * (hits - 1) + [1] * (5 - hits)
+
+
+@pytest.mark.parametrize(("least", "same"), [(0.5, True), (0.99, False)])
+def test_what_comes_back_elsewhere_is_known_if_it_looks_as_alike_as_told(least: float, same: bool) -> None:
+    rng = np.random.default_rng(0)
+    before = Candidates(np.array([box(10, 10)], np.float32), look(0)[None])
+    after = Candidates(np.array([box(500, 300)], np.float32), look(0, 0.3, rng)[None])
+    assert 0.5 < float(before.features[0] @ after.features[0]) < 0.99
+    assert bool(recognise(before, after, AssociationOptions(reentry_similarity=least))) is same

@@ -134,6 +134,10 @@ class PerceptionActor(_Actor):
         return analysis
 
 
+# Steps of the language model are short, so more work is shared out over captioners, not over threads. A guess.
+_CAPTIONING_THREADS = 1
+
+
 class CaptionerActor(_Actor):
     """Holds the language model; concurrent calls share a batch. Call `load` first."""
 
@@ -142,7 +146,7 @@ class CaptionerActor(_Actor):
         from pipeline.runtime.stages import load_predictor
 
         self._deadline_s = config.runtime.stall_deadline_s
-        predictor = load_predictor(config, config.runtime.captioning_threads, "language")
+        predictor = load_predictor(config, _CAPTIONING_THREADS, "language")
         self._queue = CaptionQueue(Captioner(predictor))
 
     def caption(self, requests: tuple[CaptionRequest, ...]) -> list[RegionCaption | None]:

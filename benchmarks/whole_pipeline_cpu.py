@@ -32,7 +32,7 @@ from engines.acceleration import accelerate
 from pipeline.keyframes.reader import KeyframeReader
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.plan import plan_run
-from pipeline.runtime.progress import StopRequest
+from pipeline.runtime.progress import RunObserver, StopRequest
 from pipeline.settings.config import load_config
 from pipeline.sources import open_source
 from sca.automatic import AutomaticMaskGenerator
@@ -72,11 +72,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         plan = plan_run([options.clip], config, store=Path(folder) / "run.zarr")
-        run_inline(
-            _first_second(plan.config, options.clip, Path(folder)), lambda _: None, StopRequest(), fast
-        )
+        run_inline(_first_second(plan.config, options.clip, Path(folder)), RunObserver(), StopRequest(), fast)
         started = time.perf_counter()
-        (progress,) = run_inline(plan, lambda _: None, StopRequest(), fast)
+        (progress,) = run_inline(plan, RunObserver(), StopRequest(), fast)
         ours_s = time.perf_counter() - started
 
     chosen = np.linspace(0, len(keyframes) - 1, min(options.reference_keyframes, len(keyframes))).astype(int)

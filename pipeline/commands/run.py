@@ -195,12 +195,7 @@ def _run(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[Stream
     if plan.config.runtime.kind == "inline":
         from pipeline.runtime.inline import run_inline
 
-        def tell(now: StreamProgress) -> None:
-            observer.progress(now)
-            observer.running({now.stream: True})
-            observer.alive()
-
-        return run_inline(plan, tell, stop)
+        return run_inline(plan, observer, stop)
     from pipeline.runtime.on_ray.driver import run_on_ray
 
     return run_on_ray(plan, observer, stop)

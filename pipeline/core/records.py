@@ -46,6 +46,40 @@ class CaptionEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredCaption:
+    """A caption event as it stands in the store since `durable_ns` (wall ns UTC): small enough to be told of each.
+
+    (track, start_ns) identifies it, as in `CaptionEvent`; the other times, `box` and `score` are as there. An event that
+    lasts is told again with a later end.
+    """
+
+    track: int
+    start_ns: int
+    end_ns: int
+    start_pts_ns: int
+    end_pts_ns: int
+    box: tuple[float, float, float, float]
+    text: str
+    score: float
+    durable_ns: int
+
+    @classmethod
+    def of(cls, event: CaptionEvent, durable_ns: int) -> StoredCaption:
+        """What is told of an event, without mask and embedding."""
+        return cls(
+            event.track,
+            event.start_ns,
+            event.end_ns,
+            event.start_pts_ns,
+            event.end_pts_ns,
+            event.box,
+            event.text,
+            event.score,
+            durable_ns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ClosedTrack:
     """A track that has ended. Times wall ns UTC."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import monotonic_ns
+from time import monotonic_ns, time_ns
 from typing import Protocol
 
 from pydantic import Field
@@ -20,6 +20,7 @@ from pipeline.core.records import (
     Gap,
     Observation,
     ResumePoint,
+    StoredCaption,
 )
 from pipeline.core.regions import EndedTrack, RegionCaption, Regions
 from pipeline.recording.clock_drift import ClockLog
@@ -52,7 +53,10 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Totals since the recorder was made, and the point up to which everything is durable."""
+    """Totals since the recorder was made, and the point up to which everything is durable.
+
+    `stored`: caption events that became durable since the last report, in the order written.
+    """
 
     keyframes: int
     observations: int
@@ -61,6 +65,7 @@ class Recorded:
     gaps: int
     tracks: int
     durable: ResumePoint
+    stored: tuple[StoredCaption, ...] = ()
 
 
 def commit_due(rows: int, waited_ns: int, options: RecordingOptions) -> bool:
@@ -86,7 +91,7 @@ class Recorder:
     """Collects the rows of one stream and commits them with the point to resume from.
 
     All rows of a keyframe, its captions included, go into one commit, so a resumed run neither repeats nor misses
-    any. `clock_ns`: a steady clock, for tests.
+    any. `clock_ns`: a steady clock, `wall_ns`: ns UTC, for tests.
     """
 
     def __init__(
@@ -95,12 +100,15 @@ class Recorder:
         recording: RecordingOptions,
         events: CaptionEventOptions,
         clock_ns: Callable[[], int] = monotonic_ns,
+        wall_ns: Callable[[], int] = time_ns,
     ) -> None:
         self._writer = writer
         self._options = recording
         self._events = CaptionEvents(events)
         self._clocks = ClockLog()
         self._clock_ns = clock_ns
+        self._wall_ns = wall_ns
+        self._stored: list[StoredCaption] = []
         self._pending = _Pending()
         self._point = writer.resume
         self._committed_ns = clock_ns()
@@ -108,8 +116,9 @@ class Recorder:
         # Numbers are given out in order, so every track above this one is new.
         self._last_track = writer.resume.next_track - 1
 
-    @property
-    def recorded(self) -> Recorded:
+    def report(self) -> Recorded:
+        """Where the stream stands. Each caption event that became durable is in one report only."""
+        stored, self._stored = tuple(self._stored), []
         return Recorded(
             self._keyframes,
             self._observations,
@@ -118,6 +127,7 @@ class Recorder:
             self._gaps,
             self._tracks,
             self._writer.resume,
+            stored,
         )
 
     def keyframe(
@@ -200,6 +210,8 @@ class Recorder:
             self._pending = pending
             raise
         self._committed_ns = self._clock_ns()
+        durable_ns = self._wall_ns()
+        self._stored += [StoredCaption.of(event, durable_ns) for event in pending.captions]
 
     def _write(self, events: Sequence[CaptionEvent]) -> None:
         self._pending.captions.extend(events)

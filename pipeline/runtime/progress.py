@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from pipeline.core.records import Gap
+from pipeline.core.records import Gap, StoredCaption
 from pipeline.keyframes.reader import SourceStep
 from pipeline.recording.recorder import Recorded
 from pipeline.runtime.plan import StreamPlan
@@ -67,6 +67,10 @@ class ProgressTally:
         self._position_ns = max(0, plan.resume.pts_ns)
         self._restarts = 0
         self._finished = False
+
+    @property
+    def stream(self) -> str:
+        return self._plan.stream
 
     def read(self, step: SourceStep) -> None:
         self._step = step
@@ -156,6 +160,13 @@ class RunObserver:
     def gap(self, stream: str, gap: Gap) -> None:
         """A gap of a stream was handed to the store."""
 
+    def captions(self, stream: str, stored: tuple[StoredCaption, ...]) -> None:
+        """Caption events became durable, in the order written. One that lasts is told again with a later end.
+
+        None is told twice as it stands; those of a recorder that died between its commit and its report are in the
+        store alone.
+        """
+
     def queryable(self, stream: str, latency_s: float) -> None:
         """A keyframe became durable, this long after it was read."""
 
@@ -176,6 +187,18 @@ class RunObserver:
 
     def alive(self) -> None:
         """The driver has gone round once more."""
+
+
+def tell_recorded(
+    observer: RunObserver, tally: ProgressTally, recorded: Recorded, latencies_s: Sequence[float]
+) -> None:
+    """What the recorder has reported, told the same way by every runtime. `latencies_s`: of keyframes now durable."""
+    tally.recorded(recorded)
+    if recorded.stored:
+        observer.captions(tally.stream, recorded.stored)
+    for latency in latencies_s:
+        observer.queryable(tally.stream, latency)
+    observer.progress(tally.progress)
 
 
 class ProgressOnly(RunObserver):
@@ -201,6 +224,10 @@ class Observers(RunObserver):
     def gap(self, stream: str, gap: Gap) -> None:
         for observer in self._observers:
             observer.gap(stream, gap)
+
+    def captions(self, stream: str, stored: tuple[StoredCaption, ...]) -> None:
+        for observer in self._observers:
+            observer.captions(stream, stored)
 
     def queryable(self, stream: str, latency_s: float) -> None:
         for observer in self._observers:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
-from pipeline.core.records import Batch, Gap, ResumePoint
+from pipeline.core.records import Batch, Gap, ResumePoint, StoredCaption
 from pipeline.core.regions import EndedTrack, RegionCaption, Regions, RleMask
 from pipeline.recording.events import CaptionEventOptions
 from pipeline.recording.recorder import Recorder, RecordingOptions
@@ -87,6 +87,26 @@ def test_failed_commit_keeps_the_rows_for_the_next() -> None:
     assert (len(batch.observations), len(batch.captions), len(batch.gaps)) == (1, 1, 1)
 
 
+def test_captions_are_told_once_and_only_when_they_are_durable() -> None:
+    writer, now = FullDisk(), [0]
+    options = RecordingOptions(commit_s=1000, commit_rows=1000)
+    record = Recorder(writer, options, CaptionEventOptions(), lambda: now[0], lambda: WALL + 99)
+    record.keyframe(regions(0, [1]), [caption(0, 1, "a dog")], [], 2)
+    assert record.report().stored == ()
+    writer.full = True
+    with pytest.raises(ValueError, match="no space"):
+        record.commit()
+    assert record.report().stored == ()
+    writer.full = False
+    record.commit()
+    (told,) = record.report().stored
+    assert told == StoredCaption(1, WALL, WALL, 0, 0, (1, 2, 5, 6), "a dog", 0.5, WALL + 99)
+    assert record.report().stored == ()
+    record.keyframe(regions(1, [1]), [], [], 2)
+    record.finish([EndedTrack(1, WALL, WALL + NS, 2)], None)
+    assert [(event.start_ns, event.end_ns) for event in record.report().stored] == [(WALL, WALL + NS)]
+
+
 def test_end_of_stream_closes_tracks_and_moves_the_resume_point_to_the_last_frame() -> None:
     writer, now = FullDisk(), [0]
     record = recorder(writer, now)
@@ -108,8 +128,8 @@ def test_what_is_recorded_can_be_queried(tmp_path) -> None:
             captions = [caption(index, 1, "a dog" if index < 10 else "a red car")] if index % 5 == 0 else []
             record.keyframe(regions(index, [1]), captions, [], 2)
         record.finish([EndedTrack(1, WALL, WALL + 19 * NS, 20)], None)
-        assert record.recorded.observations == 20
-        assert record.recorded.events == 2
+        assert record.report().observations == 20
+        assert record.report().events == 2
     with CaptionStore.open(tmp_path / "s.zarr") as store:
         table = store.captions().to_pandas()
         assert table["text"].tolist() == ["a dog", "a red car"]

@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.plan import plan_run
-from pipeline.runtime.progress import StopRequest
+from pipeline.runtime.progress import RunObserver, StopRequest
 from pipeline.settings.config import RunConfig, load_config
 from pipeline.store import CaptionStore
 from sca.predictor import Predictor
@@ -89,7 +89,7 @@ class LiveRun:
 
     def _run(self, predictor: Predictor) -> None:
         try:
-            run_inline(self._plan, lambda progress: None, self._stop, predictor)
+            run_inline(self._plan, RunObserver(), self._stop, predictor)
         except Exception as error:
             self.error = error
 

@@ -17,7 +17,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.plan import plan_run
-from pipeline.runtime.progress import StopRequest, StreamProgress
+from pipeline.runtime.progress import ProgressOnly, RunObserver, StopRequest, StreamProgress
 from pipeline.settings.config import RunConfig, load_config
 from pipeline.sources import SourceKind
 from pipeline.store import CaptionStore
@@ -65,7 +65,7 @@ def run(
         if calls >= stop_after:
             stop.set()
 
-    (progress,) = run_inline(plan_run([str(clip)], config, store=store), count, stop, predictor)
+    (progress,) = run_inline(plan_run([str(clip)], config, store=store), ProgressOnly(count), stop, predictor)
     return progress
 
 
@@ -178,13 +178,13 @@ def test_a_stream_behind_a_camera_would_never_begin_inline(
     camera = replace(plan.streams[0].source, kind=SourceKind.LIVE)
     plan = replace(plan, streams=(replace(plan.streams[0], source=camera), plan.streams[1]))
     with pytest.raises(ValueError, match="right would wait for ever"):
-        run_inline(plan, lambda progress: None, StopRequest(), predictor)
+        run_inline(plan, RunObserver(), StopRequest(), predictor)
 
 
 def test_two_streams_in_one_store(config: RunConfig, tmp_path: Path, predictor: Predictor) -> None:
     clips = [write_video(tmp_path / f"{name}.mp4", frames=30) for name in ("left", "right")]
     plan = plan_run([str(clip) for clip in clips], config, store=tmp_path / "s.zarr")
-    results = run_inline(plan, lambda progress: None, StopRequest(), predictor)
+    results = run_inline(plan, RunObserver(), StopRequest(), predictor)
     assert [result.finished for result in results] == [True, True]
     with CaptionStore.open(tmp_path / "s.zarr") as opened:
         assert set(opened.streams()) == {"left", "right"}

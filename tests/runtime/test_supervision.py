@@ -146,7 +146,7 @@ def test_killed_stages_come_back_without_a_row_lost_or_doubled_and_the_metrics_a
     )
     config, requests = stream_requests([str(cams)], settings=DENSE, changes={"model": str(checkpoint)})
     calm, store = tmp_path / "calm.zarr", tmp_path / "killed.zarr"
-    run_inline(plan_run(requests, config, store=calm), lambda progress: None, StopRequest())
+    run_inline(plan_run(requests, config, store=calm), RunObserver(), StopRequest())
 
     assert fetch(port, "/readyz")[0] == 503
     plan = plan_run(requests, config, store=store)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.frame import Frame
-from pipeline.core.records import EffortStep, Gap, ResumePoint
+from pipeline.core.records import EffortStep, Gap, ResumePoint, StoredCaption
 from pipeline.runtime.on_ray.messages import AnalysisReport, LogCollector, StepReport, Work
 from pipeline.runtime.plan import StreamPlan
 from pipeline.settings.config import RunConfig
@@ -194,13 +194,13 @@ class RecorderActor(_Actor):
                 recorder.effort(gap)
         if analysed is not None:
             recorder.keyframe(analysed.regions, captions or [], analysed.ended, analysed.next_track)
-        return recorder.recorded
+        return recorder.report()
 
     def commit(self, stream: str, attempt: int) -> Recorded:
         """Make what was taken in durable now."""
         recorder = self._recording(stream, attempt).recorder
         recorder.commit()
-        return recorder.recorded
+        return recorder.report()
 
     def finish(
         self, stream: str, attempt: int, ended: tuple[EndedTrack, ...], reached: ResumePoint | None
@@ -209,18 +209,22 @@ class RecorderActor(_Actor):
         recording.recorder.finish(ended, reached)
         del self._streams[stream]
         recording.writer.close()
-        return recording.recorder.recorded
+        return recording.recorder.report()
 
-    def close_stream(self, stream: str, attempt: int) -> None:
-        """Commit what an earlier start than `attempt`, or this one, has taken in, and give the stream free."""
+    def close_stream(self, stream: str, attempt: int) -> tuple[StoredCaption, ...]:
+        """Commit what an earlier start than `attempt`, or this one, has taken in, and give the stream free.
+
+        Returns the caption events that nobody was told of yet.
+        """
         recording = self._streams.get(stream)
         if recording is None or recording.attempt > attempt:
-            return
+            return ()
         del self._streams[stream]
         try:
             recording.recorder.finish((), None)
         finally:
             recording.writer.close()
+        return recording.recorder.report().stored
 
     def _recording(self, stream: str, attempt: int) -> _Recording:
         recording = self._streams.get(stream)

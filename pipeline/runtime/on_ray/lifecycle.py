@@ -11,7 +11,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from pipeline.core.errors import StageFailed, UserError
-from pipeline.core.records import ResumePoint
+from pipeline.core.records import ResumePoint, StoredCaption
 from pipeline.core.restarts import Ending, next_restart
 from pipeline.recording.recorder import Recorded
 from pipeline.runtime.on_ray.calls import Calls
@@ -20,7 +20,7 @@ from pipeline.runtime.on_ray.messages import plain
 from pipeline.runtime.on_ray.stages import Stage, StageFactory, StageKind
 from pipeline.runtime.on_ray.supervisor import Supervisor
 from pipeline.runtime.plan import RunPlan
-from pipeline.runtime.progress import RunObserver, StopRequest
+from pipeline.runtime.progress import RunObserver, StopRequest, tell_recorded
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +115,8 @@ class Lifecycle:
     def recorded(self, lane: Lane, recorded: Recorded) -> None:
         """The recorder has told where the stream stands."""
         lane.touched_s = time.monotonic()
-        lane.tally.recorded(recorded)
         order = (recorded.durable.epoch, recorded.durable.pts_ns)
-        for latency in lane.durable_up_to(order, time.time_ns()):
-            self._observer.queryable(lane.name, latency)
-        self._observer.progress(lane.tally.progress)
+        tell_recorded(self._observer, lane.tally, recorded, lane.durable_up_to(order, time.time_ns()))
 
     # -- ending
 
@@ -214,6 +211,11 @@ class Lifecycle:
         recorder, attempt = self.shared.recorder, lane.attempt
         lane.reset()
 
+        def told(stored: tuple[StoredCaption, ...]) -> None:
+            if stored:
+                self._observer.captions(lane.name, stored)
+            closed(None)
+
         def closed(_: object) -> None:
             lane.closing = False
             if lane.error is not None:
@@ -224,7 +226,7 @@ class Lifecycle:
             return
         lane.closing = True
         closing = recorder.handle.close_stream.remote(lane.name, attempt)
-        self._calls.add(closing, closed, closed, self._options.stall_deadline_s)
+        self._calls.add(closing, told, closed, self._options.stall_deadline_s)
 
     def _let_go(self, lane: Lane) -> None:
         if lane.source is not None:

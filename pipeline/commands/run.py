@@ -30,7 +30,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Video files, globs, directories of images, rtsp:// or http:// addresses, 0 for a webcam, "
+            help="Video files, pictures, folders and globs of them, rtsp:// or http:// addresses, 0 for a webcam, "
             "or a YAML list of them. ${NAME} and ${file:PATH} in an address are filled in from the environment and files.",
         ),
     ],
@@ -58,6 +58,12 @@ def run(
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the stream in the store. Default: from the input.")
+    ] = None,
+    track: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Which video track of a file, from 1. Default: the film, no cover or preview."
+        ),
     ] = None,
     runtime: Annotated[
         str | None, typer.Option(help="ray (default) or inline: everything in one process.")
@@ -97,16 +103,25 @@ def run(
     from sca.model_names import find_model
 
     hide_typed_secrets()
-    changes: dict[str, Any] = {"runtime.kind": runtime, "runtime.address": address, "model": model}
+    changes: dict[str, Any] = {
+        "runtime.kind": runtime,
+        "runtime.address": address,
+        "model": model,
+        "sources.track": track,
+    }
     given = {key: value for key, value in changes.items() if value is not None}
-    config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
-    find_model(config.model)
-    if annotate is not None:
-        check_annotation([request.uri for request in requests], annotate)
-    start_ns = None if start is None else iso_ns(start)
-    plan = plan_run(requests, config, store=store, start_ns=start_ns, name=name)
     quiet = quiet or log_format is LogFormat.JSON
     console = Console(quiet=quiet)
+    with run_logs(log_format, console):
+        config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
+        find_model(config.model)
+        if annotate is not None:
+            check_annotation([request.uri for request in requests], annotate)
+        start_ns = None if start is None else iso_ns(start)
+        plan = plan_run(requests, config, store=store, start_ns=start_ns, name=name)
+        for stream in plan.streams:
+            for notice in stream.source.notices:
+                log.warning("%s: %s", stream.stream, notice)
     for stream in plan.streams:
         if stream.complete:
             console.print(f"{stream.stream}: complete in {plan.store}, nothing to do", soft_wrap=True)
@@ -145,7 +160,9 @@ def hide_typed_secrets() -> None:
 
 def check_annotation(inputs: list[str], output: Path) -> None:
     """Raise `UserError` when an annotated video of `inputs` cannot be written to `output`."""
-    if len(inputs) > 1 or "://" in inputs[0] or inputs[0].isdigit():
+    from pipeline.sources.addresses import is_webcam
+
+    if len(inputs) != 1 or "://" in inputs[0] or is_webcam(inputs[0]):
         raise UserError(f"--annotate {output}: it needs exactly one input, and a file")
     if output.suffix.lower() not in {".mp4", ".mkv", ".mov"}:
         raise UserError(f"--annotate {output}: the name must end in .mp4, .mkv or .mov")

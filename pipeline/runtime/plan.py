@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import SourceRefused, UserError
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import ResumePoint
+from pipeline.core.stream_names import alike
 from pipeline.settings.config import RunConfig
 from pipeline.settings.stream_list import StreamRequest
-from pipeline.sources import DecodedFrame, Source, SourceInfo, SourceKind, expand_inputs, open_source
-from pipeline.sources.identity import address_fingerprint, same_content, stream_name
-from pipeline.store import CaptionStore, StreamInfo
+from pipeline.sources import DecodedFrame, Source, SourceInfo, SourceKind, find_inputs, open_source
+from pipeline.sources.identity import address_fingerprint, same_content, stream_names
+from pipeline.store import CaptionStore, StreamInfo, check_stream_id
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +66,31 @@ def plan_run(
     known name.
     """
     requests = _requests(inputs, config, name)
-    names = [request.name or stream_name(request.uri) for request in requests]
-    doubled = [stream for stream, count in Counter(names).items() if count > 1]
-    if doubled:
-        raise UserError(f"two inputs would both be stream {doubled[0]!r}; run them apart, with --name")
+    names = stream_names([request.uri for request in requests], [request.name for request in requests])
+    for stream in names:
+        check_stream_id(stream)
     path = store or Path(f"{names[0] if len(names) == 1 else 'captions'}.zarr")
     known: dict[str, StreamInfo] = {}
     exists = (path / "zarr.json").exists()
     if exists:
         known = CaptionStore.open(path).streams()
-    streams = [
-        _plan_stream(request.uri, stream, request.config, path, known.get(stream), start_ns)
-        for request, stream in zip(requests, names, strict=True)
-    ]
+    for stream in names:
+        check_not_alike(stream, known, path)
+    streams = []
+    refused: list[str] = []
+    for request, stream in zip(requests, names, strict=True):
+        try:
+            streams.append(
+                _plan_stream(request.uri, stream, request.config, path, known.get(stream), start_ns)
+            )
+        except SourceRefused as error:
+            # Whoever names a folder asks for what can be read in it; whoever names a file wants that one.
+            if request.searched is None:
+                raise
+            refused.append(str(error))
+            log.warning("left out: %s", error)
+    if not streams:
+        raise SourceRefused(f"nothing of what was found can be read: {refused[0]}")
     CaptionStore.create(path)
     return RunPlan(path, tuple(streams), config)
 
@@ -88,7 +103,7 @@ def _requests(
         if isinstance(given, StreamRequest):
             requests.append(given)
         else:
-            requests += [StreamRequest(uri, config) for uri in expand_inputs([given])]
+            requests += [StreamRequest(one.uri, config, None, one.searched) for one in find_inputs([given])]
     if not requests:
         raise UserError(
             "no input; give a video file, a directory of images, a stream address or a camera number"
@@ -100,6 +115,18 @@ def _requests(
             f"--name {name}: it names one stream, but there are {len(requests)} inputs; leave it out"
         )
     return [replace(requests[0], name=name)]
+
+
+def check_not_alike(stream: str, known: Mapping[str, StreamInfo], store: Path) -> None:
+    """Raise `UserError` when `stream` is new and `store` has one that some file systems take for the same name."""
+    if stream in known:
+        return
+    for other in known:
+        if alike(stream, other):
+            raise UserError(
+                f"{store}: it has a stream {other!r} already, which some file systems take for {stream!r}; choose "
+                "another name with --name, or another store with --store"
+            )
 
 
 def check_same_stream(

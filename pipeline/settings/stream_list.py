@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.options import Options, did_you_mean
 from pipeline.core.restarts import RestartPolicy
 from pipeline.settings.config import RunConfig, load_config
-from pipeline.sources import expand_inputs
+from pipeline.sources import find_inputs
 
 _SHARED = ("model", "runtime")
 LIST_SUFFIXES = frozenset({".yaml", ".yml"})
@@ -28,6 +28,11 @@ class StreamEntry(Options):
     )
     name: str | None = Field(
         default=None, description="under which the stream is stored; none: made from the address"
+    )
+    track: int | None = Field(
+        default=None,
+        ge=1,
+        description="short for the setting `sources.track`: which video track of a file, from 1",
     )
     preset: str | None = Field(
         default=None, description="in place of the command line's, for this stream alone"
@@ -49,11 +54,15 @@ class StreamList(Options):
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """A source to read and how. `uri` may hold credentials. `name`: None for one made from the address."""
+    """A source to read and how. `uri` may hold credentials. `name`: None for one made from the address.
+
+    `searched`: the folder or pattern in which it was found: one that cannot be read is then left out, and told.
+    """
 
     uri: str = field(repr=False)
     config: RunConfig
     name: str | None = None
+    searched: str | None = None
 
 
 def stream_requests(
@@ -73,14 +82,14 @@ def stream_requests(
         if "://" not in uri and Path(uri).suffix.lower() in LIST_SUFFIXES:
             for entry in read_stream_list(Path(uri)).streams:
                 own = _own_config(entry, preset, settings, changes or {}, Path(uri))
-                found = expand_inputs([entry.uri])
+                found = find_inputs([entry.uri])
                 if entry.name is not None and len(found) > 1:
                     raise UserError(
                         f"{uri}: stream {entry.name!r} would be {len(found)} inputs; leave its name out"
                     )
-                requests += [StreamRequest(single, own, entry.name) for single in found]
+                requests += [StreamRequest(one.uri, own, entry.name, one.searched) for one in found]
         else:
-            requests += [StreamRequest(single, config) for single in expand_inputs([uri])]
+            requests += [StreamRequest(one.uri, config, None, one.searched) for one in find_inputs([uri])]
     return config, requests
 
 
@@ -114,6 +123,8 @@ def _own_config(
         own["flow.policy"] = entry.policy
     if entry.restart is not None:
         own["restarts.policy"] = own["sources.reconnect"] = entry.restart.value
+    if entry.track is not None:
+        own["sources.track"] = entry.track
     for key in own:
         if key.split(".", 1)[0] in _SHARED:
             raise UserError(

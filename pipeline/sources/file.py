@@ -10,7 +10,6 @@ from pathlib import Path
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.error import FFmpegError
-from av.stream import Disposition
 from dateutil import parser as date_parser
 
 from pipeline.core.clock import NS, to_ns
@@ -21,6 +20,7 @@ from pipeline.sources.clocks import StreamClock, ns_to_ticks, ticks_to_ns
 from pipeline.sources.identity import file_fingerprint
 from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
+from pipeline.sources.tracks import video_track
 
 # Video decoding on the GPU: FFmpeg still demuxes and tells the time, NVDEC makes the pictures.
 
@@ -65,13 +65,19 @@ class VideoFile:
     """
 
     def __init__(
-        self, path: str | Path, *, stream: str, start_ns: int | None = None, decoder: str = CPU
+        self,
+        path: str | Path,
+        *,
+        stream: str,
+        start_ns: int | None = None,
+        decoder: str = CPU,
+        track: int | None = None,
     ) -> None:
         self._path = Path(path)
         self._stream_name = stream
         self._container = open_container(self._path, hardware_decoder(decoder))
         try:
-            self._video = video_stream(self._container, str(self._path))
+            self._video = video_stream(self._container, str(self._path), track)
             first = self._first_frame()
         except BaseException:
             self._container.close()
@@ -93,6 +99,7 @@ class VideoFile:
             duration_ns=duration_ns,
             frames=self._video.frames or None,
             nominal_fps=float(self._video.average_rate) if self._video.average_rate else None,
+            notices=video_track(self._container, str(self._path), track)[1],
         )
         self._frames = 0
         self._corrupt = 0
@@ -282,7 +289,8 @@ def open_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.I
     if path.stat().st_size == 0:
         raise SourceRefused(f"{path}: the file is empty (0 bytes); copy or record it again")
     try:
-        container = av.open(str(path), metadata_errors="replace", hwaccel=hwaccel)
+        # Absolute, for FFmpeg takes what stands before a colon for a protocol.
+        container = av.open(str(path.absolute()), metadata_errors="replace", hwaccel=hwaccel)
     except PermissionError:
         raise SourceRefused(f"{path}: no permission to read it; change its permissions") from None
     except (FFmpegError, OSError, ValueError):
@@ -293,18 +301,14 @@ def open_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.I
     return container
 
 
-def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
-    """The first real video stream (cover pictures of music files do not count), set to decode with little delay."""
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            if stream.codec_context is None:
-                raise SourceRefused(f"{name}: FFmpeg has no decoder for its video; re-encode it to H.264")
-            # Slice threads keep errors next to the packet that caused them.
-            stream.thread_type = "SLICE"
-            return stream
-    if container.streams.audio:
-        raise SourceRefused(f"{name}: it holds only audio; give a file with a video stream")
-    raise SourceRefused(f"{name}: it holds no video stream; give a video file")
+def video_stream(
+    container: av.container.InputContainer, name: str, wanted: int | None = None
+) -> av.VideoStream:
+    """The film's stream, or track `wanted` (`tracks.py`), set to decode with little delay."""
+    stream, _ = video_track(container, name, wanted)
+    # Slice threads keep errors next to the packet that caused them.
+    stream.thread_type = "SLICE"
+    return stream
 
 
 def _unreadable(path: Path) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.redaction import HIDDEN, redact_url
+from pipeline.core.stream_names import Nameable, readable_name, unique_names
+from pipeline.sources.addresses import is_webcam
 
 _EDGE_BYTES = 1 << 20
 _LIVE = "live:"
@@ -18,15 +23,33 @@ def stream_name(uri: str) -> str:
         # Only what is shown of an address may name its stream: names become folders, and stand in every row.
         raw = redact_url(uri).partition("://")[2].partition("?")[0].partition("#")[0]
         raw = re.sub(rf"\w*=?{re.escape(HIDDEN)}", "", raw)
-    elif uri.isdigit():
-        raw = f"webcam{uri}"
-    elif any(char in uri for char in "*?["):
+        raw = re.sub(r"[^A-Za-z0-9._-]+|[-_]{2,}", "-", raw).strip("-._")
+    elif is_webcam(uri):
+        raw = f"webcam{uri}" if uri.isdigit() else Path(uri).name
+    elif os.path.isdir(uri):
+        raw = Path(uri).resolve().name
+    elif glob.has_magic(uri) and not os.path.lexists(uri):
         raw = Path(uri).parent.name or "images"
     else:
-        path = Path(uri)
-        raw = path.name if path.is_dir() else path.stem
-    name = re.sub(r"[^A-Za-z0-9._-]+|[-_]{2,}", "-", raw).strip("-._")
-    return name or "stream"
+        raw = Path(uri).stem
+    return readable_name(raw) or "stream"
+
+
+def stream_names(uris: Sequence[str], given: Sequence[str | None]) -> list[str]:
+    """A name for each input, no two alike; `given`: those that the user chose. Raises `UserError` for two of one name."""
+    return unique_names([_nameable(uri, name) for uri, name in zip(uris, given, strict=True)])
+
+
+def _nameable(uri: str, name: str | None) -> Nameable:
+    plain = stream_name(uri) if name is None else name
+    if "://" in uri:
+        return Nameable(plain, (), redact_url(uri), name is not None)
+    path = Path(uri)
+    searched = os.path.isdir(uri) or (glob.has_magic(uri) and not os.path.lexists(uri))
+    ending = "images" if searched else path.suffix[1:]
+    folder = path.absolute().parent.name
+    qualifiers = (ending, folder, f"{folder}-{ending}")
+    return Nameable(plain, qualifiers, os.path.abspath(uri), name is not None)
 
 
 def file_fingerprint(path: Path) -> str:

@@ -1,34 +1,38 @@
-"""Image files as a stream: a directory, a glob, or one picture."""
+"""Picture files as a stream: a directory, a glob, one picture, or the pages of one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from pipeline.core.errors import SourceRefused
 from pipeline.core.frame import ClockSource, FrameTime
 from pipeline.core.records import Gap, GapReason, ResumePoint
+from pipeline.sources.deep_pixels import ValueRange, value_range
 from pipeline.sources.identity import images_fingerprint
 from pipeline.sources.picture import DecodedFrame, from_array
+from pipeline.sources.picture_files import Page, read_page, read_pages
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+# Of deep pictures, so many are looked at for the range of their values.
+_SAMPLED = 16
 
 
 class ImageSequence:
-    """Pictures in natural name order (`img2` before `img10`), `interval_ns` apart.
+    """Pages in the order given, each for as long as its file says, else for `interval_ns`.
 
-    Pictures carry no clock: the first one stands at `start_ns`, else at its modification time. A file that cannot be
-    decoded is skipped, counted and reported as a `Gap` (GapReason.CORRUPT). Raises `SourceRefused` when nothing can be read.
+    Pictures carry no clock: the first one stands at `start_ns`, else at its modification time. One that cannot be
+    decoded is skipped, counted and reported as a `Gap` (GapReason.CORRUPT). Pixels of more than 8 bits are scaled by one range
+    for all, which `SourceInfo.notices` tells. Raises `SourceRefused` when nothing can be read.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        pages: Sequence[Page],
         *,
         stream: str,
         address: str,
@@ -36,26 +40,28 @@ class ImageSequence:
         start_ns: int | None = None,
     ) -> None:
         assert interval_ns > 0
-        self._paths = sorted(paths, key=_natural_key)
-        if not self._paths:
-            raise SourceRefused(f"{address}: no images found; supported: {', '.join(sorted(IMAGE_SUFFIXES))}")
-        self._interval_ns = interval_ns
-        first = next((image for path in self._paths if (image := _read(path)) is not None), None)
+        if not pages:
+            raise SourceRefused(f"{address}: no pictures found; check the path")
+        self._pages = list(pages)
+        lengths = [interval_ns if page.lasts_ns is None else page.lasts_ns for page in self._pages]
+        self._starts = list(accumulate(lengths, initial=0))
+        first = next((pixels for pixels in read_pages(self._pages) if pixels is not None), None)
         if first is None:
-            raise SourceRefused(
-                f"{address}: none of its {len(self._paths)} images can be decoded; check the files"
-            )
+            raise SourceRefused(_undecodable(address, self._pages))
+        self._range = self._value_range(first)
+        scaled = () if self._range is None else (f"pixels of {first.dtype}: {self._range.text()}",)
         self._info = SourceInfo(
             stream=stream,
             address=address,
             kind=SourceKind.IMAGES,
             width=int(first.shape[1]),
             height=int(first.shape[0]),
-            start_wall_ns=self._paths[0].stat().st_mtime_ns if start_ns is None else start_ns,
-            fingerprint=images_fingerprint(self._paths),
-            duration_ns=interval_ns * len(self._paths),
-            frames=len(self._paths),
-            nominal_fps=1e9 / interval_ns,
+            start_wall_ns=self._pages[0].path.stat().st_mtime_ns if start_ns is None else start_ns,
+            fingerprint=images_fingerprint(list(dict.fromkeys(page.path for page in self._pages))),
+            duration_ns=self._starts[-1],
+            frames=len(self._pages),
+            nominal_fps=1e9 * len(self._pages) / self._starts[-1],
+            notices=scaled,
         )
         self._start = 0
         self._frames = 0
@@ -76,32 +82,48 @@ class ImageSequence:
         pass
 
     def __iter__(self) -> Iterator[DecodedFrame | Gap]:
-        for index in range(self._start, len(self._paths)):
-            pts_ns = index * self._interval_ns
-            time = FrameTime(pts_ns, self._info.start_wall_ns + pts_ns, 0, ClockSource.FILE)
-            rgb = _read(self._paths[index])
-            if rgb is None:
+        pictures = read_pages(self._pages[self._start :])
+        for index, pixels in enumerate(pictures, self._start):
+            pts_ns, end_ns = self._starts[index : index + 2]
+            wall_ns = self._info.start_wall_ns
+            if pixels is None:
                 self._corrupt += 1
-                yield Gap(time.wall_ns, time.wall_ns + self._interval_ns, GapReason.CORRUPT, 1)
+                yield Gap(wall_ns + pts_ns, wall_ns + end_ns, GapReason.CORRUPT, 1)
                 continue
             self._frames += 1
-            yield from_array(self._info.stream, index, time, rgb)
+            time = FrameTime(pts_ns, wall_ns + pts_ns, 0, ClockSource.FILE)
+            yield from_array(self._info.stream, index, time, self._eight_bits(pixels))
+
+    def _value_range(self, first: np.ndarray) -> ValueRange | None:
+        if first.dtype == np.uint8:
+            return None
+        step = max(1, len(self._pages) // _SAMPLED)
+        sampled = (read_page(page) for page in self._pages[::step])
+        return value_range(pixels for pixels in sampled if pixels is not None)
+
+    def _eight_bits(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.dtype == np.uint8:
+            return pixels
+        # A deep picture among others that are not has a range of its own.
+        own = self._range or value_range([pixels])
+        assert own is not None
+        return own.to_eight_bits(pixels)
 
 
-def image_paths(directory: Path) -> list[Path]:
-    """The image files directly inside `directory`."""
-    return [path for path in directory.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+def in_natural_order(paths: Sequence[Path]) -> list[Path]:
+    """`img2` before `img10`."""
+    return sorted(paths, key=_natural_key)
 
 
 def _natural_key(path: Path) -> list[tuple[int, str]]:
     return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part
     ]
 
 
-def _read(path: Path) -> np.ndarray | None:
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    if not len(data):
-        return None
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    return None if bgr is None else np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+def _undecodable(address: str, pages: Sequence[Page]) -> str:
+    if len(pages) > 1:
+        return f"{address}: none of its {len(pages)} pictures can be decoded; check the files"
+    if pages[0].path.suffix.lower() in (".heic", ".heif"):
+        return f"{address}: FFmpeg does not put the tiles of a HEIC together; convert it to JPEG or PNG"
+    return f"{address}: this picture cannot be decoded; check the file, or convert it to JPEG or PNG"

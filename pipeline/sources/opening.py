@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import SourceRefused
 from pipeline.core.records import Gap, ResumePoint
-from pipeline.core.redaction import redact_url
+from pipeline.sources.addresses import is_webcam, plain_input
 from pipeline.sources.file import VideoFile
 from pipeline.sources.identity import stream_name
-from pipeline.sources.images import IMAGE_SUFFIXES, ImageSequence, image_paths
+from pipeline.sources.images import ImageSequence, in_natural_order
+from pipeline.sources.inputs import still_pictures
+from pipeline.sources.media_kinds import MediaKind, picture_kind
 from pipeline.sources.picture import DecodedFrame
+from pipeline.sources.picture_files import Page, pages_of
 from pipeline.sources.source import Source, SourceCounts, SourceInfo, SourceOptions
 
 if TYPE_CHECKING:
@@ -63,25 +67,7 @@ class RealTime:
         self._source.close()
 
 
-_LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp"}
-_VIDEO_SUFFIXES = frozenset(
-    {
-        ".mp4",
-        ".mkv",
-        ".mov",
-        ".avi",
-        ".webm",
-        ".m4v",
-        ".ts",
-        ".mts",
-        ".mpg",
-        ".mpeg",
-        ".flv",
-        ".wmv",
-        ".ogv",
-        ".3gp",
-    }
-)
+_SHOWN = 80
 
 
 def open_source(
@@ -100,59 +86,42 @@ def open_source(
     environment and from files. Raises `SourceRefused` naming the input and the remedy.
     """
     options = options or SourceOptions()
+    uri = plain_input(uri)
     name = stream or stream_name(uri)
     if "://" in uri:
-        scheme = uri.split("://", 1)[0].lower()
-        if scheme == "file":
-            return open_source(uri.split("://", 1)[1], stream=name, start_ns=start_ns, options=options)
-        if scheme not in _LIVE_SCHEMES:
-            raise SourceRefused(
-                f"{redact_url(uri)}: unknown address; known: {', '.join(sorted(_LIVE_SCHEMES))}, file"
-            )
         from pipeline.sources.network import NetworkCamera
 
         return _watched(NetworkCamera(uri, options), name, start_ns, options, known)
-    if uri.isdigit() or uri.startswith("/dev/video"):
+    if is_webcam(uri):
         from pipeline.sources.webcam import Webcam
 
         return _watched(Webcam(uri), name, start_ns, options, known)
-    path = Path(uri).expanduser()
+    path = _literal_path(uri)
+    if os.path.isdir(path) or (glob.has_magic(uri) and not os.path.lexists(path)):
+        pages = [Page(found) for found in in_natural_order(still_pictures(uri))]
+        if not pages:
+            raise SourceRefused(f"{uri}: no picture in it; name its films one by one, or a pattern of them")
+    else:
+        kind = picture_kind(path)
+        if kind not in (MediaKind.PICTURE, MediaKind.PAGES):
+            return VideoFile(
+                path, stream=name, start_ns=start_ns, decoder=options.decoder, track=options.track
+            )
+        pages = pages_of(path) if kind is MediaKind.PAGES else [Page(path)]
+    if options.track is not None:
+        raise SourceRefused(f"{uri}: pictures have no tracks; leave --track out")
     interval_ns = round(options.image_interval_s * 1e9)
-    if path.is_dir():
-        images = image_paths(path)
-        if not images:
-            raise SourceRefused(
-                f"{uri}: this directory holds no images; name its videos one by one, or a glob of them"
-            )
-        return ImageSequence(images, stream=name, address=uri, interval_ns=interval_ns, start_ns=start_ns)
-    if path.suffix.lower() in IMAGE_SUFFIXES and (path.exists() or glob.has_magic(uri)):
-        images = [Path(found) for found in glob.glob(str(path))] if glob.has_magic(uri) else [path]
-        return ImageSequence(images, stream=name, address=uri, interval_ns=interval_ns, start_ns=start_ns)
-    return VideoFile(path, stream=name, start_ns=start_ns, decoder=options.decoder)
+    return ImageSequence(pages, stream=name, address=uri, interval_ns=interval_ns, start_ns=start_ns)
 
 
-def expand_inputs(inputs: list[str]) -> list[str]:
-    """Globs and directories of videos become one input a video; everything else stays as it is.
-
-    Raises `SourceRefused` for a glob that matches nothing.
-    """
-    expanded: list[str] = []
-    for uri in inputs:
-        if "://" in uri or not (glob.has_magic(uri) or Path(uri).is_dir()) or Path(uri).is_file():
-            expanded.append(uri)
-            continue
-        if Path(uri).is_dir():
-            videos = sorted(
-                str(path) for path in Path(uri).iterdir() if path.suffix.lower() in _VIDEO_SUFFIXES
-            )
-            expanded.extend(videos if videos and not image_paths(Path(uri)) else [uri])
-            continue
-        matches = sorted(glob.glob(uri))
-        if not matches:
-            raise SourceRefused(f"{uri}: nothing matches this pattern; check the path")
-        pictures = all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches)
-        expanded.extend([uri] if pictures else matches)
-    return expanded
+def _literal_path(uri: str) -> Path:
+    """The path, with `~` for a home directory where no file is called so."""
+    path = Path(uri) if os.path.lexists(uri) else Path(os.path.expanduser(uri))
+    try:
+        path.exists()
+    except OSError as error:
+        raise SourceRefused(f"{uri[:_SHOWN]}...: no such file ({error.strerror}); check the path") from None
+    return path
 
 
 def _watched(
@@ -162,4 +131,6 @@ def _watched(
 
     if start_ns is not None:
         raise SourceRefused(f"{camera.address}: a live stream has its own clock; leave --start out")
+    if options.track is not None:
+        raise SourceRefused(f"{camera.address}: a live stream's tracks cannot be chosen; leave --track out")
     return LiveStream(camera, stream=name, options=options, known=known)

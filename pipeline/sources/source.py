@@ -23,6 +23,11 @@ class SourceOptions(Options):
     image_interval_s: float = Field(
         default=1.0, gt=0, description="time between two pictures of an image directory"
     )
+    track: int | None = Field(
+        default=None,
+        ge=1,
+        description="which video track of a file, from 1; none: the film, by its own flags or size",
+    )
     decoder: Literal["cpu", "nvdec"] = Field(
         default="cpu", description="nvdec: video files are decoded on an NVIDIA GPU"
     )
@@ -63,6 +68,7 @@ class SourceInfo:
     `address`: without credentials. `width`, `height`: pixels, as displayed. `duration_ns`, `frames`: None when
     unknown (live). `start_wall_ns`: wall clock of PTS 0, ns UTC. `fingerprint`: tells two videos apart, so that a
     run is never resumed on another video. `nominal_fps`: for display only; time is never computed from it.
+    `notices`: what the user must know of how the source is read.
     """
 
     stream: str
@@ -75,6 +81,7 @@ class SourceInfo:
     duration_ns: int | None = None
     frames: int | None = None
     nominal_fps: float | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def live(self) -> bool:

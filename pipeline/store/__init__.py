@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.core.clock import TimeSpan
 from pipeline.store.caption_store import CaptionStore
 from pipeline.store.compaction import Compaction
-from pipeline.store.stream_info import StreamInfo
+from pipeline.store.stream_info import StreamInfo, check_stream_id
 from pipeline.store.stream_writer import StreamWriter
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "StreamInfo",
     "StreamWriter",
     "TimeSpan",
+    "check_stream_id",
     "open",
 ]
 

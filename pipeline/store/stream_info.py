@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 from pipeline.core.errors import StoreRefused
 from pipeline.core.frame import ClockSource
 from pipeline.core.redaction import redact_url
-
-_STREAM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+from pipeline.core.stream_names import NAME_RULE, is_stream_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +45,6 @@ class StreamInfo:
 
 def check_stream_id(stream: str) -> str:
     """`stream` if it can name a directory everywhere. Raises `StoreRefused`."""
-    if not _STREAM_ID.fullmatch(stream):
-        raise StoreRefused(
-            f"stream name {stream!r}: use up to 100 letters, digits, '.', '_' or '-', starting with a letter or digit"
-        )
+    if not is_stream_name(stream):
+        raise StoreRefused(f"stream name {stream!r}: {NAME_RULE}")
     return stream

@@ -191,11 +191,16 @@ def test_two_streams_in_one_store(config: RunConfig, tmp_path: Path, predictor: 
         assert set(opened.observations().to_pandas()["stream"]) == {"left", "right"}
 
 
-def test_inputs_of_one_name_are_refused(config: RunConfig, tmp_path: Path) -> None:
+def test_films_of_one_name_are_told_apart_and_one_given_twice_is_refused(
+    config: RunConfig, tmp_path: Path
+) -> None:
     (tmp_path / "a").mkdir()
-    clips = [write_video(tmp_path / "a" / "x.mp4", frames=2), write_video(tmp_path / "x.mp4", frames=2)]
+    (tmp_path / "b").mkdir()
+    clips = [str(write_video(tmp_path / folder / "x.mp4", frames=2)) for folder in "ab"]
+    plan = plan_run(clips, config, store=tmp_path / "s.zarr")
+    assert [stream.stream for stream in plan.streams] == ["x-a", "x-b"]
     with pytest.raises(ValueError, match="two inputs would both be stream 'x'"):
-        plan_run([str(clip) for clip in clips], config, store=tmp_path / "s.zarr")
+        plan_run([clips[0], clips[0]], config, store=tmp_path / "s.zarr")
 
 
 def call(arguments: list[str], directory: Path, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -1,0 +1,81 @@
+"""What an input names, by its text: a file or folder, a webcam, or an address and its scheme."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import unquote
+
+from pipeline.core.errors import SourceRefused
+from pipeline.core.options import did_you_mean
+
+LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp"})
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+_WEBCAM = re.compile(r"[0-9]{1,3}|/dev/video[0-9]+")
+
+
+def is_webcam(uri: str) -> bool:
+    """Whether `uri` is a camera of this machine: its number, or its device."""
+    return _WEBCAM.fullmatch(uri) is not None
+
+
+def plain_input(uri: str) -> str:
+    """`uri` as the rest of the program reads it: a path, a webcam, or an address whose scheme is known and lower case.
+
+    What exists under just this name is that, whatever it looks like: `10:30.mp4` names no protocol and `0` no webcam
+    where there is such a file. `file:` addresses become paths, `%20` and the like decoded. Plain inputs come back
+    unchanged. Raises `SourceRefused` for an empty input and an unknown scheme; it never repeats an address.
+    """
+    if not uri.strip():
+        raise SourceRefused(
+            "an input is empty: is a variable of your shell unset? Give a video file, a folder, an address or a "
+            "camera number"
+        )
+    if "\0" in uri:
+        raise SourceRefused("an input holds a NUL character, which no file's name can; check the list")
+    if os.path.lexists(uri):
+        return _as_path(uri)
+    scheme = _SCHEME.match(uri)
+    if scheme is None:
+        return uri
+    name = scheme[1].lower()
+    if name == "file":
+        return _as_path(_file_path(uri[scheme.end() :], slashes=bool(scheme[2])))
+    if scheme[2] is None:
+        if name in LIVE_SCHEMES:
+            raise SourceRefused(
+                f"an input begins with {scheme[0]} and names no file: write {name}://HOST/..."
+            )
+        return uri
+    if name not in LIVE_SCHEMES:
+        known = sorted({*LIVE_SCHEMES, "file"})
+        raise SourceRefused(
+            f"{scheme[0]} is no address that can be read{did_you_mean(name, known)}; known: "
+            + ", ".join(f"{one}://" for one in known)
+        )
+    return f"{name}://{uri[scheme.end() :]}"
+
+
+def _file_path(rest: str, *, slashes: bool) -> str:
+    """The path of what stands behind `file:` or `file://`."""
+    if slashes:
+        host, slash, path = rest.partition("/")
+        if host not in ("", "localhost") and not os.path.lexists(rest):
+            raise SourceRefused(
+                f"file://{host}/...: a file address names a file of this machine: write file:///PATH, with three "
+                "slashes, or the path alone"
+            )
+        rest = slash + path if host in ("", "localhost") else rest
+    decoded = unquote(rest, errors="surrogateescape")
+    # A path that somebody put behind file:// as it was, with a % of its own.
+    return rest if os.path.lexists(rest) and not os.path.lexists(decoded) else decoded
+
+
+def _as_path(path: str) -> str:
+    """`path` so that nobody takes it for anything else."""
+    if "\0" in path or not path:
+        raise SourceRefused("a file: address names no file: write file:///PATH")
+    if "://" in path:
+        path = os.path.normpath(path)
+    return os.path.join(".", path) if is_webcam(path) and not path.startswith("/") else path

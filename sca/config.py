@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sca.errors import UserError
+from sca.setting_errors import explain_settings
 
 # Thresholds of anything mode. They belong to a model: its predicted IoU and the sharpness of its masks set their scale.
 
@@ -301,12 +302,9 @@ class ScaConfig:
         try:
             return TypeAdapter(cls).validate_python(dict(values))
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-            )
             raise UserError(
-                f"bad model configuration ({problems}): compare it with ScaConfig in sca/config.py"
-            ) from error
+                f"bad model configuration ({explain_settings(error, cls)}): compare it with ScaConfig in sca/config.py"
+            ) from None
 
     @classmethod
     def from_released(cls, values: Mapping[str, Any]) -> ScaConfig:

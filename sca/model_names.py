@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from sca.errors import UserError
+from sca.setting_errors import did_you_mean
 
 SHIPPED_ROOT = Path(__file__).parent / "shipped"
 
@@ -76,8 +76,6 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelEntry | Path:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and name.rpartition("/")[2]:
         return ModelEntry(name, "a repository on the Hugging Face hub", name)
     known = model_names()
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-    hint = f"did you mean {near[0]!r}? " if near else ""
     raise UserError(
-        f"unknown model {name!r}: {hint}Use one of {', '.join(known)}, a hub repository or a directory"
+        f"unknown model {name!r}{did_you_mean(name, known)}; use one of {', '.join(known)}, a hub repository or a directory"
     )

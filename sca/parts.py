@@ -7,13 +7,13 @@ project's own parts is asked for.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from typing import Any, Generic, TypeVar
 
 from sca.errors import UserError
+from sca.setting_errors import did_you_mean
 
 PREFIX = "segment_caption_stream"
 """What the entry-point groups of all seams begin with."""
@@ -57,9 +57,9 @@ class Registry(Generic[Part]):
     def unknown(self, name: str) -> UserError:
         """The error for a name that is not known."""
         known = self.names()
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return UserError(f"unknown {self.kind} {name!r}{hint}; known: {', '.join(known)}")
+        return UserError(
+            f"unknown {self.kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
+        )
 
     def _load_own(self, name: str) -> Any:
         module, _, attribute = self.own[name].partition(":")

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 from pydantic import BaseModel, ConfigDict
 
-# Hints for mistyped names.
+from sca.setting_errors import did_you_mean
 
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the known name nearest to `name`, or an empty string when none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+__all__ = ["Options", "did_you_mean"]
 
 
 class Options(BaseModel):

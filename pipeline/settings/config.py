@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from pipeline.captioning.gate import CaptionGateOptions
+from pipeline.captioning.gate import CAPTION_RULES, CaptionGateOptions
+from pipeline.core.dropping import DROP_POLICIES
 from pipeline.core.errors import UserError
-from pipeline.core.options import Options, did_you_mean
+from pipeline.core.options import Options
+from pipeline.core.redaction import redact_text
 from pipeline.core.restarts import RestartOptions
 from pipeline.drawing.drawing import DisplayOptions
 from pipeline.keyframes.buffer import FlowOptions
@@ -19,9 +21,10 @@ from pipeline.keyframes.gate import KeyframeOptions
 from pipeline.perception.probing import PerceptionOptions
 from pipeline.recording.events import CaptionEventOptions
 from pipeline.recording.recorder import RecordingOptions
-from pipeline.settings.parts import check_parts
 from pipeline.sources.opening import SourceOptions
-from pipeline.tracking.interface import TrackingOptions
+from pipeline.tracking.interface import TRACKERS, TrackingOptions
+from sca.parts import Registry
+from sca.setting_errors import did_you_mean, explain_settings
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -125,19 +128,19 @@ def load_config(
         key, sign, value = setting.partition("=")
         if not sign:
             raise UserError(
-                f"--set {setting}: write it as group.key=value, for example keyframes.interval_s=1"
+                f"--set {redact_text(setting)}: write it as group.key=value, for example keyframes.interval_s=1"
             )
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UserError(f"--set {setting}: the value is not valid YAML; quote it") from None
+            raise UserError(f"--set {key}: the value is not valid YAML; quote it") from None
         _put(data, key.strip(), parsed)
     for key, value in (changes or {}).items():
         _put(data, key, value)
     try:
         config = RunConfig.model_validate(data)
     except ValidationError as error:
-        raise UserError(_explain(error)) from None
+        raise UserError(explain_settings(error, RunConfig)) from None
     check_parts(config.tracking, config.captions, config.flow)
     return config
 
@@ -175,35 +178,42 @@ def _put(data: dict[str, Any], dotted: str, value: object) -> None:
     data[last] = value
 
 
-def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    names = [str(part) for part in problem["loc"]]
-    dotted = ".".join(names)
-    if problem["type"] == "extra_forbidden":
-        group = _group_at(names[:-1])
-        known = sorted(group.model_fields)
-        where = f" in {'.'.join(names[:-1])}" if names[:-1] else ""
-        hint = did_you_mean(names[-1], known) or _elsewhere(names[-1])
-        return f"unknown setting {dotted!r}{hint}; known{where}: {', '.join(known)}"
-    return f"setting {dotted} = {problem['input']!r}: {problem['msg'].lower()}"
+# Settings that choose a part by name, and the settings that such a part takes itself.
 
 
-def _elsewhere(name: str) -> str:
-    """A hint when the key exists in some group."""
-    for group, field in RunConfig.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel) and name in inner.model_fields:
-            return f"; did you mean {group}.{name}?"
-    return ""
+def check_parts(tracking: TrackingOptions, captions: CaptionGateOptions, flow: FlowOptions) -> None:
+    """Find every part that the settings of a run choose. `UserError` says which setting is wrong, and how."""
+    check_part("tracking.tracker", TRACKERS, tracking.tracker, tracking.options)
+    check_part("captions.rule", CAPTION_RULES, captions.rule, captions.options)
+    if flow.policy is not None:
+        check_part("flow.policy", DROP_POLICIES, flow.policy)
 
 
-def _group_at(names: list[str]) -> type[BaseModel]:
-    group: type[BaseModel] = RunConfig
-    for name in names:
-        annotation = group.model_fields[name].annotation
-        if get_origin(annotation) is not None:
-            annotation = next(arg for arg in get_args(annotation) if isinstance(arg, type))
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        group = annotation
-    return group
+def check_part(
+    setting: str, parts: Registry[Any], name: str, options: Mapping[str, Any] | None = None
+) -> None:
+    """Raise `UserError` unless `name`, the value of `setting`, is a part that can be loaded and takes `options`.
+
+    A part of an installed package says what it takes in an attribute `Options`, a subclass of
+    `pipeline.core.options.Options`. Our own parts take the settings of their group and no others.
+    """
+    group = f"{setting.rpartition('.')[0]}.options"
+    if name in parts.own:
+        if options:
+            raise UserError(
+                f"setting {group}: only a {parts.kind} of an installed package takes it, and {name!r} is not one"
+            )
+        return
+    try:
+        part = parts.get(name)
+    except UserError as error:
+        raise UserError(f"setting {setting}: {error}") from error.__cause__
+    taken: type[Options] | None = getattr(part, "Options", None)
+    if taken is None:
+        if options:
+            raise UserError(f"setting {group}: the {parts.kind} {name!r} takes no settings of its own")
+        return
+    try:
+        taken.model_validate(options or {})
+    except ValidationError as error:
+        raise UserError(explain_settings(error, taken, within=group)) from None

@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pipeline.core.errors import UserError
-from pipeline.core.options import did_you_mean
 from pipeline.settings.config import RunConfig, load_config, preset_names
+from sca.setting_errors import did_you_mean
 
 _WORDS: dict[object, str] = {
     float: "number",

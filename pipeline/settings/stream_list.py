@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pipeline.core.errors import UserError
-from pipeline.core.options import Options, did_you_mean
+from pipeline.core.options import Options
 from pipeline.core.restarts import RestartPolicy
 from pipeline.settings.config import RunConfig, load_config
 from pipeline.sources import find_inputs
+from sca.setting_errors import explain_settings
 
 _SHARED = ("model", "runtime")
 LIST_SUFFIXES = frozenset({".yaml", ".yml"})
@@ -112,7 +113,7 @@ def read_stream_list(path: Path) -> StreamList:
     try:
         return StreamList.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error, example)}") from None
+        raise UserError(f"{path}: {explain_settings(error, StreamList)}; {example}") from None
 
 
 def _own_config(
@@ -136,14 +137,3 @@ def _own_config(
         return load_config(entry.preset or preset, settings, changes={**kept, **changes})
     except ValueError as error:
         raise UserError(f"{path}: stream {entry.name or 'without a name'}: {error}") from None
-
-
-def _explain(error: ValidationError, example: str) -> str:
-    # A misspelt key also misses the right one: say the former.
-    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    where = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        group: type[BaseModel] = StreamList if len(where) == 1 else StreamEntry
-        known = sorted(group.model_fields)
-        return f"unknown key {where[-1]!r}{did_you_mean(where[-1], known)}; known: {', '.join(known)}"
-    return f"{'.'.join(where)}: {problem['msg'].lower()}; {example}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import threading
 from collections import OrderedDict
@@ -38,11 +37,13 @@ from pipeline.store.stream_directory import list_visible, lost_spans
 from pipeline.store.stream_info import StreamInfo, check_stream_id
 from pipeline.store.stream_writer import StreamWriter
 from pipeline.store.zarr_metadata import group_document
+from sca.setting_errors import did_you_mean
 
 Box = tuple[float, float, float, float]
 
 OPEN_SEGMENTS = 96
 _ATTEMPTS = 5
+_NAMED = 12
 
 
 class CaptionStore:
@@ -340,9 +341,9 @@ class CaptionStore:
         known = list(self.streams())
         if stream is None:
             return known
-        near = difflib.get_close_matches(stream, known, 1, 0.0) or ["none yet"]
+        streams = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "") or "none yet"
         raise StoreRefused(
-            f"no stream {stream!r} in {self.path}: did you mean {near[0]}? It has {len(known)}"
+            f"no stream {stream!r} in {self.path}{did_you_mean(stream, known)}; it has {streams}"
         )
 
     def _sources(self, stream: str, wanted: RowFilter) -> list[StoredSegment]:

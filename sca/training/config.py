@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sca.config import ScaConfig
 from sca.errors import UserError
+from sca.setting_errors import explain_settings
 
 
 class _Strict(BaseModel):
@@ -163,7 +163,11 @@ def read_training_config(path: Path) -> TrainingConfig:
             f"{path} does not exist: name a training configuration such as configs/train/demo.yaml"
         ) from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark is not None else ""
+        raise UserError(
+            f"{path} is not valid YAML{place}; compare it with configs/train/demo.yaml"
+        ) from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold a mapping of settings, such as configs/train/demo.yaml")
     return parse_training_config(values, str(path))
@@ -174,27 +178,4 @@ def parse_training_config(values: dict[str, Any], origin: str) -> TrainingConfig
     try:
         return TrainingConfig.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(item) for item in error.errors())
-        raise UserError(f"{origin}: {problems}") from error
-
-
-def _explain(item: Any) -> str:
-    place = ".".join(map(str, item["loc"]))
-    if item["type"] != "extra_forbidden":
-        return f"{place}: {item['msg']}"
-    close = difflib.get_close_matches(str(item["loc"][-1]), _fields_at(item["loc"][:-1]), n=1, cutoff=0.0)
-    return f"unknown setting {place!r}" + (f": did you mean {close[0]!r}?" if close else "")
-
-
-def _fields_at(path: tuple[str | int, ...]) -> list[str]:
-    model: type[BaseModel] = TrainingConfig
-    for part in path:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        inner = get_args(annotation)
-        candidate = inner[0] if inner else annotation
-        assert isinstance(candidate, type)
-        assert issubclass(candidate, BaseModel)
-        model = candidate
-    return list(model.model_fields)
+        raise UserError(f"{origin}: {explain_settings(error, TrainingConfig)}") from None

@@ -146,7 +146,7 @@ def test_offsets_count_from_the_start_of_each_stream(tmp_path: Path) -> None:
         (["--from", "9s", "--to", "8s"], "--from 9s .* is after --to 8s .*: swap them"),
         (["--from", "14:13:30", "--to", "14:13:20", "--utc"], "is after"),
         (["--from", "teatime"], "cannot read the time 'teatime': give a clock time"),
-        (["--stream", "camm"], "no stream 'camm' .* did you mean cam"),
+        (["--stream", "camm"], "no stream 'camm' .* did you mean 'cam'"),
     ],
 )
 def test_bad_requests_are_refused_with_the_remedy(path: Path, arguments: list[str], message: str) -> None:

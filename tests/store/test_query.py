@@ -195,7 +195,7 @@ def test_a_window_that_ends_before_it_starts_is_refused(store: CaptionStore, met
 
 
 def test_an_unknown_stream_or_column_is_refused_with_the_nearest(store: CaptionStore) -> None:
-    with pytest.raises(ValueError, match=r"no stream 'can' .* did you mean cam"):
+    with pytest.raises(ValueError, match=r"no stream 'can' .* did you mean 'cam'"):
         store.captions(stream="can")
     with pytest.raises(ValueError, match="no column 'caption' in captions: choose from stream, track"):
         store.captions(columns=["caption"])

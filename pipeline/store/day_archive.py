@@ -18,7 +18,14 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from pipeline.core.errors import StoreRefused
 from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec
 from pipeline.store.durable_files import TEMPORARY, fsync_directory
-from pipeline.store.segment import SCHEMA, SegmentAttributes, SegmentReader, resume_of, worth_keeping
+from pipeline.store.segment import (
+    SCHEMA,
+    SegmentAttributes,
+    SegmentReader,
+    refuse_unknown_tables,
+    resume_of,
+    worth_keeping,
+)
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.zarr_metadata import attributes, chunk_rows, dimension_names
@@ -247,7 +254,8 @@ class DayArchiveReader:
         return self._read(f"{table.group}/{name}", start, stop).tobytes()
 
     def rows(self) -> SegmentRows:
-        """Everything in the archive, every byte checked."""
+        """Everything in the archive, every byte checked. `StoreRefused` for tables that this version does not know."""
+        refuse_unknown_tables(self.attrs, self.path)
         tables = {
             kind.group: kind(**{name: self._read(f"{kind.group}/{name}", 0, None) for name in kind.specs()})
             for kind in TABLES

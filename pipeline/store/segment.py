@@ -59,6 +59,16 @@ def encode_segment(rows: SegmentRows, attributes: SegmentAttributes) -> bytes:
     return encode([rows.table(table.group) for table in TABLES], attributes.document(rows))
 
 
+def refuse_unknown_tables(attrs: Mapping[str, Any], path: Path) -> None:
+    """Raise `StoreRefused` if a newer version wrote tables that this one would leave out of what it makes of the rows."""
+    unknown = {name for name, count in attrs["rows"].items() if count} - {table.group for table in TABLES}
+    if unknown:
+        raise StoreRefused(
+            f"{path} holds tables that this version does not know ({', '.join(sorted(unknown))}): it is read, but merged "
+            "and archived only by the version that wrote it, or a newer one"
+        )
+
+
 def worth_keeping(spec: ColumnSpec, wanted: int, rows: int) -> bool:
     """Whether to read a narrow column whole, and keep it, when most of its rows are asked for."""
     return spec.width is None and not spec.byte_string and 2 * wanted > rows
@@ -105,7 +115,8 @@ class SegmentReader:
         return self._file.slice(f"{table.group}/{name}", start, stop).tobytes()
 
     def rows(self) -> SegmentRows:
-        """Everything in the segment, every byte checked."""
+        """Everything in the segment, every byte checked. `StoreRefused` if it holds tables that this version does not know."""
+        refuse_unknown_tables(self.attrs, self._file.path)
         tables = {
             table.group: table(**{name: self._read(table, name) for name in table.specs()})
             for table in TABLES

@@ -1,0 +1,86 @@
+"""Stores that earlier versions wrote stay readable, and a version that does not know all of a segment leaves it alone.
+
+`tests/fixtures/stores` holds one small store for each schema that was ever shipped, as the first version of that schema
+wrote it: fourteen commits of `tests.store_samples.batch`, of which nine are in an archive, three merged and two not.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from pipeline.core.errors import StoreRefused
+from pipeline.store import CaptionStore, Compaction
+from pipeline.store.columns import TABLES, Columns, _column
+from pipeline.store.compaction import merge
+from pipeline.store.day_archive import DAY_NS
+from pipeline.store.segment import SCHEMA, SegmentReader
+from pipeline.store.stream_directory import list_visible
+from pipeline.store.zarr_zip import encode
+from tests.store_samples import BY_HAND, INFO, T0, S, batch, check_everything, filled_store
+
+STORES = sorted((Path(__file__).parents[1] / "fixtures/stores").glob("*.tar.gz"))
+COMMITS = 14
+
+
+@pytest.fixture(params=STORES, ids=lambda path: path.name)
+def earlier(request: pytest.FixtureRequest, tmp_path: Path) -> CaptionStore:
+    with tarfile.open(request.param) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (path,) = tmp_path.glob("*.zarr")
+    return CaptionStore.open(path)
+
+
+def test_the_schema_that_is_written_has_a_store_that_is_kept() -> None:
+    assert SCHEMA.replace("/", "-") in {path.name.removesuffix(".tar.gz") for path in STORES}
+
+
+def check(store: CaptionStore) -> None:
+    check_everything(store, COMMITS)
+    assert store.streams()["cam"] == INFO
+    assert store.gaps()["reason"].to_pylist() == ["dropped"]
+    (step,) = store.efforts().to_pylist()
+    assert (step["t"].value, step["effort"]) == (T0 + 12 * S, "half-probes")
+    (clock,) = store.clocks().to_pylist()
+    assert (clock["t"].value, clock["clock"]) == (T0 + 12 * S, "file")
+
+
+def test_a_store_of_an_earlier_version_answers_as_it_did(earlier: CaptionStore) -> None:
+    check(earlier)
+
+
+def test_a_store_of_an_earlier_version_is_gone_on_with_merged_and_archived(earlier: CaptionStore) -> None:
+    with earlier.writer("cam", INFO, compaction=BY_HAND) as writer:
+        assert writer.resume == batch(COMMITS - 1).resume
+        writer.compact()
+        writer.archive_closed_days(T0 + 2 * DAY_NS)
+    check(earlier)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MoodColumns(Columns):
+    """A table of a version that is still to come."""
+
+    group: ClassVar[str] = "mood"
+    t: np.ndarray = _column("<i8", wall_clock=True)  # noqa: RUF009 (a dataclass field)
+
+
+def test_a_segment_of_a_newer_version_is_read_but_never_merged_without_what_it_holds(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "a.zarr", 3, Compaction(fan_in=3, enabled=False))
+    directory = tmp_path / "a.zarr/streams/cam"
+    segments = list_visible(directory).segments
+    newest = directory / segments[1].path
+    reader = SegmentReader(newest)
+    tables = [*(reader.rows().table(table.group) for table in TABLES), MoodColumns(t=np.array([T0], "<i8"))]
+    attributes = {**reader.attrs, "rows": {**reader.attrs["rows"], "mood": 1}}
+    reader.close()
+    newest.write_bytes(encode(tables, attributes))
+    check_everything(CaptionStore.open(store.path), 3)
+    with pytest.raises(StoreRefused, match=r"tables that this version does not know \(mood\)"):
+        merge(directory, segments, 0)
+    check_everything(CaptionStore.open(store.path), 3)

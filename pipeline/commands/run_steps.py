@@ -33,7 +33,7 @@ def with_engines(plan: RunPlan, report: Callable[[str], None]) -> RunPlan:
     """
     runtime = plan.config.runtime
     if runtime.engine == EAGER:
-        return _noted(plan, "all stages: eager")
+        return _noted(plan, "all model stages: eager")
     if runtime.address:
         return plan
     request = EngineRequest(plan.config.model, runtime.device, runtime.engine)
@@ -45,7 +45,7 @@ def with_engines(plan: RunPlan, report: Callable[[str], None]) -> RunPlan:
             log.warning("engines could not be built, the model is computed eagerly: %s", error)
             report(f"not built, going on without: {error}")
             eager = plan.config.model_copy(update={"runtime": runtime.model_copy(update={"engine": EAGER})})
-            return _noted(replace(plan, config=eager), f"all stages: eager ({error})")
+            return _noted(replace(plan, config=eager), f"all model stages: eager ({error})")
     for line in prepared.origin:
         log.info("%s", line)
     return _noted(plan, "; ".join(prepared.origin))

@@ -138,13 +138,13 @@ def write_annotated(
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.time_base = stream.codec_context.time_base = _TIME_BASE
             stream.codec_context.options = {"preset": "veryfast", "crf": "23"}
-            for event in source:
-                if not isinstance(event, DecodedFrame):
+            for item in source:
+                if not isinstance(item, DecodedFrame):
                     continue
-                at_ns = event.time.wall_ns - source.info.start_wall_ns
+                at_ns = item.time.wall_ns - source.info.start_wall_ns
                 labels = labels_at(paths, at_ns, round(max_gap_s * 1e9), display)
                 # A copy: the source may keep its own pixels.
-                picture = np.ascontiguousarray(event.to_frame().rgb[:height, :width]).copy()
+                picture = np.ascontiguousarray(item.to_frame().rgb[:height, :width]).copy()
                 draw_labels(picture, labels)
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 ticks = max(last_ticks + 1, at_ns * 90_000 // 1_000_000_000)

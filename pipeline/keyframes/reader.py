@@ -39,7 +39,7 @@ class KeyframeReader:
         if resume is not None and resume.pts_ns >= 0:
             source.resume_after(resume)
             self._gate.resume_after(FrameTime(resume.pts_ns, resume.wall_ns, resume.epoch))
-        self._events: Iterator[DecodedFrame | Gap | None] = iter(source)
+        self._items: Iterator[DecodedFrame | Gap | None] = iter(source)
 
     @property
     def interval_factor(self) -> float:
@@ -58,18 +58,18 @@ class KeyframeReader:
     def step(self) -> tuple[SourceStep, Frame | None]:
         """Read on to the next keyframe, to the end, or until a live source has nothing to give."""
         gaps: list[Gap] = []
-        for event in self._events:
-            if event is None:
+        for item in self._items:
+            if item is None:
                 return self._step(gaps), None
-            if isinstance(event, Gap):
-                gaps.append(event)
+            if isinstance(item, Gap):
+                gaps.append(item)
                 continue
-            time = event.time
-            self._reached = ResumePoint(time.pts_ns, event.index, time.epoch, time.wall_ns)
-            if self._gate.consider(event) is not None:
+            time = item.time
+            self._reached = ResumePoint(time.pts_ns, item.index, time.epoch, time.wall_ns)
+            if self._gate.consider(item) is not None:
                 self._skipped = None
-                return self._step(gaps, has_frame=True), event.to_frame()
-            self._skipped = event
+                return self._step(gaps, has_frame=True), item.to_frame()
+            self._skipped = item
         last, self._skipped = self._skipped, None
         if last is not None:
             return self._step(gaps, has_frame=True), last.to_frame()

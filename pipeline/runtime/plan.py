@@ -186,7 +186,7 @@ def _seen_before(uri: str, stream: str, known: StreamInfo) -> SourceInfo | None:
 
 def _anything_left(source: Source, resume: ResumePoint) -> bool:
     source.resume_after(resume)
-    return any(isinstance(event, DecodedFrame) for event in source)
+    return any(isinstance(item, DecodedFrame) for item in source)
 
 
 def _stream_info(source: SourceInfo, config: RunConfig, start_ns: int | None) -> StreamInfo:

@@ -150,7 +150,7 @@ class LiveStream:
                         return
                     pause_s = backoff_s(failures, random.random(), self._options.max_backoff_s)
                     failures += 1
-                    log.warning("%s: %s; next attempt in %.1f s", self._address, lost, pause_s)
+                    log.warning("%s: %s; next try in %.1f s", self._address, lost, pause_s)
                     if self._pause(pause_s):
                         failures = 0
         except Exception as error:
@@ -163,7 +163,7 @@ class LiveStream:
             self._tried.set()
 
     def _pause(self, seconds: float) -> bool:
-        """Wait between two attempts. When somebody listens where nobody did, the wait is over; then True."""
+        """Wait between two tries. When somebody listens where nobody did, the wait is over; then True."""
         until = time.monotonic() + seconds
         away, knock_s = False, _KNOCK_S
         while not self._stop.is_set() and (left := until - time.monotonic()) > 0:

@@ -42,9 +42,7 @@ class SourceOptions(Options):
         default=RestartPolicy.ALWAYS,
         description="after what a camera is connected to again; always: also when the sender ends the stream",
     )
-    max_backoff_s: float = Field(
-        default=30.0, gt=0, description="longest pause between two attempts to connect"
-    )
+    max_backoff_s: float = Field(default=30.0, gt=0, description="longest pause between two tries to connect")
     max_clock_error_s: float = Field(
         default=10.0,
         ge=0,

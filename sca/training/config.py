@@ -57,7 +57,7 @@ class LossConfig(_Strict):
 
 
 class StageConfig(_Strict):
-    """One stage of training; stages follow each other, each from the weights of the one before."""
+    """One training stage; they follow each other, each from the weights of the one before."""
 
     name: str = Field(description="by which the log calls it")
     steps: int = Field(gt=0, description="steps of the optimizer")

@@ -105,7 +105,7 @@ def test_where_building_fails_the_run_computes_eagerly_and_the_stream_says_why(
 
 def test_who_asks_for_eager_gets_it_without_a_word(model: Path, tmp_path: Path) -> None:
     ready = with_engines(plan(model, tmp_path, "runtime.engine=eager"), no_progress)
-    assert ready.streams[0].info.engines == "all stages: eager"
+    assert ready.streams[0].info.engines == "all model stages: eager"
 
 
 def test_a_wrong_engine_name_is_answered_with_the_known_ones() -> None:

@@ -1,0 +1,62 @@
+"""Settings of `runtime` and `recording` reach what they are about: actors, their needs, and what writers do beside commits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.runtime.on_ray.stages import Stage, StageFactory, StageKind
+from pipeline.runtime.plan import RunPlan, plan_run
+from pipeline.runtime.stages import housekeeping
+from pipeline.settings.stream_list import stream_requests
+from pipeline.sources.source import SourceKind
+from tests.videos import write_video
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "a.mp4", frames=5)
+
+
+def planned(video: Path, *settings: str) -> RunPlan:
+    config, requests = stream_requests([str(video)], settings=settings)
+    return plan_run(requests, config, store=video.parent / "a.zarr")
+
+
+def test_days_of_cameras_are_archived_and_forgotten_as_told_and_those_of_files_never(video: Path) -> None:
+    (stream,) = planned(video, "recording.keep_days=2", "recording.archive_days=true").streams
+    camera = replace(stream, source=replace(stream.source, kind=SourceKind.LIVE))
+    assert (housekeeping(camera).keep_s, housekeeping(camera).archive_days) == (2 * 86_400, True)
+    assert (housekeeping(stream).keep_s, housekeeping(stream).archive_days) == (None, False)
+    (plain,) = planned(video, "recording.archive_days=false").streams
+    camera = replace(plain, source=camera.source)
+    assert (housekeeping(camera).keep_s, housekeeping(camera).archive_days) == (None, False)
+
+
+class Noting(StageFactory):
+    """Tells what it would start."""
+
+    def _stage(self, kind: StageKind, cls: type, name: str = "", **options: Any) -> Stage:
+        self.asked = options
+        return Stage(kind, name, None, None)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_actors_claim_what_the_settings_say_and_gpus_only_where_there_are_some(
+    video: Path, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Here:
+        def get_node_id(self) -> str:
+            return "ab" * 28
+
+    monkeypatch.setattr(ray, "get_runtime_context", Here)
+    needs = {"perception_cpus": 3, "perception_gpus": 0.25, "captioning_cpus": 1.5, "captioning_gpus": 0.75}
+    factory = Noting(planned(video, *(f"runtime.{key}={value}" for key, value in needs.items())), gpu)
+    factory.perception()
+    assert (factory.asked["num_cpus"], factory.asked["num_gpus"]) == (3, 0.25 if gpu else 0)
+    factory.captioner()
+    assert (factory.asked["num_cpus"], factory.asked["num_gpus"]) == (1.5, 0.75 if gpu else 0)

@@ -90,6 +90,7 @@ class LoadState:
 
     @property
     def effort(self) -> Effort:
+        """What the stream gets at this step."""
         return EFFORTS[self.step]
 
 

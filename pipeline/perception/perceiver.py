@@ -122,11 +122,14 @@ class Perception:
         Boxes of `expected` are xyxy pixels of the frame. `encoding`: of the frame, where it was encoded in a batch
         with others. `probe_share`: of the budget of probes. Updates `view`.
         """
+        # 1. Each track is looked for where it should be: one prompt in place of many, and the region keeps its track.
         changed = self._changes(frame, view)
         encoding = encoding or self._model.encode(frame.rgb)
         limit = self._options.max_track_prompts
         known = self._prompt(encoding, boxes=expected.boxes[:limit]).passing(self._limits)
+        # 2. What moves and belongs to no track: small fast things, which a raster of points misses.
         moving = self._moving(frame, encoding, known, view)
+        # 3. Points where neither has found anything, as many as the budget allows, for what is new and stands still.
         covered, hidden = coverage([known, moving], _LARGE_REGION)
         points = view.probes.next_points(covered, hidden, changed, probe_share) * (frame.width, frame.height)
         fresh = self._prompt(encoding, points=points[:, None]).passing(self._limits)

@@ -25,12 +25,12 @@ import numpy as np
 import pyarrow as pa
 import zarr
 
+from pipeline.core.clock import NS
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import Batch, CaptionEvent, ResumePoint
 from pipeline.core.regions import RleMask
 from pipeline.store import CaptionStore, Compaction, StreamInfo
 
-NS = 10**9
 DAY_S = 86_400
 START = 1_790_000_000 * NS // (DAY_S * NS) * DAY_S * NS
 BATCH_ROWS = 100
@@ -113,7 +113,7 @@ def generate(count: int) -> list[CaptionEvent]:
             CaptionEvent(
                 n // 6, START + start, START + start + length, start, start + length, start * 30 // NS,
                 (corner[0], corner[1], corner[0] + 80, corner[1] + 60), text, (n % 100) / 100, -0.5,
-                tuple(features[n].tolist()), RleMask((720, 1280), counts),
+                features[n], RleMask((720, 1280), counts),
             )
         )  # fmt: skip
     return events

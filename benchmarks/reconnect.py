@@ -27,10 +27,9 @@ import av
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pipeline.core.clock import NS  # noqa: E402
 from pipeline.store import CaptionStore  # noqa: E402
 from tests.rtsp_camera import RtspCamera, missing  # noqa: E402
-
-NS = 1_000_000_000
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.core.clock import NS
 from pipeline.sources import open_source
 from pipeline.store import CaptionStore
 
@@ -46,7 +47,7 @@ def main() -> None:
     print(f"{'clip':24} clip_s wall_s  real peak_MiB observations tracks events", flush=True)
     for clip in clips:
         source = open_source(str(clip))
-        length = (source.info.duration_ns or 0) / 1e9
+        length = (source.info.duration_ns or 0) / NS
         source.close()
         with tempfile.TemporaryDirectory() as folder:
             store = Path(folder) / "run.zarr"

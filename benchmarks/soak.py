@@ -41,6 +41,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
+from pipeline.core.clock import NS
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
 
@@ -251,9 +252,9 @@ class Watch:
             for stream in opened.streams():
                 last_ns = opened.resume(stream).wall_ns
                 if last_ns > 0:  # something is committed
-                    self.lags.append((now - last_ns) / 1e9)
+                    self.lags.append((now - last_ns) / NS)
             begun = time.perf_counter()
-            opened.captions(now - 60 * 10**9, now)
+            opened.captions(now - 60 * NS, now)
             self.queries.append((time.perf_counter() - begun) * 1e3)
 
 

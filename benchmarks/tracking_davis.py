@@ -27,6 +27,7 @@ import numpy as np
 from pycocotools import mask as coco
 from trackeval.metrics import HOTA, Identity
 
+from pipeline.core.clock import NS
 from pipeline.core.regions import box_iou
 from pipeline.drawing.annotate import TrackPath
 from pipeline.keyframes.reader import KeyframeReader
@@ -108,7 +109,7 @@ def score(video: dict[str, Any], root: Path, config: RunConfig, predictor: Predi
     best: list[int] = []
     similarities: list[np.ndarray] = []
     for number, row in sorted(truth.items()):
-        at = number * 1_000_000_000 // video["fps"]
+        at = number * NS // video["fps"]
         boxes = [(path.track, box) for path in paths if (box := path.box_at(at, max_gap_ns)) is not None]
         overlap = (
             box_iou(np.array([row["b"]], float), np.array([box for _, box in boxes]))[0]

@@ -29,6 +29,7 @@ import torch
 import sca
 from benchmarks.side_by_side import describe_machine
 from engines.acceleration import accelerate
+from pipeline.core.clock import NS
 from pipeline.keyframes.reader import KeyframeReader
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.plan import plan_run
@@ -60,7 +61,7 @@ def main() -> None:
     config = load_config(options.preset, [f"model={options.model}"])
 
     source = open_source(options.clip, options=config.sources)
-    length_s = (source.info.duration_ns or 0) / 1e9
+    length_s = (source.info.duration_ns or 0) / NS
     reader, keyframes = KeyframeReader(source, config.keyframes), []
     while True:
         step, frame = reader.step()

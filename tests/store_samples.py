@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.core.frame import ClockSource
@@ -35,7 +36,7 @@ def batch(number: int) -> Batch:
             CaptionEvent(
                 100 + number, t + S // 2, t + S, number * S, (number + 1) * S, number, box,
                 f"schöne Katze {number % 7}", (number % 8) / 8, -0.5,
-                embedding=(0.5, -0.25, number % 16 / 16),
+                embedding=np.array([0.5, -0.25, number % 16 / 16], np.float32),
                 mask=RleMask((480, 640), bytes([number % 251]) * (number % 9 + 1)),
             ),
         ),
@@ -56,6 +57,11 @@ def newest_events(batches: Sequence[Batch]) -> list[CaptionEvent]:
     return sorted(events.values(), key=lambda e: (e.start_ns, e.track))
 
 
+def embeddings(events: Sequence[CaptionEvent]) -> list[list[float]]:
+    """What equal events may still differ in."""
+    return [event.embedding.tolist() for event in events]
+
+
 def stored_events(table: pa.Table) -> list[CaptionEvent]:
     """The events of a table that has the columns EVERYTHING."""
     rows = table.set_column(2, "t_start", table["t_start"].cast(pa.int64()))
@@ -64,7 +70,7 @@ def stored_events(table: pa.Table) -> list[CaptionEvent]:
         CaptionEvent(
             row["track"], row["t_start"], row["t_end"], round(row["start_s"] * S), round(row["end_s"] * S),
             row["frame"], (row["x0"], row["y0"], row["x1"], row["y1"]), row["text"], row["score"], row["logprob"],
-            tuple(row["embedding"] or ()),
+            np.array(row["embedding"] or (), np.float32),
             RleMask(tuple(row["mask"]["size"]), row["mask"]["counts"]) if row["mask"] else None,
         )
         for row in rows
@@ -80,7 +86,9 @@ EVERYTHING = (
 def check_everything(store: CaptionStore, count: int, stream: str = "cam") -> None:
     """Assert that the stream holds exactly the batches 0..count-1."""
     batches = [batch(n) for n in range(count)]
-    assert stored_events(store.captions(stream=stream, columns=EVERYTHING)) == newest_events(batches)
+    stored, wanted = stored_events(store.captions(stream=stream, columns=EVERYTHING)), newest_events(batches)
+    assert stored == wanted
+    assert embeddings(stored) == embeddings(wanted)
     observations = store.observations(stream=stream)
     wanted = [o for b in batches for o in b.observations]
     assert observations["t"].cast(pa.int64()).to_pylist() == [o.wall_ns for o in wanted]

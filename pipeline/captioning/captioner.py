@@ -47,7 +47,7 @@ def _attach(request: CaptionRequest, caption: Caption) -> RegionCaption:
         time=request.time,
         box=request.box,
         mask=request.mask,
-        feature=tuple(request.feature.tolist()),
+        feature=request.feature,
         text=caption.text,
         score=caption.score,
         logprob=caption.logprob,

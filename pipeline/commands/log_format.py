@@ -12,7 +12,7 @@ from enum import StrEnum
 from rich.console import Console
 from rich.logging import RichHandler
 
-from pipeline.core.clock import iso_text
+from pipeline.core.clock import NS, iso_text
 from pipeline.core.redaction import redact_text
 
 _OURS = ("pipeline", "engines", "sca")
@@ -30,7 +30,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         document = {
-            "time": iso_text(int(record.created * 1e9)),
+            "time": iso_text(int(record.created * NS)),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": redact_text(record.getMessage()),

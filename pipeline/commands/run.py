@@ -97,7 +97,7 @@ def run(
 
     sca run cams.yaml --store site.zarr --preset live --metrics-port 9464
     """
-    from pipeline.core.clock import iso_ns
+    from pipeline.core.clock import NS, iso_ns
     from pipeline.runtime.plan import plan_run
     from pipeline.settings.stream_list import stream_requests
     from sca.model_names import find_model
@@ -126,7 +126,7 @@ def run(
         if stream.complete:
             console.print(f"{stream.stream}: complete in {plan.store}, nothing to do", soft_wrap=True)
         elif stream.resume.pts_ns >= 0:
-            console.print(f"{stream.stream}: going on at {stream.resume.pts_ns / 1e9:.1f} s", soft_wrap=True)
+            console.print(f"{stream.stream}: going on at {stream.resume.pts_ns / NS:.1f} s", soft_wrap=True)
     with run_logs(log_format, console):
         stopped = _execute(plan, console, metrics_port, metrics_address)
     if stopped:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.core.clock import local_zone
+from pipeline.core.clock import NS, local_zone
 from pipeline.query.rows import CaptionRow, coalesce
 from pipeline.query.typed_times import clock_text, offset_text
 from pipeline.query.windows import stream_windows, window_rows
@@ -28,7 +28,7 @@ _MIN_SPEED_S = 0.5
 
 def speed_text(watched_ns: int, elapsed_s: float) -> str:
     """Stream time over wall time as `1.7x`; empty before it means anything."""
-    return f"{watched_ns / 1e9 / elapsed_s:.1f}x" if elapsed_s >= _MIN_SPEED_S and watched_ns > 0 else ""
+    return f"{watched_ns / NS / elapsed_s:.1f}x" if elapsed_s >= _MIN_SPEED_S and watched_ns > 0 else ""
 
 
 class RunDisplay:
@@ -69,14 +69,14 @@ class RunDisplay:
             self._bar.remove_task(self._starting)
         task = self._tasks.get(now.stream)
         if task is None:
-            total = now.duration_ns / 1e9 if now.duration_ns else None
+            total = now.duration_ns / NS if now.duration_ns else None
             task = self._tasks[now.stream] = self._bar.add_task(now.stream, total=total, counts="")
             self._begun[now.stream] = (self._clock(), now.position_ns)
         begun, position = self._begun[now.stream]
         done = now.duration_ns if now.finished and now.duration_ns else now.position_ns
         self._bar.update(
             task,
-            completed=done / 1e9,
+            completed=done / NS,
             counts=counts_text(now, speed_text(now.position_ns - position, self._clock() - begun)),
         )
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
 
 from engines.preparation import EngineRequest, PreparationFailed, find_prepared, prepare
+from pipeline.core.clock import NS
 from pipeline.drawing.annotate import track_paths, write_annotated
 from pipeline.runtime.plan import RunPlan
 from pipeline.sources import open_source
@@ -80,17 +81,17 @@ def annotate_run(plan: RunPlan, output: Path, console: Console) -> None:
     try:
         with bar:
             total = stream.source.duration_ns
-            task = bar.add_task(output.name, total=total / 1e9 if total else None)
+            task = bar.add_task(output.name, total=total / NS if total else None)
             write_annotated(
                 source,
                 paths,
                 output,
                 max_gap_s=stream.config.keyframes.max_interval_s * _GAP_INTERVALS,
                 display=stream.config.display,
-                on_frame=lambda pts_ns: bar.update(task, completed=pts_ns / 1e9),
+                on_frame=lambda pts_ns: bar.update(task, completed=pts_ns / NS),
             )
             if total:
-                bar.update(task, completed=total / 1e9)
+                bar.update(task, completed=total / NS)
     finally:
         source.close()
     console.print(f"Captions drawn into {output}", soft_wrap=True)

@@ -15,6 +15,9 @@ from pipeline.core.errors import UserError
 NS = 10**9
 """Nanoseconds in a second."""
 
+DAY_NS = 86_400 * NS
+"""Nanoseconds in a day of UTC, which knows no summer time; leap seconds are not counted."""
+
 Moment = int | datetime | np.datetime64
 """Moments as callers give them: ns since 1970 UTC, a datetime with a zone, or a datetime64 in UTC."""
 

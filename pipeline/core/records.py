@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import numpy as np
+
 from pipeline.core.frame import ClockSource
 from pipeline.core.regions import RleMask
 
@@ -21,6 +23,10 @@ class Observation:
     score: float
 
 
+def _no_embedding() -> np.ndarray:
+    return np.empty(0, np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class CaptionEvent:
     """What a track was called from `start_ns` to `end_ns` (wall clock, ns UTC).
@@ -28,7 +34,8 @@ class CaptionEvent:
     (track, start_ns) identifies an event within its stream: writing the same pair again with a later `end_ns`
     extends the event. `start_pts_ns`/`end_pts_ns`: the same on the stream's own clock. `frame`, `box` (xyxy pixels),
     `mask` belong to the keyframe at `start_ns`. `score`: probability in 0..1 that the caption is right (calibrated);
-    `logprob`: mean token log-probability. `embedding`: the region feature, L2-normalised.
+    `logprob`: mean token log-probability. `embedding`: the region feature, (D,) float32,
+    L2-normalised, (0,) without one; two events that differ in it alone count as equal.
     """
 
     track: int
@@ -41,7 +48,7 @@ class CaptionEvent:
     text: str
     score: float
     logprob: float
-    embedding: tuple[float, ...] = ()
+    embedding: np.ndarray = field(default_factory=_no_embedding, compare=False)
     mask: RleMask | None = None
 
 

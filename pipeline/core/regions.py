@@ -10,16 +10,16 @@ from pycocotools import mask as coco
 from pipeline.core.frame import FrameTime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RegionCaption:
-    """A caption of one region of one keyframe. `box` xyxy pixels; `feature` L2-normalised."""
+    """A caption of one region of one keyframe. `box` xyxy pixels; `feature` (D,) float32, L2-normalised."""
 
     track: int
     frame: int
     time: FrameTime
     box: tuple[float, float, float, float]
     mask: RleMask | None
-    feature: tuple[float, ...]
+    feature: np.ndarray
     text: str
     score: float
     logprob: float
@@ -99,9 +99,9 @@ class Regions:
 # What perception hands on: light, so that who only stores it need not load the model's libraries.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CaptionRequest:
-    """A region that needs a caption. `tokens`: (Nc, C) float16 caption tokens; `box` xyxy pixels."""
+    """A region that needs a caption. `tokens`: (Nc, C) float16 caption tokens; `box` xyxy pixels; `feature` (D,) float32."""
 
     track: int
     frame: int

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.clock import NS
 from pipeline.core.errors import UserError
 from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels
 from pipeline.sources import DecodedFrame, Source
@@ -142,12 +143,12 @@ def write_annotated(
                 if not isinstance(item, DecodedFrame):
                     continue
                 at_ns = item.time.wall_ns - source.info.start_wall_ns
-                labels = labels_at(paths, at_ns, round(max_gap_s * 1e9), display)
+                labels = labels_at(paths, at_ns, round(max_gap_s * NS), display)
                 # A copy: the source may keep its own pixels.
                 picture = np.ascontiguousarray(item.to_frame().rgb[:height, :width]).copy()
                 draw_labels(picture, labels)
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                ticks = max(last_ticks + 1, at_ns * 90_000 // 1_000_000_000)
+                ticks = max(last_ticks + 1, at_ns * 90_000 // NS)
                 frame.pts, frame.time_base = ticks, _TIME_BASE
                 last_ticks = ticks
                 container.mux(stream.encode(frame))

@@ -8,6 +8,7 @@ from enum import StrEnum
 import numpy as np
 from pydantic import Field
 
+from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.options import Options
 from pipeline.sources.picture import DecodedFrame
@@ -67,7 +68,7 @@ def keyframe_reason(
         return KeyframeReason.FIRST
     # 2. However much changes, no sooner than the interval: this bounds the work. A frame that is a hair early is on time,
     # else jitter would put off every other keyframe by a whole frame.
-    waited_s = (elapsed_ns + _TOLERANCE_NS) / 1e9 / interval_factor
+    waited_s = (elapsed_ns + _TOLERANCE_NS) / NS / interval_factor
     if waited_s < options.interval_s:
         return None
     # 3. A change is looked at now; a still scene only now and then, so that its tracks stay alive.

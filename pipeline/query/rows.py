@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipeline.core.clock import iso_text
+from pipeline.core.clock import NS, iso_text
 from pipeline.core.records import GapReason, known_reason
 
 # Stored gaps and steps of effort as plain rows, for printing.
@@ -70,7 +70,7 @@ def gap_rows(table: pa.Table) -> list[GapRow]:
     ]
 
 
-COALESCE_NS = 10**9
+COALESCE_NS = NS
 _BATCH = 4096
 
 

@@ -9,6 +9,7 @@ from datetime import tzinfo
 
 import pyarrow as pa
 
+from pipeline.core.clock import NS
 from pipeline.query.rows import CaptionRow, caption_rows
 from pipeline.query.typed_times import Recording, parse_window
 from pipeline.store import CaptionStore
@@ -76,4 +77,4 @@ def _rows_since(start_ns: int, table: pa.Table) -> Iterator[CaptionRow]:
 
 def _since(start_ns: int, row: CaptionRow) -> CaptionRow:
     # Stored PTS start at 0 again after a reset, and leave out how long a camera's program was down.
-    return replace(row, start_s=(row.start_ns - start_ns) / 1e9, end_s=(row.end_ns - start_ns) / 1e9)
+    return replace(row, start_s=(row.start_ns - start_ns) / NS, end_s=(row.end_ns - start_ns) / NS)

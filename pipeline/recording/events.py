@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
+import numpy as np
 from pydantic import Field
 
 from pipeline.core.clock import NS
@@ -133,7 +134,8 @@ class CaptionEvents:
             text=caption.text,
             score=caption.score,
             logprob=caption.logprob,
-            embedding=caption.feature,
+            # A copy: the feature may be a view of memory that is shared between processes, and an event lasts for long.
+            embedding=np.array(caption.feature, np.float32),
             mask=caption.mask,
         )
         self.begun += 1

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, PlatformColle
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pipeline.core.clock import NS
 from pipeline.core.records import Gap
 from pipeline.runtime.progress import RunObserver, StreamProgress
 
@@ -117,5 +118,5 @@ class RunMetrics(RunObserver, Collector):
         yield shed
         position = GaugeMetricFamily("sca_position_seconds", "Stream time analysed", labels=["stream"])
         for now in streams:
-            position.add_metric([now.stream], now.position_ns / 1e9)
+            position.add_metric([now.stream], now.position_ns / NS)
         yield position

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.clock import NS
 from pipeline.core.errors import SourceRefused
 from pipeline.core.frame import ClockSource, FrameTime
 from pipeline.core.records import Gap, GapReason, ResumePoint
@@ -60,7 +61,7 @@ class ImageSequence:
             fingerprint=images_fingerprint(list(dict.fromkeys(page.path for page in self._pages))),
             duration_ns=self._starts[-1],
             frames=len(self._pages),
-            nominal_fps=1e9 * len(self._pages) / self._starts[-1],
+            nominal_fps=NS * len(self._pages) / self._starts[-1],
             notices=scaled,
         )
         self._start = 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.core.clock import NS
 from pipeline.core.errors import SourceRefused
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.addresses import is_webcam, plain_input
@@ -56,7 +57,7 @@ class RealTime:
         origin: float | None = None
         for event in self._source:
             if isinstance(event, DecodedFrame):
-                due = event.time.pts_ns / 1e9
+                due = event.time.pts_ns / NS
                 origin = self._clock() - due if origin is None else origin
                 if self._stop.wait(max(0.0, origin + due - self._clock())):
                     return
@@ -110,7 +111,7 @@ def open_source(
         pages = pages_of(path) if kind is MediaKind.PAGES else [Page(path)]
     if options.track is not None:
         raise SourceRefused(f"{uri}: pictures have no tracks; leave --track out")
-    interval_ns = round(options.image_interval_s * 1e9)
+    interval_ns = round(options.image_interval_s * NS)
     return ImageSequence(pages, stream=name, address=uri, interval_ns=interval_ns, start_ns=start_ns)
 
 

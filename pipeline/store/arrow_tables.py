@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.clock import NS
 from pipeline.core.records import GapReason
 from pipeline.store.row_query import OLD_EFFORT, Selection
 
@@ -25,8 +26,8 @@ def caption_table(stream: str, found: Sequence[Selection], columns: Sequence[str
         "track": lambda: pa.array(_joined(found, "track", np.uint32).astype(np.int64)),
         "t_start": lambda: _times(found, "t_start"),
         "t_end": lambda: _times(found, "t_end"),
-        "start_s": lambda: pa.array(_joined(found, "start_pts", np.int64) / 1e9),
-        "end_s": lambda: pa.array(_joined(found, "end_pts", np.int64) / 1e9),
+        "start_s": lambda: pa.array(_joined(found, "start_pts", np.int64) / NS),
+        "end_s": lambda: pa.array(_joined(found, "end_pts", np.int64) / NS),
         "text": lambda: _texts(found, "text"),
         "score": lambda: pa.array(_joined(found, "score", np.float32)),
         "logprob": lambda: pa.array(_joined(found, "logprob", np.float32)),
@@ -42,7 +43,7 @@ def observation_table(stream: str, found: Sequence[Selection]) -> pa.Table:
     makers: dict[str, Callable[[], pa.Array]] = {
         "track": lambda: pa.array(_joined(found, "track", np.uint32).astype(np.int64)),
         "t": lambda: _times(found, "t"),
-        "t_s": lambda: pa.array(_joined(found, "pts", np.int64) / 1e9),
+        "t_s": lambda: pa.array(_joined(found, "pts", np.int64) / NS),
         "score": lambda: pa.array(_joined(found, "score", np.float32)),
         "frame": lambda: pa.array(_joined(found, "frame", np.int64)),
     }
@@ -67,7 +68,7 @@ def clock_table(stream: str, found: Sequence[Selection]) -> pa.Table:
     """Clock readings of one stream."""
     makers: dict[str, Callable[[], pa.Array]] = {
         "t": lambda: _times(found, "t"),
-        "pts_s": lambda: pa.array(_joined(found, "pts", np.int64) / 1e9),
+        "pts_s": lambda: pa.array(_joined(found, "pts", np.int64) / NS),
         "epoch": lambda: pa.array(_joined(found, "epoch", np.uint32).astype(np.int64)),
         "clock": lambda: _texts(found, "clock"),
         "drift_ppm": lambda: pa.array(_joined(found, "drift", np.float32), from_pandas=True),

@@ -274,7 +274,7 @@ def _boxes(boxes: Sequence[tuple[float, float, float, float]]) -> np.ndarray:
     return np.array(boxes, "<f4").reshape(-1, 4)
 
 
-def _embeddings(rows: Sequence[tuple[float, ...]]) -> np.ndarray:
+def _embeddings(rows: Sequence[np.ndarray]) -> np.ndarray:
     """(n, D) half floats. Shorter rows (another model, or none at all) are filled up with NaN."""
     width = max((len(row) for row in rows), default=0)
     table = np.full((len(rows), width), np.nan, "<f2")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core.clock import NS
 from pipeline.store.durable_files import fsync_directory, write_durably
 from pipeline.store.segment import SegmentAttributes, SegmentReader, encode_segment, resume_of
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName, Visible, superseded, visible
@@ -205,4 +206,4 @@ class Compactor:
         if settings.archive_days:
             self.archive(time.time_ns())
         if settings.keep_s is not None:
-            self.forget(time.time_ns() - round(settings.keep_s * 1e9))
+            self.forget(time.time_ns() - round(settings.keep_s * NS))

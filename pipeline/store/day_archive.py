@@ -7,7 +7,6 @@ import shutil
 import warnings
 import zlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from pipeline.core.clock import DAY_NS, to_datetime
 from pipeline.core.errors import StoreRefused
 from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec
 from pipeline.store.durable_files import TEMPORARY, fsync_directory
@@ -30,7 +30,6 @@ from pipeline.store.segment_name import DAY_LEVEL, SegmentName
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.zarr_metadata import attributes, chunk_rows, dimension_names
 
-DAY_NS = 86_400 * 10**9
 CHUNKS_PER_SHARD = 32
 
 # First and last time of a row, by table: what the sparse index covers.
@@ -68,7 +67,7 @@ def closed_days(segments: Sequence[SegmentName], now_ns: int) -> list[tuple[str,
 
 def date_of(wall_ns: int) -> str:
     """UTC date as YYYY-MM-DD."""
-    return datetime.fromtimestamp(wall_ns // 10**9, UTC).date().isoformat()
+    return to_datetime(wall_ns).date().isoformat()
 
 
 def build_day(directory: Path, date: str, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:

@@ -56,7 +56,9 @@ def test_no_track_is_captioned_more_often_than_allowed(steps: list[tuple[int, in
 
 def caption(text: str, at_s: float, score: float = 0.5, track: int = 1) -> RegionCaption:
     time = FrameTime(round(at_s * NS), 10**18 + round(at_s * NS))
-    return RegionCaption(track, round(at_s * 25), time, (0, 0, 9, 9), MASK, (1.0, 0.0), text, score, -1.0)
+    return RegionCaption(
+        track, round(at_s * 25), time, (0, 0, 9, 9), MASK, np.array([1, 0], np.float32), text, score, -1.0
+    )
 
 
 def seconds(ns: int) -> float:

@@ -52,7 +52,9 @@ def regions(index: int, tracks: list[int]) -> Regions:
 
 def caption(index: int, track: int, text: str) -> RegionCaption:
     time = FrameTime(index * NS, WALL + index * NS)
-    return RegionCaption(track, index, time, (1, 2, 5, 6), MASK, (1.0, 0.0), text, 0.5, -1.0)
+    return RegionCaption(
+        track, index, time, (1, 2, 5, 6), MASK, np.array([1, 0], np.float32), text, 0.5, -1.0
+    )
 
 
 def recorder(writer: object, now: list[int], **options: float) -> Recorder:

@@ -71,7 +71,7 @@ def test_an_event_that_goes_on_after_midnight_is_one_event(tmp_path: Path) -> No
 def many(count: int) -> Batch:
     events = tuple(
         CaptionEvent(n % 50, T0 + n * S, T0 + n * S + S, n * S, n * S + S, n, (n % 600, 2, n % 600 + 9, 40),
-                     f"thing {n % 97}", 0.5, -1, (0.5,) * 8)
+                     f"thing {n % 97}", 0.5, -1, np.full(8, 0.5, np.float32))
         for n in range(count)
     )  # fmt: skip
     return Batch(captions=events, resume=ResumePoint(0, 0, 0, T0 + count * S, 2))

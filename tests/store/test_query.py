@@ -25,6 +25,7 @@ from tests.store_samples import (
     T0,
     S,
     batch,
+    embeddings,
     filled_store,
     newest_events,
     stored_events,
@@ -53,7 +54,7 @@ def events(draw: st.DrawFn) -> CaptionEvent:
     return CaptionEvent(
         draw(st.integers(0, 3)), T0 + start, T0 + start + length, start, start + length, draw(st.integers(0, 9)),
         (x, y, x + draw(st.integers(1, 4)), y + draw(st.integers(1, 4))), draw(st.sampled_from(TEXTS)),
-        draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])), -0.5, draw(st.sampled_from([(), (0.5, 0.25)])),
+        draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])), -0.5, np.array(draw(st.sampled_from([(), (0.5, 0.25)])), np.float32),
         draw(st.sampled_from([None, RleMask((8, 8), b"abc"), RleMask((4, 4), b"z")])),
     )  # fmt: skip
 
@@ -128,7 +129,9 @@ def test_answers_are_those_of_a_search_by_hand(history: History, wanted: list[Ro
                 one.start, one.end, track=one.track, text=one.text, min_score=one.min_score, box=one.box,
                 columns=EVERYTHING,
             )  # fmt: skip
-            assert stored_events(table) == [e for e in newest if matches(e, one)]
+            expected = [e for e in newest if matches(e, one)]
+            assert stored_events(table) == expected
+            assert embeddings(stored_events(table)) == embeddings(expected)
             seen = store.observations(one.start, one.end, track=one.track)
             by_hand = [
                 (o.wall_ns, o.track)

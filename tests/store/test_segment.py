@@ -174,10 +174,10 @@ def test_take_ragged_picks_whole_rows(values: list[bytes], data: st.DataObject) 
 
 
 def test_embeddings_of_two_models_are_joined() -> None:
-    def event(track: int, embedding: tuple[float, ...]) -> Batch:
+    def event(track: int, embedding: np.ndarray) -> Batch:
         return Batch(captions=(CaptionEvent(track, T0, T0, 0, 0, 0, (0, 0, 1, 1), "x", 1, 0, embedding),))
 
-    joined = SegmentRows.join([SegmentRows.of(event(n, (0.5,) * n)) for n in range(3)])
+    joined = SegmentRows.join([SegmentRows.of(event(n, np.full(n, 0.5, np.float32))) for n in range(3)])
     assert joined.cap.emb.shape == (3, 2)
     np.testing.assert_array_equal(np.isnan(joined.cap.emb), [[True, True], [False, True], [False, False]])
 

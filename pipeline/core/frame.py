@@ -38,12 +38,16 @@ class FrameTime:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded frame. `rgb`: (H, W, 3) uint8. `index`: 0-based number of the frame in its stream."""
+    """One decoded frame. `rgb`: (H, W, 3) uint8. `index`: 0-based number of the frame in its stream.
+
+    `thumbnail`: (h, 64) uint8 grey, what the keyframe gate judged it by; None for a frame that no gate has seen.
+    """
 
     stream: str
     index: int
     time: FrameTime
     rgb: np.ndarray
+    thumbnail: np.ndarray | None = None
 
     @property
     def height(self) -> int:

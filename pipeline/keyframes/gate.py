@@ -11,13 +11,11 @@ from pydantic import Field
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.options import Options
+from pipeline.core.thumbnail import changed_places
 from pipeline.sources.picture import DecodedFrame
 
 # Cameras jitter: a frame that comes this much too early still counts as on time.
 _TOLERANCE_NS = 1_000_000
-# Grey levels (of 255) by which a thumbnail pixel must move to count as changed: above the flicker of compression and
-# automatic exposure. A guess.
-_CHANGED_LEVELS = 12
 
 
 class KeyframeOptions(Options):
@@ -47,13 +45,6 @@ class LastKeyframe:
 
     time: FrameTime
     thumbnail: np.ndarray
-
-
-def changed_share(before: np.ndarray, after: np.ndarray) -> float:
-    """Share of thumbnail pixels, 0..1, whose grey level moved visibly. Different sizes count as all changed."""
-    if before.shape != after.shape:
-        return 1.0
-    return float(np.mean(np.abs(before.astype(np.int16) - after) > _CHANGED_LEVELS))
 
 
 def keyframe_reason(
@@ -101,7 +92,7 @@ class KeyframeGate:
             if keyframe_reason(elapsed, 1.0, self._options, factor) is None:
                 return None
             thumbnail = frame.thumbnail()
-            changed = changed_share(last.thumbnail, thumbnail)
+            changed = float(changed_places(last.thumbnail, thumbnail).mean())
             reason = keyframe_reason(elapsed, changed, self._options, factor)
         else:
             # PTS of different epochs cannot be subtracted, and nobody knows what was missed in between.

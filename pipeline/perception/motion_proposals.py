@@ -7,7 +7,8 @@ from collections import deque
 import cv2
 import numpy as np
 
-# All of these are guesses. The width at which motion is looked for, and how many past
+# All of these are guesses. The width at which motion is looked for (in the gate's thumbnail small things would be single
+# pixels, so this is a finer picture of its own), and how many past
 # keyframes make up the background: enough that a passer-by is in less than half of them.
 _WIDTH = 320
 _HISTORY = 12

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.core.frame import Frame
 from pipeline.core.regions import Expected, RleMask, box_area, box_iou, encode_masks
+from pipeline.core.thumbnail import changed_places, thumbnail_of
 from pipeline.perception.candidates import Candidates, Limits, coverage, distinct, mask_statistics
 from pipeline.perception.motion_proposals import MotionProposals
 from pipeline.perception.probing import PerceptionOptions, ProbeSchedule
@@ -20,8 +21,6 @@ from sca.predictor import Coordinates, ImageEncoding, Segmentation
 
 # Above this share of changed pixels nothing of the last keyframe can be relied on. A guess.
 _NEW_SCENE = 0.6
-_CHANGED_LEVELS = 12
-_SMALL = (64, 36)
 # Moving places tried in a keyframe at most, the largest first; each costs as much as a probe. A guess.
 _MAX_MOTION_PROMPTS = 12
 # Masks whose boxes agree better than this are one region, however their edges run. A guess: without
@@ -148,11 +147,17 @@ class Perception:
         return self._prompt(encoding, boxes=boxes[:_MAX_MOTION_PROMPTS]).or_boxes(self._limits, size)
 
     def _changes(self, frame: Frame, view: StreamView) -> np.ndarray:
-        grey = cv2.cvtColor(cv2.resize(frame.rgb, _SMALL, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        before, view.thumbnail = view.thumbnail, grey
+        """Where the picture is another than in the last keyframe that was looked at, (h, 64), 0 or 1.
+
+        The gate's own comparison will not do: keyframes that were dropped since then have changed the picture too.
+        """
+        now = frame.thumbnail
+        if now is None:
+            now = thumbnail_of(cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2GRAY))
+        before, view.thumbnail = view.thumbnail, now
         if before is None:
-            return np.zeros(grey.shape)
-        changed = np.abs(grey.astype(np.int16) - before) > _CHANGED_LEVELS
+            return np.zeros(now.shape)
+        changed = changed_places(before, now)
         if changed.mean() > _NEW_SCENE:
             view.probes.new_scene()
         return changed.astype(np.float64)

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from pipeline.core.frame import Frame, FrameTime
+from pipeline.core.thumbnail import thumbnail_of
 
-THUMBNAIL_WIDTH = 64
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 
 
@@ -20,7 +20,7 @@ class DecodedFrame:
     Most frames are not keyframes of the pipeline, so the costly conversion to RGB waits for `to_frame`.
     """
 
-    __slots__ = ("_luma", "_rgb", "index", "stream", "time")
+    __slots__ = ("_luma", "_rgb", "_thumbnail", "index", "stream", "time")
 
     def __init__(
         self,
@@ -36,16 +36,23 @@ class DecodedFrame:
         self.time = time
         self._rgb = rgb
         self._luma = luma
+        self._thumbnail: np.ndarray | None = None
 
     def thumbnail(self) -> np.ndarray:
-        """A small grey picture, (h, 64) uint8, area-averaged: enough to tell whether something moved."""
-        luma = self._luma()
-        height = max(1, round(luma.shape[0] * THUMBNAIL_WIDTH / luma.shape[1]))
-        return np.asarray(cv2.resize(luma, (THUMBNAIL_WIDTH, height), interpolation=cv2.INTER_AREA))
+        """A small grey picture, (h, 64) uint8, made when it is first asked for."""
+        if self._thumbnail is None:
+            self._thumbnail = thumbnail_of(self._luma())
+        return self._thumbnail
 
     def to_frame(self) -> Frame:
-        """The frame with its RGB pixels."""
-        return Frame(stream=self.stream, index=self.index, time=self.time, rgb=self._rgb())
+        """The frame with its RGB pixels and the thumbnail."""
+        return Frame(
+            stream=self.stream,
+            index=self.index,
+            time=self.time,
+            rgb=self._rgb(),
+            thumbnail=self.thumbnail(),
+        )
 
 
 def from_video_frame(

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.frame import FrameTime
+from pipeline.core.thumbnail import changed_places
 from pipeline.keyframes.gate import (
     KeyframeGate,
     KeyframeOptions,
     KeyframeReason,
-    changed_share,
     keyframe_reason,
 )
 from pipeline.sources.picture import DecodedFrame, from_array
@@ -69,10 +69,10 @@ def test_new_epoch_starts_with_a_keyframe() -> None:
 def test_change_needs_more_than_noise() -> None:
     noise = np.random.default_rng(0).integers(0, 8, (36, 64)).astype(np.uint8)
     still = np.full((36, 64), 100, np.uint8)
-    assert changed_share(still, still + noise) == 0.0
+    assert changed_places(still, still + noise).mean() == 0.0
     moved = still.copy()
     moved[:18] = 200
-    assert changed_share(still, moved) == 0.5
+    assert changed_places(still, moved).mean() == 0.5
 
 
 @given(

@@ -13,6 +13,7 @@ from pipeline.core.regions import Expected, decode_mask, encode_masks
 from pipeline.perception.candidates import distinct, mask_statistics
 from pipeline.perception.perceiver import Perception, Sightings
 from pipeline.perception.probing import PerceptionOptions, ProbeOptions
+from pipeline.sources.picture import from_array
 from sca.predictor import Predictor
 from tests.tiny_models import region_token_config, tiny_model, word_tokenizer
 from tests.videos import picture
@@ -163,3 +164,19 @@ def test_masks_of_nearly_one_box_are_one_region() -> None:
     combs[2, 2:6, 2:6] = True
     assert distinct(combs, np.array([0.9, 0.8, 0.7]), 0.5).tolist() == [0, 1, 2]
     assert distinct(combs, np.array([0.9, 0.8, 0.7]), 0.5, 0.8).tolist() == [0, 2]
+
+
+def test_a_change_is_judged_by_the_thumbnail_that_the_gate_made(predictor: Predictor) -> None:
+    """And by that of the keyframe which was looked at last: what came in between and was dropped has changed it too."""
+    decoded = [from_array("s", index, FrameTime(index, index), picture(index, 160, 96)) for index in (0, 9)]
+    frames = [one.to_frame() for one in decoded]
+    assert all(frame.thumbnail is one.thumbnail() for frame, one in zip(frames, decoded, strict=True))
+    perception = Perception(predictor, OPTIONS)
+    view = perception.new_view()
+    perception.look(frames[0], NOBODY, view)
+    assert view.thumbnail is frames[0].thumbnail
+    unseen = Perception(predictor, OPTIONS).new_view()
+    perception.look(keyframe(0), NOBODY, unseen)
+    np.testing.assert_array_equal(unseen.thumbnail, view.thumbnail)
+    perception.look(frames[1], NOBODY, view)
+    assert view.thumbnail is frames[1].thumbnail

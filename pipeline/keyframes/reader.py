@@ -72,6 +72,7 @@ class KeyframeReader:
             self._skipped = item
         last, self._skipped = self._skipped, None
         if last is not None:
+            last.thumbnail()  # The gate may have found it too early to look at; it travels with every keyframe.
             return self._step(gaps, has_frame=True), last.to_frame()
         return self._step(gaps, ended=True), None
 

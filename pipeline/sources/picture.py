@@ -45,13 +45,13 @@ class DecodedFrame:
         return self._thumbnail
 
     def to_frame(self) -> Frame:
-        """The frame with its RGB pixels and the thumbnail."""
+        """The frame with its RGB pixels, and with the thumbnail where somebody has asked for it."""
         return Frame(
             stream=self.stream,
             index=self.index,
             time=self.time,
             rgb=self._rgb(),
-            thumbnail=self.thumbnail(),
+            thumbnail=self._thumbnail,
         )
 
 

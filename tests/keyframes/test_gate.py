@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,10 @@ from pipeline.keyframes.gate import (
     KeyframeReason,
     keyframe_reason,
 )
+from pipeline.keyframes.reader import KeyframeReader
+from pipeline.sources import open_source
 from pipeline.sources.picture import DecodedFrame, from_array
+from tests.videos import write_video
 
 MS = 1_000_000
 OPTIONS = KeyframeOptions(interval_s=0.5, max_interval_s=2.0, change=0.003)
@@ -95,3 +100,14 @@ def test_keyframes_are_never_denser_than_the_interval_nor_sparser_than_the_limit
                 assert reason is not None
         if reason is not None:
             last = now
+
+
+def test_every_keyframe_carries_the_thumbnail_it_was_judged_by(tmp_path: Path) -> None:
+    """The last one too, which the gate had found too early."""
+    reader = KeyframeReader(open_source(str(write_video(tmp_path / "a.mp4", frames=30))), OPTIONS)
+    frames = []
+    while not (step := reader.step())[0].ended:
+        frames.append(step[1])
+    reader.close()
+    assert [frame.index for frame in frames if frame is not None] == [0, 13, 26, 29]
+    assert all(frame is not None and frame.thumbnail is not None for frame in frames)

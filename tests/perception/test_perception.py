@@ -169,8 +169,9 @@ def test_masks_of_nearly_one_box_are_one_region() -> None:
 def test_a_change_is_judged_by_the_thumbnail_that_the_gate_made(predictor: Predictor) -> None:
     """And by that of the keyframe which was looked at last: what came in between and was dropped has changed it too."""
     decoded = [from_array("s", index, FrameTime(index, index), picture(index, 160, 96)) for index in (0, 9)]
+    made = [one.thumbnail() for one in decoded]
     frames = [one.to_frame() for one in decoded]
-    assert all(frame.thumbnail is one.thumbnail() for frame, one in zip(frames, decoded, strict=True))
+    assert all(frame.thumbnail is one for frame, one in zip(frames, made, strict=True))
     perception = Perception(predictor, OPTIONS)
     view = perception.new_view()
     perception.look(frames[0], NOBODY, view)

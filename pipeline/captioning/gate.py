@@ -35,8 +35,15 @@ class CaptionGateOptions(Options):
         default=20.0, gt=0, description="a caption that is older is renewed, even if nothing has changed"
     )
     max_per_keyframe: int = Field(
-        default=8, ge=1, description="captions of a keyframe at most; the others wait for the next one"
+        default=8,
+        ge=1,
+        description="captions of a keyframe at most; the others wait for the next one; 32 of the first if this is less",
     )
+
+
+# Of the first keyframe, if `max_per_keyframe` is less: as many regions as the presets look for there. A picture or a
+# film of one frame has no next keyframe for the others to wait for.
+_FIRST_BUDGET = 32
 
 
 class CaptionReason(StrEnum):
@@ -102,6 +109,7 @@ class CaptionGate:
         self._options = options
         self._rule = CAPTION_RULES.get(options.rule)
         self._last: dict[int, Captioned] = {}
+        self._begun = False
         self.avoided = 0
 
     def choose(self, track_ids: np.ndarray, features: np.ndarray, now_ns: int) -> list[int]:
@@ -117,7 +125,11 @@ class CaptionGate:
             else:
                 wanted.append((order.index(reason), index))
         # The most urgent within the budget. The others stay as they are, so that they ask again with the next keyframe.
-        chosen = [index for _, index in sorted(wanted)[: self._options.max_per_keyframe]]
+        budget = self._options.max_per_keyframe
+        if not self._begun:
+            budget = max(budget, _FIRST_BUDGET)
+        chosen = [index for _, index in sorted(wanted)[:budget]]
+        self._begun = self._begun or bool(len(track_ids))
         for index in chosen:
             self._last[int(track_ids[index])] = Captioned(now_ns, features[index])
         return chosen

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from pipeline.export.srt import cue_text, cue_time
-from pipeline.query.rows import CaptionRow, coalesce
+from pipeline.export.cues import cue_time, cues_of
+from pipeline.query.rows import CaptionRow
 
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 class WebVtt:
-    """One cue for what was said without a pause (https://www.w3.org/TR/webvtt1)."""
+    """One cue for what was said without a pause, long enough to be read (https://www.w3.org/TR/webvtt1)."""
 
     one_stream = True
 
     def write(self, rows: Iterable[CaptionRow], out: BinaryIO) -> None:
         out.write(b"WEBVTT\n\n")
-        for row in coalesce(rows):
-            times = f"{cue_time(row.start_s, '.')} --> {cue_time(row.end_s, '.')}"
-            out.write(f"{times}\n{cue_text(row).translate(_ESCAPES)}\n\n".encode())
+        for cue in cues_of(rows):
+            times = f"{cue_time(cue.start_ms, '.')} --> {cue_time(cue.end_ms, '.')}"
+            out.write(f"{times}\n{cue.text.translate(_ESCAPES)}\n\n".encode())

@@ -27,7 +27,9 @@ class TrackingOptions(Options):
         default_factory=dict, description="settings of its own that a tracker of an installed package takes"
     )
     confirm_hits: int = Field(
-        default=2, ge=1, description="keyframes in which a region is found before its track gets a number"
+        default=2,
+        ge=1,
+        description="keyframes in which a region is found before its track gets a number; in the first keyframe: at once",
     )
     lost_s: float = Field(
         default=2.0, ge=0, description="how long a missing track is still looked for in its place"

@@ -57,6 +57,7 @@ class PromptedTracker:
     next_track: int = 1
     _tracks: list[_Track] = field(default_factory=list)
     _next_key: int = 0
+    _begun: bool = False
     _clock: _StreamTime = field(default_factory=lambda: _StreamTime())
 
     def expect(self, time: FrameTime, frame_size: tuple[int, int]) -> Expected:
@@ -113,6 +114,7 @@ class PromptedTracker:
                 self._hit(owner[column], time, now, detections.boxes[column], detections.features[column])
             else:
                 owner[column] = self._start(time, now, detections.boxes[column], detections.features[column])
+        self._begun = True
         # 5. Who was not seen grows lost, then dormant, then ends.
         seen = {track.key for track in owner.values()}
         ended = self._age(now, seen)
@@ -120,9 +122,10 @@ class PromptedTracker:
         return TrackUpdate(ids, ended, self.next_track)
 
     def finish(self) -> tuple[EndedTrack, ...]:
-        """End every track: the stream is over."""
+        """End every track: the stream is over, or what it showed. What comes next is a first keyframe again."""
         ended = tuple(_ended(track) for track in self._tracks if track.number >= 0)
         self._tracks.clear()
+        self._begun = False
         return ended
 
     def _live(self) -> list[_Track]:
@@ -145,8 +148,9 @@ class PromptedTracker:
         self._confirm(track, time)
 
     def _confirm(self, track: _Track, time: FrameTime) -> None:
-        # Numbers are given late, so that what flickers uses none up and is never stored.
-        if track.number < 0 and track.hits >= self.options.confirm_hits:
+        # Numbers are given late, so that what flickers uses none up and is never stored. In the first keyframe at once:
+        # nothing contradicts what is seen there, and a picture or a film of one frame has no second.
+        if track.number < 0 and (track.hits >= self.options.confirm_hits or not self._begun):
             track.number, track.first_numbered = self.next_track, time
             self.next_track += 1
         if track.number >= 0:

@@ -39,6 +39,13 @@ def test_budget_serves_new_tracks_first_and_the_rest_next_time() -> None:
     assert gate.avoided == 2 + 4
 
 
+def test_all_regions_of_the_first_keyframe_with_any_are_captioned() -> None:
+    gate = CaptionGate(OPTIONS)
+    assert gate.choose(np.zeros(0, np.int64), np.zeros((0, 2), np.float32), 0) == []
+    assert gate.choose(np.arange(1, 21), np.stack([NORTH] * 20), NS) == list(range(20))
+    assert len(gate.choose(np.arange(21, 41), np.stack([NORTH] * 20), 2 * NS)) == 2
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4000)), max_size=80))
 def test_no_track_is_captioned_more_often_than_allowed(steps: list[tuple[int, int]]) -> None:
     gate = CaptionGate(OPTIONS)

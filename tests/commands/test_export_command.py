@@ -46,7 +46,7 @@ def test_json_lines_and_csv_hold_every_event(path: Path, tmp_path: Path) -> None
 def test_subtitles_join_what_is_said_again_and_keep_one_line_a_cue(path: Path, tmp_path: Path) -> None:
     assert run(path, tmp_path / "out.srt").exit_code == 0
     assert (tmp_path / "out.srt").read_text() == (
-        "1\n00:00:00,000 --> 00:00:02,000\n[7] a dog <left> & co\n\n"
+        "1\n00:00:00,000 --> 00:00:02,000\n[7] a dog \u2039left\u203a & co\n\n"
         "2\n01:01:01,000 --> 01:01:02,000\n[7] a cat\n\n"
     )
     assert run(path, tmp_path / "named", "--format", "vtt", "--to", "10s").exit_code == 0

@@ -32,12 +32,17 @@ def box(x: float, y: float, w: float = 60, h: float = 80) -> list[float]:
 
 
 class Scene:
-    """Feeds a tracker with boxes and looks, one keyframe each half second, and keeps the numbers it gives."""
+    """Feeds a tracker with boxes and looks, one keyframe each half second, and keeps the numbers it gives.
 
-    def __init__(self, **options: float) -> None:
+    `begun`: something else was seen before, so that what comes is no first keyframe.
+    """
+
+    def __init__(self, *, begun: bool = False, **options: float) -> None:
         self.tracker = PromptedTracker(TrackingOptions(**options))
         self.at_ns = 0
         self.ended: list[int] = []
+        if begun:
+            self.step()
 
     def step(
         self, *objects: tuple[int, list[float]], seconds: float = 0.5, epoch: int = 0, noise: float = 0.0
@@ -55,8 +60,25 @@ class Scene:
         return update.track_ids.tolist()
 
 
-def test_a_track_is_numbered_on_its_second_sight() -> None:
+def test_what_the_first_keyframe_shows_is_numbered_at_once() -> None:
     scene = Scene()
+    assert scene.step((0, box(10, 10)), (1, box(300, 200))) == [1, 2]
+    assert scene.step((1, box(300, 200)), (0, box(14, 10)), (2, box(400, 10))) == [2, 1, -1]
+    first, second = scene.tracker.finish()
+    assert (first.track, first.observations, second.observations) == (1, 2, 2)
+    # What comes after everything has ended, such as a cut, is a first keyframe too.
+    assert scene.step((3, box(100, 100))) == [3]
+
+
+def test_a_stream_of_one_picture_has_tracks() -> None:
+    scene = Scene()
+    assert scene.step((0, box(10, 10))) == [1]
+    (ended,) = scene.tracker.finish()
+    assert (ended.track, ended.first_ns, ended.last_ns, ended.observations) == (1, 0, 0, 1)
+
+
+def test_later_tracks_are_numbered_on_their_second_sight() -> None:
+    scene = Scene(begun=True)
     assert scene.step((0, box(10, 10))) == [-1]
     assert scene.step((0, box(14, 10))) == [1]
     assert scene.step((0, box(18, 10)), (1, box(300, 200))) == [1, -1]
@@ -64,7 +86,7 @@ def test_a_track_is_numbered_on_its_second_sight() -> None:
 
 
 def test_a_region_seen_once_never_gets_a_number() -> None:
-    scene = Scene()
+    scene = Scene(begun=True)
     scene.step((0, box(10, 10)))
     scene.step()
     assert scene.step((1, box(10, 10))) == [-1]
@@ -215,7 +237,7 @@ def test_flickering_detections_cause_no_new_numbers(drop: float) -> None:
 
 @pytest.mark.parametrize("hits", [1, 3])
 def test_a_track_is_numbered_on_the_sight_that_the_settings_name(hits: int) -> None:
-    scene = Scene(confirm_hits=hits)
+    scene = Scene(begun=True, confirm_hits=hits)
     numbers = [scene.step((0, box(10, 10)))[0] for _ in range(4)]
     assert numbers == [-1] * (hits - 1) + [1] * (5 - hits)
 

@@ -1,0 +1,113 @@
+"""Subtitles: every cue can be seen, is valid, and says what was captioned."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import av
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.export.cues import LEAST_MS, Cue, cues_of
+from pipeline.export.srt import SubRip
+from pipeline.export.vtt import WebVtt
+from pipeline.query.rows import CaptionRow
+
+S = 10**9
+
+
+def row(track: int, start_s: float, end_s: float, text: str) -> CaptionRow:
+    ns = (round(start_s * S), round(end_s * S))
+    return CaptionRow("cam", track, *ns, start_s, end_s, text, 0.5, (0, 0, 1, 1))
+
+
+def written(form: SubRip | WebVtt, rows: list[CaptionRow]) -> str:
+    out = io.BytesIO()
+    form.write(iter(rows), out)
+    return out.getvalue().decode()
+
+
+def test_what_was_seen_once_is_shown_for_a_moment() -> None:
+    assert cues_of([row(1, 0, 0, "a dog"), row(2, 2.5, 2.5, "a cat")]) == [
+        Cue(0, LEAST_MS, "[1] a dog"),
+        Cue(2500, 2500 + LEAST_MS, "[2] a cat"),
+    ]
+
+
+def test_a_short_cue_ends_where_its_track_is_called_otherwise() -> None:
+    rows = [row(1, 0, 0.4, "a dog"), row(2, 0.1, 0.1, "a man"), row(1, 0.4, 5, "a brown horse")]
+    assert [(cue.start_ms, cue.end_ms) for cue in cues_of(rows)] == [(0, 400), (100, 1100), (400, 5000)]
+
+
+def test_the_first_second_has_cues_also_where_a_clock_began_late() -> None:
+    (cue,) = cues_of([row(1, -3, -2, "a dog")])
+    assert (cue.start_ms, cue.end_ms) == (0, LEAST_MS)
+
+
+ODD = [
+    "<i>a dog</i>",
+    "a {\\an8}dog",
+    "a --> b",
+    "x\n\ny",
+    "a & b &lt;",
+    "\x00\u2028a\x1bdog",
+    "<",
+    "a < b > c",
+    "-->",
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_a_player_shows_what_was_said_and_obeys_none_of_it(text: str, tmp_path) -> None:
+    plain = " ".join(re.sub(r"[\x00-\x20\u2028]", " ", text).split())
+    look_alikes = str.maketrans("<>{}", "\u2039\u203a()")
+    for form, name, same in ((SubRip(), "a.srt", plain.translate(look_alikes)), (WebVtt(), "a.vtt", plain)):
+        (tmp_path / name).write_text(written(form, [row(1, 1, 2, text), row(2, 3, 4, "next")]))
+        shown = []
+        with av.open(str(tmp_path / name)) as container:
+            for packet in container.demux(container.streams.subtitles[0]):
+                for subtitle in packet.decode():
+                    shown.append(bytes(subtitle.ass).decode().split(",", 8)[-1])
+        assert len(shown) == 2
+        assert shown[0].replace("{{}", "{") == f"[1] {same}"
+
+
+moments = st.floats(-10, 400_000, allow_nan=False)
+some_rows = st.lists(
+    st.builds(
+        lambda track, start, length, text: row(track, start, start + length, text),
+        st.integers(1, 4),
+        moments,
+        st.floats(0, 5),
+        st.sampled_from([*ODD, "a dog", "a cat", ""]),
+    ),
+    max_size=20,
+).map(lambda rows: sorted(rows, key=lambda row: (row.start_ns, row.track)))
+
+
+def milliseconds(text: str) -> int:
+    hours, minutes, rest = re.split(r":", text)
+    return (int(hours) * 60 + int(minutes)) * 60_000 + int(rest.replace(",", "").replace(".", ""))
+
+
+@given(some_rows)
+def test_every_cue_is_valid_and_none_is_lost(rows: list[CaptionRow]) -> None:
+    cues = cues_of(rows)
+    for form, point in ((SubRip(), ","), (WebVtt(), r"\.")):
+        blocks = written(form, rows).removeprefix("WEBVTT\n\n").split("\n\n")[:-1]
+        assert len(blocks) == len(cues)
+        starts = []
+        for block in blocks:
+            lines = block.split("\n")
+            times, text = lines[-2:]
+            assert len(lines) == (3 if point == "," else 2)
+            match = re.fullmatch(rf"(\d\d+:\d\d:\d\d{point}\d\d\d) --> (\d\d+:\d\d:\d\d{point}\d\d\d)", times)
+            assert match is not None
+            start, end = map(milliseconds, match.groups())
+            assert end > start >= 0
+            assert "-->" not in text
+            assert "<" not in text
+            starts.append(start)
+        assert starts == sorted(starts)

@@ -12,7 +12,7 @@ from pipeline.core.clock import local_zone
 from pipeline.core.errors import UserError
 from pipeline.export.interface import exporter_for
 from pipeline.query.typed_times import TIME_HELP
-from pipeline.query.windows import stream_windows, window_rows
+from pipeline.query.windows import stream_windows, told_notes, window_rows
 from pipeline.store import CaptionStore
 from pipeline.store.durable_files import refusal, writing_durably
 
@@ -50,6 +50,8 @@ def export(
     exporter = exporter_for(out, output)
     with CaptionStore.open(store) as opened:
         windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
+        for note in told_notes(windows):
+            typer.echo(note, err=True)
         if exporter.one_stream and len(windows) > 1:
             streams = "|".join(window.stream for window in windows)
             kind = (output or out.suffix.removeprefix(".")).lower()

@@ -19,9 +19,10 @@ from rich.table import Table
 from pipeline.core.clock import local_zone, to_datetime
 from pipeline.export.csv import csv_lines, gap_csv_lines
 from pipeline.export.jsonl import json_lines
+from pipeline.query.clock_changes import needs_offset, offset_suffix
 from pipeline.query.rows import CaptionRow, EffortRow, GapRow, coalesce, effort_rows, gap_rows
-from pipeline.query.typed_times import TIME_HELP, clock_text, offset_text
-from pipeline.query.windows import StreamWindow, stream_windows, window_rows
+from pipeline.query.typed_times import TIME_HELP, clock_text, clock_texts, offset_text
+from pipeline.query.windows import StreamWindow, stream_windows, told_notes, window_rows
 from pipeline.store import CaptionStore
 
 # Writing to standard output that a reader such as `head` may close at any time.
@@ -79,6 +80,8 @@ def query(
     zone = UTC if utc else local_zone()
     with CaptionStore.open(store) as opened:
         windows = stream_windows(opened, stream, start, end, zone)
+        for note in told_notes(windows):
+            typer.echo(note, err=True)
         if gaps:
             _print_gaps(opened, windows, zone, limit, output)
             return
@@ -110,11 +113,15 @@ def _print_gaps(
             sys.stdout.writelines(gap_csv_lines(rows))
         else:
             table = Table("date", "from", "to", "stream", "reason", "frames", box=None, pad_edge=False)
-            for row in rows:
+            ends = [row.end_ns if isinstance(row, GapRow) else row.start_ns for row in rows]
+            near = needs_offset([*(row.start_ns for row in rows), *ends], zone)
+            for row, end_ns in zip(rows, ends, strict=True):
                 day = str(to_datetime(row.start_ns, zone).date())
-                end = clock_text(row.end_ns, zone) if isinstance(row, GapRow) else ""
+                start = clock_text(row.start_ns, zone) + (offset_suffix(row.start_ns, zone) if near else "")
+                end = clock_text(end_ns, zone) + (offset_suffix(end_ns, zone) if near else "")
+                end = end if isinstance(row, GapRow) else ""
                 frames = str(row.frames) if isinstance(row, GapRow) and row.frames else ""
-                table.add_row(day, clock_text(row.start_ns, zone), end, row.stream, str(row.reason), frames)
+                table.add_row(day, start, end, row.stream, str(row.reason), frames)
             console = Console(
                 file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False
             )
@@ -142,7 +149,7 @@ def _print_table(
 
 
 def _caption_table(rows: list[CaptionRow], several_streams: bool, zone: tzinfo) -> Table:
-    days = {to_datetime(row.start_ns, zone).date() for row in rows}
+    clocks = clock_texts([row.start_ns for row in rows], zone)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("clock", "from", "to"):
         table.add_column(name, no_wrap=True)
@@ -152,9 +159,8 @@ def _caption_table(rows: list[CaptionRow], several_streams: bool, zone: tzinfo) 
     table.add_column("caption", overflow="fold", style="bold cyan")
     table.add_column("score", justify="right")
     table.add_column("box (x0 y0 x1 y1)", no_wrap=True)
-    for row in rows:
-        day = f"{to_datetime(row.start_ns, zone).date()} " if len(days) > 1 else ""
-        cells = [day + clock_text(row.start_ns, zone), offset_text(row.start_s), offset_text(row.end_s)]
+    for row, clock in zip(rows, clocks, strict=True):
+        cells = [clock, offset_text(row.start_s), offset_text(row.end_s)]
         cells += [row.stream] if several_streams else []
         cells += [str(row.track), row.text, f"{row.score:.2f}", " ".join(f"{edge:.0f}" for edge in row.box)]
         table.add_row(*(cell.replace("[", "\\[") for cell in cells))
@@ -174,8 +180,9 @@ def _coverage_lines(store: CaptionStore, windows: list[StreamWindow], found: boo
             )
         if not found:
             first, last = (to_datetime(t, zone) for t in (window.recording.start_ns, window.recording.end_ns))
+            summer = f" {first:%Z}" if first.utcoffset() != last.utcoffset() else ""
             lines.append(
-                f"{window.stream} was recorded from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S %Z}"
+                f"{window.stream} was recorded from {first:%Y-%m-%d %H:%M:%S}{summer} to {last:%Y-%m-%d %H:%M:%S %Z}"
             )
     return lines
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pipeline.core.clock import NS, local_zone
 from pipeline.query.rows import CaptionRow, coalesce
-from pipeline.query.typed_times import clock_text, offset_text
+from pipeline.query.typed_times import clock_texts, offset_text
 from pipeline.query.windows import stream_windows, window_rows
 from pipeline.runtime.plan import RunPlan
 from pipeline.runtime.progress import StreamProgress
@@ -131,10 +131,11 @@ def show_result(plan: RunPlan, console: Console) -> None:
     several = len(names) > 1
     columns = (["stream"] if several else []) + ["at", "clock", "lasts", "track", "caption", "score"]
     table = Table(*columns, box=None, pad_edge=False)
-    for row in chosen:
+    clocks = clock_texts([row.start_ns for row in chosen], zone)
+    for row, clock in zip(chosen, clocks, strict=True):
         cells = [
             offset_text(row.start_s),
-            clock_text(row.start_ns, zone),
+            clock,
             f"{row.end_s - row.start_s:.1f} s",
             str(row.track),
             display.words(row.text, row.score),

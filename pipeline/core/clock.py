@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from dateutil import tz
@@ -25,8 +27,28 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def local_zone() -> tzinfo:
-    """The zone of this machine, summer time included."""
-    return tz.tzlocal()
+    """The zone of this machine with its rules of all years: of `TZ`, else of /etc/localtime."""
+    name = os.environ.get("TZ")
+    if name is None:
+        return _zone_file("/etc/localtime") or tz.tzlocal()
+    name = name.removeprefix(":")
+    if not name:
+        return UTC
+    if name.startswith("/"):
+        return _zone_file(name) or tz.tzlocal()
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        # Rules written out, such as CET-1CEST: the system's library reads those.
+        return tz.tzlocal()
+
+
+def _zone_file(path: str) -> tzinfo | None:
+    try:
+        with open(path, "rb") as file:
+            return ZoneInfo.from_file(file, key=os.path.realpath(path).partition("zoneinfo/")[2] or None)
+    except (OSError, ValueError):
+        return None
 
 
 def to_ns(moment: datetime) -> int:
@@ -48,13 +70,21 @@ def iso_text(wall_ns: int, zone: tzinfo = UTC) -> str:
 def iso_ns(text: str) -> int:
     """ISO 8601 text as nanoseconds since 1970 UTC; without an offset it is this machine's local time.
 
-    Raises `UserError` naming the text and the remedy.
+    Raises `UserError` naming the text and the remedy, also for a local time that came twice or never.
     """
     try:
         moment = isoparse(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UserError(f"{text!r} is not a date and time; write it as 2026-05-01T14:00:00+02:00") from None
-    return to_ns(moment if moment.tzinfo else moment.replace(tzinfo=local_zone()))
+    if moment.tzinfo:
+        return to_ns(moment)
+    zone = local_zone()
+    first, second = (moment.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    if to_ns(first) == to_ns(second):
+        return to_ns(first)
+    offsets = [one.isoformat()[-6:] for one in (first, second)]
+    what = "came twice" if to_ns(first) < to_ns(second) else "never came, as the clocks went forward over it"
+    raise UserError(f"{text!r} {what}: add the offset that is meant, {offsets[0]} or {offsets[1]}")
 
 
 def nanoseconds(moment: Moment) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pipeline.query.rows import CaptionRow, coalesce
 
-# Nobody reads faster; broadcasters ask for about as much. A thing that was seen in one keyframe only is shown for so long.
-LEAST_MS = 1000
+# About what broadcasters ask for at least. A thing that was seen in one keyframe only is shown for so long.
+LEAST_MS = 700
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,22 @@ import pyarrow as pa
 
 from pipeline.core.clock import NS
 from pipeline.query.rows import CaptionRow, caption_rows
-from pipeline.query.typed_times import Recording, parse_window
+from pipeline.query.typed_times import Recording, parse_window, window_notes
 from pipeline.store import CaptionStore
 
 
 @dataclass(frozen=True, slots=True)
 class StreamWindow:
-    """What is asked of one stream: wall ns, None for an open end, and the time that the stream was recorded."""
+    """What is asked of one stream: wall ns, None for an open end, and the time that the stream was recorded.
+
+    `notes`: what must be told of how the window was read.
+    """
 
     stream: str
     start: int | None
     end: int | None
     recording: Recording
+    notes: tuple[str, ...] = ()
 
 
 def stream_windows(
@@ -38,8 +42,16 @@ def stream_windows(
         span = store.span(name)
         if span is not None:
             recording = Recording(infos[name].start_wall_ns or span.start, span.end, zone)
-            windows.append(StreamWindow(name, *parse_window(start, end, recording), recording))
+            notes = tuple(window_notes(start, end, recording))
+            windows.append(StreamWindow(name, *parse_window(start, end, recording), recording, notes))
     return windows
+
+
+def told_notes(windows: list[StreamWindow]) -> list[str]:
+    """The notes of all windows, each once; with the stream's name where they differ."""
+    if len({window.notes for window in windows}) <= 1:
+        return list(windows[0].notes) if windows else []
+    return [f"{window.stream}: {note}" for window in windows for note in window.notes]
 
 
 def window_rows(

@@ -38,7 +38,7 @@ def test_what_was_seen_once_is_shown_for_a_moment() -> None:
 
 def test_a_short_cue_ends_where_its_track_is_called_otherwise() -> None:
     rows = [row(1, 0, 0.4, "a dog"), row(2, 0.1, 0.1, "a man"), row(1, 0.4, 5, "a brown horse")]
-    assert [(cue.start_ms, cue.end_ms) for cue in cues_of(rows)] == [(0, 400), (100, 1100), (400, 5000)]
+    assert [(cue.start_ms, cue.end_ms) for cue in cues_of(rows)] == [(0, 400), (100, 800), (400, 5000)]
 
 
 def test_the_first_second_has_cues_also_where_a_clock_began_late() -> None:
@@ -71,7 +71,9 @@ def test_a_player_shows_what_was_said_and_obeys_none_of_it(text: str, tmp_path) 
                 for subtitle in packet.decode():
                     shown.append(bytes(subtitle.ass).decode().split(",", 8)[-1])
         assert len(shown) == 2
-        assert shown[0].replace("{{}", "{") == f"[1] {same}"
+        # FFmpeg hands it on as ASS, where a brace is escaped; a command would not be.
+        literal = shown[0].replace("\\{", "{").replace("{{}", "{").replace("\u2060", "")
+        assert literal == f"[1] {same}"
 
 
 moments = st.floats(-10, 400_000, allow_nan=False)

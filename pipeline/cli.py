@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
 import traceback
 from importlib import metadata
 from typing import Annotated
@@ -134,7 +136,10 @@ def _say(error: str, code: int) -> int:
 
 def _message(error: typer.TyperException) -> str:
     format_message = getattr(error, "format_message", None)
-    return str(format_message()) if format_message is not None else str(error)
+    text = str(format_message()) if format_message is not None else str(error)
+    # `sca run -clip.mp4`: what begins with a dash is taken for options.
+    named = next((word for word in sys.argv[1:] if word.startswith("-") and os.path.lexists(word)), None)
+    return text if named is None else f"{text} If {named} is a file, write ./{named}"
 
 
 def _one_line(text: str) -> str:

@@ -115,6 +115,10 @@ def run(
     with run_logs(log_format, console):
         config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
         find_model(config.model)
+        if config.runtime.kind == "ray" and config.runtime.address is None:
+            from pipeline.runtime.on_ray.cluster import check_temporary_directory
+
+            check_temporary_directory()
         if annotate is not None:
             check_annotation([request.uri for request in requests], annotate)
         start_ns = None if start is None else iso_ns(start)

@@ -111,6 +111,19 @@ def strongest(rows: list[CaptionRow], count: int) -> list[CaptionRow]:
     return sorted(top, key=lambda row: row.start_ns)
 
 
+def nothing_captioned(regions: int, store: Path) -> str:
+    """Why a run ended without captions. `regions`: how many it stored."""
+    if regions:
+        return (
+            f"No captions: {store} holds {regions} regions, and the language model found words for none of them. "
+            "They are unlike what it was trained on, or too small."
+        )
+    return (
+        f"No region was found, so {store} holds none and no captions: the pictures are empty, dark or blurred, or show "
+        "nothing that the model tells from its background. If they are not, try --preset quality."
+    )
+
+
 def show_result(plan: RunPlan, console: Console) -> None:
     """Print the strongest captions of the run's streams, and the query to try next."""
     names = {stream.stream for stream in plan.streams}
@@ -118,11 +131,10 @@ def show_result(plan: RunPlan, console: Console) -> None:
     with CaptionStore.open(plan.store) as store:
         windows = [w for w in stream_windows(store, None, None, None, zone) if w.stream in names]
         rows = coalesce(window_rows(store, windows))
+        regions = 0 if rows else sum(len(store.observations(stream=window.stream)) for window in windows)
     store_text = shlex.quote(str(plan.store))
     if not rows:
-        console.print(
-            f"No captions: no region was seen long enough. All regions are in {plan.store}.", soft_wrap=True
-        )
+        console.print(nothing_captioned(regions, plan.store), soft_wrap=True)
         return
     display = plan.config.display
     shown = display.min_score

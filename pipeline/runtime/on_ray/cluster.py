@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt
@@ -46,6 +46,28 @@ def ray_session(options: RuntimeOptions) -> Iterator[bool]:
     finally:
         if ours:
             ray.shutdown()
+
+
+# Below its temporary directory, Ray makes sockets, whose paths Unix limits.
+_LONGEST_SOCKET_PATH = 107
+_SOCKET = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
+
+
+def check_temporary_directory(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise `UserError` where Ray could not start on this machine because of its temporary directory."""
+    name = "RAY_TMPDIR" if environment.get("RAY_TMPDIR") else "TMPDIR"
+    directory = environment.get(name) or "/tmp"
+    socket = os.path.join(os.path.abspath(directory), _SOCKET.format(pid=os.getpid()))
+    over = len(os.fsencode(socket)) - _LONGEST_SOCKET_PATH
+    if over > 0:
+        raise UserError(
+            f"{name}={directory}: this path is {over} bytes too long for the sockets that Ray makes below it; set {name} to "
+            "a shorter one, such as /tmp, or use --runtime inline"
+        )
+    if os.path.lexists(directory) and not os.access(directory, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{name}={directory}: Ray cannot write there; set {name} to a directory that can be written"
+        )
 
 
 def _connect(address: str) -> None:

@@ -37,6 +37,10 @@ def plain_input(uri: str) -> str:
     if os.path.lexists(uri):
         return _as_path(uri)
     scheme = _SCHEME.match(uri)
+    if "://" in uri and (scheme is None or scheme[2] is None):
+        raise SourceRefused(
+            "an input has :// in it and is no address: write SCHEME://HOST/..., such as rtsp://camera/1"
+        )
     if scheme is None:
         return uri
     name = scheme[1].lower()

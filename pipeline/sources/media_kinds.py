@@ -293,9 +293,10 @@ def picture_kind(path: Path) -> MediaKind | None:
     suffix = path.suffix.lower()
     if suffix in _RAW_JPEGS or not path.is_file():
         return None
-    if suffix in PICTURE_SUFFIXES or _has_picture_signature(path):
+    if _has_picture_signature(path):
         return _moving(path)
-    return None
+    # Some pictures have no signature, and some films the name of a picture.
+    return MediaKind.PICTURE if suffix in PICTURE_SUFFIXES and not _is_film(path) else None
 
 
 def _has_picture_signature(path: Path) -> bool:
@@ -309,6 +310,11 @@ def _has_picture_signature(path: Path) -> bool:
     return (
         head.startswith(_BEGINNINGS) or head[4:12] in _BOXES or head[:4] + head[8:12] == b"RIFFWEBP" or netpbm
     )
+
+
+def _is_film(path: Path) -> bool:
+    found = _looked_into(path)
+    return found.kind is MediaKind.FILM
 
 
 def _moving(path: Path) -> MediaKind:
@@ -333,7 +339,7 @@ def _looked_into(path: Path) -> Media:
             if container.format.name in _TEXT_FORMATS:
                 return Media(MediaKind.OTHER, "neither film nor picture")
             if any(not video.disposition & Disposition.attached_pic for video in container.streams.video):
-                still = container.format.name.endswith("_pipe")
+                still = container.format.name == "image2" or container.format.name.endswith("_pipe")
                 return Media(MediaKind.PICTURE if still else MediaKind.FILM)
             return Media(MediaKind.OTHER, "sound only" if container.streams.audio else "no picture in it")
     except PermissionError:

@@ -12,6 +12,9 @@ import numpy as np
 from av.error import FFmpegError
 from PIL import Image
 
+# What OpenCV cannot read, FFmpeg may: it is no error yet, and OpenCV would write it to stderr past our logs.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 # Depth is kept, and the turn that a camera noted is applied.
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
 _LEAST_PAGE_NS = 10_000_000

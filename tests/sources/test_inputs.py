@@ -190,6 +190,7 @@ def test_a_file_address_with_a_sign_of_its_own_is_found(clip: Path, here: Path) 
         ("rtsp:u:hunter2@cam/x", "begins with rtsp: and names no file: write rtsp://HOST"),
         ("file://server/share/a.mp4", "three slashes"),
         ("a\0b", "NUL"),
+        ("://u:hunter2@cam", "no address: write SCHEME://HOST"),
         ("no/such/*.mp4", "nothing matches this pattern"),
     ],
 )
@@ -295,3 +296,22 @@ def test_a_picture_is_a_picture_whatever_its_ending_says(here: Path) -> None:
     source = open_source("photo.mp4")
     assert source.info.kind is SourceKind.IMAGES
     source.close()
+
+
+def test_a_film_is_a_film_whatever_its_ending_says(clip: Path, here: Path) -> None:
+    shutil.copy(clip, "film.jpg")
+    source = open_source("film.jpg")
+    assert source.info.kind is SourceKind.FILE
+    source.close()
+
+
+def test_what_a_list_names_is_read_like_what_is_typed(clip: Path, here: Path) -> None:
+    from pipeline.settings.stream_list import stream_requests
+
+    Path("l.yaml").write_text(f"streams: [{{name: 門, uri: '{clip}', track: 1}}, {{uri: 'file://{clip}'}}]")
+    config, requests = stream_requests(["l.yaml"])
+    assert [s.stream for s in plan_run(requests, config, store=here / "s.zarr").streams] == ["門", "clip"]
+    assert requests[0].config.sources.track == 1
+    Path("l.yaml").write_text("streams: [{uri: ''}]")
+    with pytest.raises(UserError, match="an input is empty"):
+        stream_requests(["l.yaml"])

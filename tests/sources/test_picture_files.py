@@ -68,6 +68,30 @@ def test_float_pictures_with_holes_are_seen(tmp_path: Path, ending: str) -> None
     assert "float32" in notice
 
 
+@pytest.mark.parametrize("kind", ["transparent", "bits", "cmyk", "integers", "one value", "one pixel"])
+def test_pictures_of_any_make_up_are_seen(tmp_path: Path, kind: str) -> None:
+    ramp = np.tile(np.arange(96, dtype=np.uint8), (64, 1))
+    path = tmp_path / {
+        "cmyk": "a.jpg",
+        "transparent": "a.png",
+        "one value": "a.png",
+        "one pixel": "a.png",
+    }.get(kind, "a.tif")
+    pixels, mode = {
+        "transparent": (np.dstack([ramp, ramp, ramp, 255 - ramp]), None),
+        "bits": (ramp > 40, None),
+        "cmyk": (np.dstack([ramp] * 4), "CMYK"),
+        "integers": (ramp.astype(np.int32) * 1000 - 5000, None),
+        "one value": (np.full((64, 96), 7000, np.uint16), None),
+        "one pixel": (np.full((1, 1, 3), 9, np.uint8), None),
+    }[kind]
+    image = Image.fromarray(pixels) if mode is None else Image.fromarray(pixels, mode)
+    image.save(path)
+    (frame,), _ = frames_of(path)
+    assert seen(frame).shape[:2] == pixels.shape[:2]
+    assert len(np.unique(seen(frame))) > 1 or kind.startswith("one")
+
+
 def test_one_range_for_all_pictures_of_a_stream(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), 7000 + grey(0).astype(np.uint16))
     cv2.imwrite(str(tmp_path / "1.png"), 7500 + grey(0).astype(np.uint16))

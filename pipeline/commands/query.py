@@ -20,7 +20,16 @@ from pipeline.core.clock import local_zone, to_datetime
 from pipeline.export.csv import csv_lines, gap_csv_lines
 from pipeline.export.jsonl import json_lines
 from pipeline.query.clock_changes import needs_offset, offset_suffix
-from pipeline.query.rows import CaptionRow, EffortRow, GapRow, coalesce, effort_rows, gap_rows
+from pipeline.query.rows import (
+    CaptionRow,
+    CutRow,
+    EffortRow,
+    GapRow,
+    coalesce,
+    cut_rows,
+    effort_rows,
+    gap_rows,
+)
 from pipeline.query.typed_times import TIME_HELP, clock_text, clock_texts, offset_text
 from pipeline.query.windows import StreamWindow, stream_windows, told_notes, window_rows
 from pipeline.store import CaptionStore
@@ -62,12 +71,16 @@ def query(
     track: Annotated[int | None, typer.Option(help="Only this track.")] = None,
     text: Annotated[str | None, typer.Option(help="Only captions that contain this, in any case.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Only captions at least this sure, 0 to 1.")] = None,
+    shot: Annotated[
+        int | None, typer.Option(min=0, help="Only what begins in this shot; 0 is before the first hard cut.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="At most this many, earliest first.")] = None,
     utc: Annotated[
         bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
     ] = False,
     gaps: Annotated[
-        bool, typer.Option("--gaps", help="Show what was not watched and when load was shed, not captions.")
+        bool,
+        typer.Option("--gaps", help="Show what was not watched, when load was shed and where shots begin."),
     ] = False,
     output: Annotated[
         OutputFormat, typer.Option("--format", help="json: one object a line.")
@@ -86,7 +99,7 @@ def query(
             _print_gaps(opened, windows, zone, limit, output)
             return
         rows = window_rows(
-            opened, windows, track=track, text=text, min_score=min_score,
+            opened, windows, track=track, text=text, min_score=min_score, shot=shot,
             limit=None if output is OutputFormat.TABLE else limit,
         )  # fmt: skip
         with quiet_pipe():
@@ -104,8 +117,9 @@ def _print_gaps(
 ) -> None:
     gaps = [row for w in windows for row in gap_rows(store.gaps(w.start, w.end, stream=w.stream))]
     steps = [row for w in windows for row in effort_rows(store.efforts(w.start, w.end, stream=w.stream))]
-    both: list[GapRow | EffortRow] = [*gaps, *steps]
-    rows = sorted(both, key=lambda row: row.start_ns)[:limit]
+    cuts = [row for w in windows for row in cut_rows(store.cuts(w.start, w.end, stream=w.stream))]
+    all_rows: list[GapRow | EffortRow | CutRow] = [*gaps, *steps, *cuts]
+    rows = sorted(all_rows, key=lambda row: row.start_ns)[:limit]
     with quiet_pipe():
         if output is OutputFormat.JSON:
             sys.stdout.writelines(json_lines(rows))
@@ -125,7 +139,7 @@ def _print_gaps(
             console = Console(
                 file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False
             )
-            console.print(table if rows else "No gaps and no change of effort.")
+            console.print(table if rows else "No gaps, no change of effort and no cuts.")
             for w in windows:
                 share = store.coverage(w.start, w.end, stream=w.stream)
                 console.print(f"{w.stream}: {share:.1%} of the window was watched", markup=False)

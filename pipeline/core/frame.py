@@ -41,6 +41,7 @@ class Frame:
     """One decoded frame. `rgb`: (H, W, 3) uint8. `index`: 0-based number of the frame in its stream.
 
     `thumbnail`: (h, 64) uint8 grey, what the keyframe gate judged it by; None for a frame that no gate has seen.
+    `shot`: number of its shot since the source was opened: it grows by one at each hard cut.
     """
 
     stream: str
@@ -48,6 +49,7 @@ class Frame:
     time: FrameTime
     rgb: np.ndarray
     thumbnail: np.ndarray | None = None
+    shot: int = 0
 
     @property
     def height(self) -> int:

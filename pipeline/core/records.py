@@ -154,6 +154,14 @@ class EffortStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The first picture of a new shot: nothing is followed from before it. Wall ns UTC, and ns of stream PTS."""
+
+    wall_ns: int
+    pts_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClockReading:
     """How the stream's clock and the wall clock stood to each other, from `wall_ns` until the next reading.
 
@@ -170,13 +178,14 @@ class ClockReading:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """How far a stream is stored: everything up to and including this keyframe."""
+    """How far a stream is stored: everything up to and including this keyframe. `shot`: number of its shot, from 0."""
 
     pts_ns: int = -1
     frame: int = -1
     epoch: int = 0
     wall_ns: int = 0
     next_track: int = 1
+    shot: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,4 +198,5 @@ class Batch:
     gaps: tuple[Gap, ...] = ()
     clocks: tuple[ClockReading, ...] = ()
     efforts: tuple[EffortStep, ...] = ()
+    cuts: tuple[Cut, ...] = ()
     resume: ResumePoint = field(default_factory=ResumePoint)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from pipeline.query.rows import CaptionRow, EffortRow, GapRow
+from pipeline.query.rows import CaptionRow, CutRow, EffortRow, GapRow
 
 _NAMES = ("stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score")
 _GAP_NAMES = ("stream", "t_start", "t_end", "reason", "frames")
@@ -24,17 +24,17 @@ class CsvTable:
 
 def csv_lines(rows: Iterable[CaptionRow]) -> Iterator[str]:
     """A header and one line a caption."""
-    return _lines((*_NAMES, "x0", "y0", "x1", "y1"), map(_cells, rows))
+    return _lines((*_NAMES, "x0", "y0", "x1", "y1", "shot"), map(_cells, rows))
 
 
-def gap_csv_lines(rows: Iterable[GapRow | EffortRow]) -> Iterator[str]:
+def gap_csv_lines(rows: Iterable[GapRow | EffortRow | CutRow]) -> Iterator[str]:
     """A header and one line a gap."""
     return _lines(_GAP_NAMES, ([row.document()[name] for name in _GAP_NAMES] for row in rows))
 
 
 def _cells(row: CaptionRow) -> list[object]:
     document = row.document()
-    return [*(document[name] for name in _NAMES), *(round(edge, 2) for edge in row.box)]
+    return [*(document[name] for name in _NAMES), *(round(edge, 2) for edge in row.box), row.shot]
 
 
 def _lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from pipeline.query.rows import CaptionRow, EffortRow, GapRow
+from pipeline.query.rows import CaptionRow, CutRow, EffortRow, GapRow
 
 
 class JsonLines:
@@ -18,7 +18,7 @@ class JsonLines:
         out.writelines(line.encode() for line in json_lines(rows))
 
 
-def json_lines(rows: Iterable[CaptionRow | GapRow | EffortRow]) -> Iterator[str]:
+def json_lines(rows: Iterable[CaptionRow | GapRow | EffortRow | CutRow]) -> Iterator[str]:
     """One JSON object a line."""
     for row in rows:
         yield json.dumps(row.document(), ensure_ascii=False) + "\n"

@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline.core.dropping import BLOCK, KEEP_LATEST, DropPolicy, drop_policy
 from pipeline.core.frame import Frame
 from pipeline.core.options import Options
-from pipeline.core.records import Gap, GapReason
+from pipeline.core.records import Cut, Gap, GapReason
 from pipeline.keyframes.reader import KeyframeReader, SourceStep
 from pipeline.keyframes.shedding import SheddingOptions
 
@@ -147,11 +147,11 @@ class KeyframeBuffer:
 
 @dataclass(slots=True)
 class _Losses:
-    """Keyframes dropped in a row: since which wall ns, how many, and the gaps that came with them."""
+    """Keyframes dropped in a row: since which wall ns, how many, and the gaps and cuts that came with them."""
 
     since_ns: int | None = None
     frames: int = 0
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: list[Gap | Cut] = field(default_factory=list)
 
     @classmethod
     def of(cls, item: ReadStep) -> _Losses:

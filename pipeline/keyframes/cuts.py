@@ -35,8 +35,10 @@ _FLASH_PICTURES = 2
 _FLASH_NS = 100_000_000
 # Standard deviation of grey levels below which there is nothing to see: black, white, a covered lens.
 _EMPTY = 4.0
-# A picture with less contrast than this share of the shot's is on its way to black or white, or back.
+# A picture with less contrast than this share of the shot's is on its way to black or white; one with so many times that of
+# the picture before it is still on its way back.
 _FADED = 0.7
+_RISING = 1.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +80,18 @@ class Suspicion:
 class ShotState:
     """What the rule remembers.
 
-    `last`: the last look with something in it. `clear`: the last one that was not fading, `age` pictures ago. `recent`:
-    differences from picture to picture. `dark`: the view has been empty since; pictures since it has come back.
+    `last`: the last look with something in it. `clear`: the last one that was not fading, `age` pictures ago. `earlier`:
+    the looks before the last, as far back as a flash may reach. `recent`:
+    differences from picture to picture. `dark`: contrast of the last picture since the view was empty; None: it is not.
     """
 
     last: Look | None = None
     clear: Look | None = None
     age: int = 0
+    earlier: tuple[Look, ...] = ()
     recent: tuple[float, ...] = ()
     suspicion: Suspicion | None = None
-    dark: int | None = None
+    dark: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +134,13 @@ def next_shot_state(
     """Take in the next picture. A cut is told once it is certain, up to two pictures after it."""
     # 1. An empty view shows no place: what comes after it is compared with what was before.
     if look.empty:
-        return replace(state, dark=None if state.last is None else 0, suspicion=None), None
+        return replace(state, dark=None if state.last is None else 0.0, suspicion=None), None
     if state.last is None or state.clear is None:
         return ShotState(look, look), None
     # 2. Back from black or white: once the picture has faded in, it is another place unless it looks as before.
     if state.dark is not None:
-        fading = look.contrast < _FADED * state.clear.contrast and state.dark < _RECENT
-        if fading:
-            return replace(state, dark=state.dark + 1), None
+        if look.contrast > _RISING * state.dark:
+            return replace(state, dark=look.contrast), None
         found = difference(state.clear, look)
         changed = found.structure >= 2 * _LEAST_STRUCTURE_LOST and found.levels >= _LEAST_DIFFERENCE
         return ShotState(look, look), FoundCut(pts_ns, wall_ns) if changed else None
@@ -149,14 +152,19 @@ def next_shot_state(
         if held.pictures >= _FLASH_PICTURES or pts_ns - held.pts_ns >= _FLASH_NS:
             return ShotState(look, look), FoundCut(held.pts_ns, held.wall_ns)
         return replace(state, last=look, suspicion=held), None
-    # 4. Everything else is the ordinary step from picture to picture.
+    # 4. The ordinary step from picture to picture. What the stream has shown a moment ago is no new place: a flash may only be
+    # told from its end.
     found = difference(state.last, look)
-    if is_cut(found, state.recent):
+    earlier = (*state.earlier, state.last)[-_FLASH_PICTURES:]
+    if is_cut(found, state.recent) and all(
+        is_cut(difference(old, look), state.recent) for old in state.earlier
+    ):
         return replace(state, last=look, suspicion=Suspicion(state.last, pts_ns, wall_ns)), None
     recent = (*state.recent, found.levels)[-_RECENT:]
-    if look.contrast >= _FADED * state.clear.contrast or state.age >= 2 * _RECENT:
-        return ShotState(look, look, 0, recent), None
-    return ShotState(look, state.clear, state.age + 1, recent), None
+    clear, age = state.clear, state.age + 1
+    if look.contrast >= _FADED * clear.contrast or age > 2 * _RECENT:
+        clear, age = look, 0
+    return ShotState(look, clear, age, earlier, recent), None
 
 
 def end_of_stream(state: ShotState) -> FoundCut | None:

@@ -11,7 +11,9 @@ from pydantic import Field
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.options import Options
+from pipeline.core.records import Cut
 from pipeline.core.thumbnail import changed_places
+from pipeline.keyframes.cuts import FoundCut, ShotState, end_of_stream, look_at, next_shot_state
 from pipeline.sources.picture import DecodedFrame
 
 # Cameras jitter: a frame that comes this much too early still counts as on time.
@@ -35,6 +37,7 @@ class KeyframeReason(StrEnum):
     """Why a frame became a keyframe."""
 
     FIRST = "first"
+    CUT = "cut"
     CHANGED = "changed"
     OLD = "old"
 
@@ -48,35 +51,47 @@ class LastKeyframe:
 
 
 def keyframe_reason(
-    elapsed_ns: int | None, changed: float, options: KeyframeOptions, interval_factor: float = 1.0
+    elapsed_ns: int | None,
+    changed: float,
+    options: KeyframeOptions,
+    interval_factor: float = 1.0,
+    *,
+    cut: bool = False,
 ) -> KeyframeReason | None:
     """Whether a frame `elapsed_ns` after the last keyframe (None: there was none) becomes a keyframe, and why.
 
-    `interval_factor`: how many times as long as usual to wait between keyframes.
+    `interval_factor`: how many times as long as usual to wait between keyframes. `cut`: another shot has begun.
     """
     # 1. Nothing was seen yet.
     if elapsed_ns is None:
         return KeyframeReason.FIRST
-    # 2. However much changes, no sooner than the interval: this bounds the work. A frame that is a hair early is on time,
+    # 2. A cut is looked at once, so that nothing is thought to go on over it.
+    if cut:
+        return KeyframeReason.CUT
+    # 3. However much changes, no sooner than the interval: this bounds the work. A frame that is a hair early is on time,
     # else jitter would put off every other keyframe by a whole frame.
     waited_s = (elapsed_ns + _TOLERANCE_NS) / NS / interval_factor
     if waited_s < options.interval_s:
         return None
-    # 3. A change is looked at now; a still scene only now and then, so that its tracks stay alive.
+    # 4. A change is looked at now; a still scene only now and then, so that its tracks stay alive.
     if changed >= options.change:
         return KeyframeReason.CHANGED
     return KeyframeReason.OLD if waited_s >= options.max_interval_s else None
 
 
 class KeyframeGate:
-    """`keyframe_reason` over one stream. A new epoch (reconnect, PTS reset) starts with a keyframe.
+    """`keyframe_reason` over one stream. A new epoch (reconnect, PTS reset) starts with a keyframe, and so does a new shot.
 
-    `interval_factor` may be set at any time.
+    `interval_factor` may be set at any time. `shot`: number of the shot that the last keyframe is in, from 0.
     """
 
     def __init__(self, options: KeyframeOptions) -> None:
         self._options = options
         self._last: LastKeyframe | None = None
+        self._shots = ShotState()
+        self._epoch: int | None = None
+        self._cuts: list[Cut] = []
+        self.shot = 0
         self.interval_factor = 1.0
 
     def resume_after(self, time: FrameTime) -> None:
@@ -84,20 +99,35 @@ class KeyframeGate:
         self._last = LastKeyframe(time, np.empty((0, 0), np.uint8))
 
     def consider(self, frame: DecodedFrame) -> KeyframeReason | None:
-        """The reason why `frame` is a keyframe, or None. Call in stream order."""
-        last = self._last
-        if last is not None and last.time.epoch == frame.time.epoch:
-            elapsed, factor = frame.time.pts_ns - last.time.pts_ns, self.interval_factor
-            # Would it be too early even if all had changed? Then its thumbnail need not be made.
-            if keyframe_reason(elapsed, 1.0, self._options, factor) is None:
-                return None
-            thumbnail = frame.thumbnail()
-            changed = float(changed_places(last.thumbnail, thumbnail).mean())
-            reason = keyframe_reason(elapsed, changed, self._options, factor)
-        else:
-            # PTS of different epochs cannot be subtracted, and nobody knows what was missed in between.
-            thumbnail = frame.thumbnail()
-            reason = keyframe_reason(None, 1.0, self._options)
+        """The reason why `frame` is a keyframe, or None. Call in stream order, with every frame."""
+        time, last, thumbnail = frame.time, self._last, frame.thumbnail()
+        if self._epoch != time.epoch:
+            # Nobody knows what was missed in between, and tracks may well go on over an outage.
+            self._epoch, self._shots = time.epoch, ShotState()
+        self._shots, cut = next_shot_state(self._shots, look_at(thumbnail), time.pts_ns, time.wall_ns)
+        self._begin_shot(cut)
+        # PTS of different epochs cannot be subtracted.
+        same_epoch = last is not None and last.time.epoch == time.epoch
+        elapsed = time.pts_ns - last.time.pts_ns if last is not None and same_epoch else None
+        if elapsed is not None and self._shots.suspicion is not None:
+            # Is it a flash or another place? A keyframe now would be of one or the other; the next pictures tell.
+            return None
+        changed = 1.0 if last is None else float(changed_places(last.thumbnail, thumbnail).mean())
+        reason = keyframe_reason(elapsed, changed, self._options, self.interval_factor, cut=cut is not None)
         if reason is not None:
-            self._last = LastKeyframe(frame.time, thumbnail)
+            self._last = LastKeyframe(time, thumbnail)
         return reason
+
+    def end(self) -> None:
+        """The stream is over: a cut that was still uncertain counts."""
+        self._begin_shot(end_of_stream(self._shots))
+
+    def taken_cuts(self) -> list[Cut]:
+        """The cuts found since this was asked last."""
+        taken, self._cuts = self._cuts, []
+        return taken
+
+    def _begin_shot(self, cut: FoundCut | None) -> None:
+        if cut is not None:
+            self._cuts.append(Cut(cut.wall_ns, cut.pts_ns))
+            self.shot += 1

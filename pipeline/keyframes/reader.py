@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.core.frame import Frame, FrameTime
-from pipeline.core.records import Gap, ResumePoint
+from pipeline.core.records import Cut, Gap, ResumePoint
 from pipeline.keyframes.gate import KeyframeGate, KeyframeOptions
 from pipeline.sources import DecodedFrame, Source, SourceCounts
 
@@ -15,11 +15,12 @@ from pipeline.sources import DecodedFrame, Source, SourceCounts
 class SourceStep:
     """What was read since the last step.
 
-    `has_frame`: a keyframe comes with it. `reached`: the last frame read. `ended`: nothing comes after this.
+    `has_frame`: a keyframe comes with it. `gaps`: what was missed, and cuts. `reached`: the last frame read. `ended`: nothing
+    comes after this.
     """
 
     has_frame: bool
-    gaps: tuple[Gap, ...]
+    gaps: tuple[Gap | Cut, ...]
     counts: SourceCounts
     reached: ResumePoint
     ended: bool = False
@@ -57,7 +58,7 @@ class KeyframeReader:
 
     def step(self) -> tuple[SourceStep, Frame | None]:
         """Read on to the next keyframe, to the end, or until a live source has nothing to give."""
-        gaps: list[Gap] = []
+        gaps: list[Gap | Cut] = []
         for item in self._items:
             if item is None:
                 return self._step(gaps), None
@@ -66,18 +67,24 @@ class KeyframeReader:
                 continue
             time = item.time
             self._reached = ResumePoint(time.pts_ns, item.index, time.epoch, time.wall_ns)
-            if self._gate.consider(item) is not None:
+            reason = self._gate.consider(item)
+            gaps += self._gate.taken_cuts()
+            if reason is not None:
                 self._skipped = None
-                return self._step(gaps, has_frame=True), item.to_frame()
+                return self._step(gaps, has_frame=True), self._frame(item)
             self._skipped = item
         last, self._skipped = self._skipped, None
         if last is not None:
-            last.thumbnail()  # The gate may have found it too early to look at; it travels with every keyframe.
-            return self._step(gaps, has_frame=True), last.to_frame()
+            self._gate.end()
+            gaps += self._gate.taken_cuts()
+            return self._step(gaps, has_frame=True), self._frame(last)
         return self._step(gaps, ended=True), None
+
+    def _frame(self, item: DecodedFrame) -> Frame:
+        return replace(item.to_frame(), shot=self._gate.shot)
 
     def close(self) -> None:
         self._source.close()
 
-    def _step(self, gaps: list[Gap], *, has_frame: bool = False, ended: bool = False) -> SourceStep:
+    def _step(self, gaps: list[Gap | Cut], *, has_frame: bool = False, ended: bool = False) -> SourceStep:
         return SourceStep(has_frame, tuple(gaps), self._source.counts, self._reached, ended)

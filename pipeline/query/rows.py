@@ -53,6 +53,26 @@ class EffortRow:
         return {"stream": self.stream, "t_start": moment, "t_end": moment, "reason": self.reason, "frames": 0}
 
 
+@dataclass(frozen=True, slots=True)
+class CutRow:
+    """At `start_ns` (wall ns UTC) a shot begins; nothing is unwatched by it."""
+
+    stream: str
+    start_ns: int
+    reason: str = "cut"
+
+    def document(self) -> dict[str, object]:
+        """What the line formats show, among gaps: one without length."""
+        moment = iso_text(self.start_ns)
+        return {"stream": self.stream, "t_start": moment, "t_end": moment, "reason": self.reason, "frames": 0}
+
+
+def cut_rows(table: pa.Table) -> list[CutRow]:
+    """The rows of `CaptionStore.cuts(...)` in order."""
+    times = table["t"].cast(pa.int64()).to_pylist()
+    return [CutRow(stream, start) for stream, start in zip(table["stream"].to_pylist(), times, strict=True)]
+
+
 def effort_rows(table: pa.Table) -> list[EffortRow]:
     """The rows of `CaptionStore.efforts(...)` in order."""
     times = table["t"].cast(pa.int64()).to_pylist()
@@ -76,7 +96,7 @@ _BATCH = 4096
 
 @dataclass(frozen=True, slots=True)
 class CaptionRow:
-    """One caption. Wall ns UTC, seconds of stream time, `box` xyxy in pixels, `score` 0..1."""
+    """One caption. Wall ns UTC, seconds of stream time, `box` xyxy in pixels, `score` 0..1, `shot` from 0."""
 
     stream: str
     track: int
@@ -87,6 +107,7 @@ class CaptionRow:
     text: str
     score: float
     box: tuple[float, float, float, float]
+    shot: int = 0
 
     def document(self) -> dict[str, object]:
         """What the line formats show: times in ISO 8601 UTC, pixels to a hundredth."""
@@ -100,6 +121,7 @@ class CaptionRow:
             "text": self.text,
             "score": round(self.score, 4),
             "box": [round(edge, 2) for edge in self.box],
+            "shot": self.shot,
         }
 
 
@@ -118,14 +140,15 @@ def caption_rows(table: pa.Table) -> Iterator[CaptionRow]:
         "y0",
         "x1",
         "y1",
+        "shot",
     )
     for batch in table.select(names).to_batches(_BATCH):
         columns = [
             (column.cast(pa.int64()) if name in ("t_start", "t_end") else column).to_pylist()
             for name, column in zip(names, batch.columns, strict=True)
         ]
-        for stream, track, start, end, start_s, end_s, text, score, *box in zip(*columns, strict=True):
-            yield CaptionRow(stream, track, start, end, start_s, end_s, text, score, tuple(box))
+        for stream, track, start, end, start_s, end_s, text, score, *box, shot in zip(*columns, strict=True):
+            yield CaptionRow(stream, track, start, end, start_s, end_s, text, score, tuple(box), shot)
 
 
 def coalesce(rows: Iterable[CaptionRow], gap_ns: int = COALESCE_NS) -> list[CaptionRow]:

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import tzinfo
+from itertools import islice
 
 import pyarrow as pa
 
@@ -61,6 +62,7 @@ def window_rows(
     track: int | None = None,
     text: str | None = None,
     min_score: float | None = None,
+    shot: int | None = None,
     limit: int | None = None,
 ) -> Iterator[CaptionRow]:
     """What matches in all windows, ordered by start, then track; at most `limit` of each stream.
@@ -72,15 +74,24 @@ def window_rows(
         (
             w.recording.start_ns,
             store.captions(
-                w.start, w.end, stream=w.stream, track=track, text=text, min_score=min_score, limit=limit
+                w.start,
+                w.end,
+                stream=w.stream,
+                track=track,
+                text=text,
+                min_score=min_score,
+                limit=limit if shot is None else None,
             ),
         )
         for w in windows
     ]
-    return heapq.merge(
+    rows = heapq.merge(
         *(_rows_since(start_ns, table) for start_ns, table in tables),
         key=lambda row: (row.start_ns, row.track),
     )
+    if shot is None:
+        return rows
+    return islice((row for row in rows if row.shot == shot), limit)
 
 
 def _rows_since(start_ns: int, table: pa.Table) -> Iterator[CaptionRow]:

@@ -16,6 +16,7 @@ from pipeline.core.records import (
     CaptionEvent,
     ClockReading,
     ClosedTrack,
+    Cut,
     EffortStep,
     Gap,
     Observation,
@@ -81,9 +82,18 @@ class _Pending:
     gaps: list[Gap] = field(default_factory=list)
     clocks: list[ClockReading] = field(default_factory=list)
     efforts: list[EffortStep] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
 
     def __len__(self) -> int:
-        rows = (self.observations, self.captions, self.tracks, self.gaps, self.clocks, self.efforts)
+        rows = (
+            self.observations,
+            self.captions,
+            self.tracks,
+            self.gaps,
+            self.clocks,
+            self.efforts,
+            self.cuts,
+        )
         return sum(len(row) for row in rows)
 
 
@@ -111,6 +121,7 @@ class Recorder:
         self._stored: list[StoredCaption] = []
         self._pending = _Pending()
         self._point = writer.resume
+        self._met: list[Cut] = []
         self._committed_ns = clock_ns()
         self._keyframes = self._observations = self._captions = self._gaps = self._tracks = 0
         # Numbers are given out in order, so every track above this one is new.
@@ -163,9 +174,23 @@ class Recorder:
         self._captions += len(captions)
         self._close(ended)
         self._keyframes += 1
-        self._point = ResumePoint(time.pts_ns, index, time.epoch, time.wall_ns, next_track)
+        # A cut is stored with the first keyframe behind it: a run that goes on from before it meets it again.
+        self._pending.cuts += self._met
+        shot = self._point.shot + len(self._met)
+        self._met = []
+        self._point = ResumePoint(time.pts_ns, index, time.epoch, time.wall_ns, next_track, shot)
         if commit_due(len(self._pending), self._clock_ns() - self._committed_ns, self._options):
             self.commit()
+
+    def note(self, event: Gap | EffortStep | Cut) -> None:
+        """Take in what happened to the stream between keyframes."""
+        match event:
+            case Gap():
+                self.gap(event)
+            case EffortStep():
+                self.effort(event)
+            case Cut():
+                self.cut(event)
 
     def gap(self, gap: Gap) -> None:
         """Take a gap in; it is stored with the next commit."""
@@ -175,6 +200,10 @@ class Recorder:
     def effort(self, step: EffortStep) -> None:
         """Take a step of effort in; it is stored with the next commit."""
         self._pending.efforts.append(step)
+
+    def cut(self, cut: Cut) -> None:
+        """Take a cut in; it is stored with the next keyframe, which is of the new shot."""
+        self._met.append(cut)
 
     def finish(self, ended: Sequence[EndedTrack], reached: ResumePoint | None) -> None:
         """End of the run: bring every event up to date and commit.
@@ -187,7 +216,7 @@ class Recorder:
         if reached is not None and (reached.epoch, reached.pts_ns) > (self._point.epoch, self._point.pts_ns):
             next_track = max(self._point.next_track, reached.next_track)
             self._point = ResumePoint(
-                reached.pts_ns, reached.frame, reached.epoch, reached.wall_ns, next_track
+                reached.pts_ns, reached.frame, reached.epoch, reached.wall_ns, next_track, self._point.shot
             )
         self.commit()
 
@@ -203,6 +232,7 @@ class Recorder:
                     tuple(pending.gaps),
                     tuple(pending.clocks),
                     tuple(pending.efforts),
+                    tuple(pending.cuts),
                     self._point,
                 )
             )

@@ -11,6 +11,7 @@ import psutil
 from pipeline.captioning.captioner import Captioner
 from pipeline.core.clock import NS
 from pipeline.core.errors import UserError
+from pipeline.core.records import Gap
 from pipeline.perception.perceiver import Perception
 from pipeline.recording.recorder import Recorder
 from pipeline.runtime.plan import RunPlan, StreamPlan
@@ -78,9 +79,10 @@ def _run_stream(
                 at_end = step.ended
                 observer.running({stream.stream: reader.connected})
                 tally.read(step)
-                for gap in step.gaps:
-                    recorder.gap(gap)
-                    observer.gap(stream.stream, gap)
+                for event in step.gaps:
+                    recorder.note(event)
+                    if isinstance(event, Gap):
+                        observer.gap(stream.stream, event)
                 if frame is not None:
                     undurable.append((frame.time.order, time.time_ns()))
                     analysed, requests = analysis.keyframe(frame)

@@ -25,6 +25,9 @@ class StreamAnalysis:
         self._stream = stream
         self._perception = perception
         self._view = perception.new_view()
+        self._tracking = tracking
+        self._next_track = next_track
+        self._shot = 0
         self._tracker = open_tracker(tracking, next_track)
         self._gate = CaptionGate(captions)
 
@@ -32,6 +35,8 @@ class StreamAnalysis:
         self, frame: Frame, *, encoding: ImageEncoding | None = None, probe_share: float = 1.0
     ) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
         """Analyse the next keyframe of the stream; `encoding` and `probe_share` as in `Perception.look`."""
+        cut_off = self._begin_shot() if frame.shot != self._shot else ()
+        self._shot = frame.shot
         size = (frame.height, frame.width)
         expected = self._tracker.expect(frame.time, size)
         found = self._perception.look(frame, expected, self._view, encoding=encoding, probe_share=probe_share)
@@ -62,9 +67,18 @@ class StreamAnalysis:
                     tokens=found.caption_tokens[index],
                 )
             )
-        for track in update.ended:
+        ended = (*cut_off, *update.ended)
+        self._next_track = update.next_track
+        for track in ended:
             self._gate.forget(track.track)
-        return AnalysedKeyframe(regions, update.ended, update.next_track, self._gate.avoided), tuple(requests)
+        return AnalysedKeyframe(regions, ended, update.next_track, self._gate.avoided), tuple(requests)
+
+    def _begin_shot(self) -> tuple[EndedTrack, ...]:
+        """Another place: every track ends, and nothing that was seen says where something is now."""
+        ended = self._tracker.finish()
+        self._tracker = open_tracker(self._tracking, self._next_track)
+        self._view = self._perception.new_view()
+        return ended
 
     def finish(self) -> tuple[EndedTrack, ...]:
         """The stream is over: every track ends."""

@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from pipeline.core.clock import NS
 from pipeline.core.records import GapReason
-from pipeline.store.row_query import OLD_EFFORT, Selection
+from pipeline.store.row_query import OLD_EFFORT, Selection, shots_at
 
 TIME = pa.timestamp("ns", tz="UTC")
 MASK = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])
 
 CAPTION_COLUMNS = (
-    "stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score", "logprob", "x0", "y0", "x1", "y1", "frame",
+    "stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score", "logprob", "x0", "y0", "x1", "y1", "frame", "shot",
 )  # fmt: skip
 OPTIONAL_CAPTION_COLUMNS = ("mask", "embedding")
 
@@ -32,6 +32,7 @@ def caption_table(stream: str, found: Sequence[Selection], columns: Sequence[str
         "score": lambda: pa.array(_joined(found, "score", np.float32)),
         "logprob": lambda: pa.array(_joined(found, "logprob", np.float32)),
         "frame": lambda: pa.array(_joined(found, "frame", np.int64)),
+        "shot": lambda: _shots(found, "t_start"),
         "mask": lambda: _masks(found),
         "embedding": lambda: _embeddings(found),
     }
@@ -46,10 +47,10 @@ def observation_table(stream: str, found: Sequence[Selection]) -> pa.Table:
         "t_s": lambda: pa.array(_joined(found, "pts", np.int64) / NS),
         "score": lambda: pa.array(_joined(found, "score", np.float32)),
         "frame": lambda: pa.array(_joined(found, "frame", np.int64)),
+        "shot": lambda: _shots(found, "t"),
     }
-    return _table(
-        stream, found, ("stream", "track", "t", "t_s", "score", "x0", "y0", "x1", "y1", "frame"), makers
-    )
+    names = ("stream", "track", "t", "t_s", "score", "x0", "y0", "x1", "y1", "frame", "shot")
+    return _table(stream, found, names, makers)
 
 
 def track_table(stream: str, found: Sequence[Selection]) -> pa.Table:
@@ -105,6 +106,17 @@ def effort_table(stream: str, found: Sequence[Selection], as_gaps: Sequence[Sele
     )
 
 
+def cut_table(stream: str, found: Sequence[Selection]) -> pa.Table:
+    """Cuts of one stream."""
+    return pa.table(
+        {
+            "stream": _repeated(stream, sum(len(f) for f in found)),
+            "t": _times(found, "t"),
+            "pts_s": pa.array(_joined(found, "pts", np.int64) / NS, pa.float64()),
+        }
+    )
+
+
 def _table(
     stream: str, found: Sequence[Selection], columns: Sequence[str], makers: dict[str, Callable[[], pa.Array]]
 ) -> pa.Table:
@@ -119,6 +131,12 @@ def _table(
         else:
             arrays[name] = makers[name]()
     return pa.table(arrays)
+
+
+def _shots(found: Sequence[Selection], time: str) -> pa.Array:
+    """Numbers of the shots in which rows begin, from 0."""
+    numbers = [shots_at(f.source, f.column(time)) for f in found]
+    return pa.array(np.concatenate(numbers) if numbers else np.empty(0, np.int64))
 
 
 def _repeated(text: str, count: int) -> pa.Array:

@@ -17,7 +17,6 @@ from pipeline.core.clock import Moment, TimeSpan, nanoseconds, share_watched, ti
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import ResumePoint
 from pipeline.store import arrow_tables
-from pipeline.store.columns import TrackColumns
 from pipeline.store.compaction import Compaction
 from pipeline.store.durable_files import TEMPORARY, refusal, write_durably
 from pipeline.store.row_query import (
@@ -25,10 +24,12 @@ from pipeline.store.row_query import (
     StoredSegment,
     find_captions,
     find_clocks,
+    find_cuts,
     find_efforts,
     find_gaps,
     find_observations,
     find_tracks,
+    holds_tracks,
     open_segment,
 )
 from pipeline.store.segment import SCHEMA, resume_of
@@ -177,7 +178,8 @@ class CaptionStore:
 
         `text`: part of the caption, in any case. `box`: xyxy pixels, events whose box overlaps it. `columns`: which
         to return, from the default ones (stream, track, t_start, t_end: UTC; start_s, end_s: seconds of stream time;
-        text as a dictionary, score, logprob, x0, y0, x1, y1: pixels; frame) and `mask` (COCO run lengths: `size`,
+        text as a dictionary, score, logprob, x0, y0, x1, y1: pixels; frame; shot: its number in the
+        stream, from 0) and `mask` (COCO run lengths: `size`,
         `counts`) and `embedding`.
         """
         wanted = RowFilter(*time_window(start, end), track, text, min_score, box)
@@ -203,7 +205,7 @@ class CaptionStore:
         box: Box | None = None,
         limit: int | None = None,
     ) -> pa.Table:
-        """Where each tracked region was in each keyframe of [start, end]: stream, track, t, t_s, score, box, frame."""
+        """Where each tracked region was in each keyframe of [start, end]: stream, track, t, t_s, score, box, frame, shot."""
         wanted = RowFilter(*time_window(start, end), track, None, min_score, box)
         tables = [
             arrow_tables.observation_table(name, find_observations(self._sources(name, wanted), wanted))
@@ -226,7 +228,7 @@ class CaptionStore:
         tables = []
         for name in self._chosen(stream):
             # The names' time ranges leave tracks out; the attributes tell which segments hold some of that time.
-            sources = [s for s in self._sources(name, RowFilter()) if _holds_tracks(s, wanted)]
+            sources = [s for s in self._sources(name, RowFilter()) if holds_tracks(s, wanted)]
             tables.append(arrow_tables.track_table(name, find_tracks(sources, wanted)))
         return _by_time(tables, "t_first", limit)
 
@@ -251,9 +253,16 @@ class CaptionStore:
     ) -> pa.Table:
         """From when on each stream got how much work, in [start, end]: stream, t, effort."""
         wanted = RowFilter(*time_window(start, end))
-        chosen = self._chosen(stream)
-        found = [(s, *find_efforts(self._sources(s, wanted), wanted)) for s in chosen]
+        found = [(s, *find_efforts(self._sources(s, wanted), wanted)) for s in self._chosen(stream)]
         return _by_time([arrow_tables.effort_table(*rows) for rows in found], "t", None)
+
+    def cuts(
+        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
+    ) -> pa.Table:
+        """Where shots begin in [start, end]: stream, t, pts_s. Nothing is followed over a cut."""
+        wanted = RowFilter(*time_window(start, end))
+        found = [(s, find_cuts(self._sources(s, wanted), wanted)) for s in self._chosen(stream)]
+        return _by_time([arrow_tables.cut_table(*rows) for rows in found], "t", None)
 
     def clocks(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
@@ -367,22 +376,15 @@ class CaptionStore:
                 return self._readers[path]
         try:
             reader = open_segment(directory, name)
-        except FileNotFoundError:
-            raise
         except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
             raise refusal(error, path, "read") from error
         with self._mutex:
             self._readers[path] = reader
             while len(self._readers) > OPEN_SEGMENTS:
                 self._readers.popitem(last=False)
         return reader
-
-
-def _holds_tracks(source: StoredSegment, wanted: RowFilter) -> bool:
-    if not source.count(TrackColumns):
-        return False
-    first, last = source.attrs["trk_t_min"], source.attrs["trk_t_max"]
-    return TimeSpan(first, last).overlaps(wanted.start, wanted.end)
 
 
 def _by_time(tables: list[pa.Table], column: str, limit: int | None) -> pa.Table:

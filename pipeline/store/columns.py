@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.core.errors import StoreRefused
-from pipeline.core.records import CaptionEvent, ClockReading, ClosedTrack, EffortStep, Gap, Observation
+from pipeline.core.records import CaptionEvent, ClockReading, ClosedTrack, Cut, EffortStep, Gap, Observation
 
 ROW_CHUNK = 4096
 BYTE_CHUNK = 262_144
@@ -188,6 +188,19 @@ class EffortColumns(Columns):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CutColumns(Columns):
+    """Table `cut`: a shot begins at `t`. `pts`: the same on the stream's own clock."""
+
+    group: ClassVar[str] = "cut"
+    t: np.ndarray = _column("<i8", wall_clock=True)
+    pts: np.ndarray = _column("<i8")
+
+    @classmethod
+    def of(cls, rows: Sequence[Cut]) -> CutColumns:
+        return cls(t=_ints(row.wall_ns for row in rows), pts=_ints(row.pts_ns for row in rows))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ClockColumns(Columns):
     """Table `clk`: which clock held from `t` on. `clock`: index into the text dictionary; `drift`: ppm or NaN."""
 
@@ -239,6 +252,7 @@ TABLES: tuple[type[Columns], ...] = (
     GapColumns,
     ClockColumns,
     EffortColumns,
+    CutColumns,
 )
 
 

@@ -40,6 +40,7 @@ _TIMES = {
     "gap": ("t_start", "t_end"),
     "clk": ("t", "t"),
     "eff": ("t", "t"),
+    "cut": ("t", "t"),
 }
 
 

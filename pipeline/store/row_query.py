@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.clock import TimeSpan
 from pipeline.store.columns import (
     CaptionColumns,
     ClockColumns,
     Columns,
+    CutColumns,
     EffortColumns,
     GapColumns,
     ObservationColumns,
@@ -28,6 +30,8 @@ from pipeline.store.segment_rows import SegmentRows, newest_versions
 
 class RowSource(Protocol):
     """Columns of one segment or one day archive."""
+
+    attrs: dict[str, Any]
 
     def count(self, table: type[Columns]) -> int: ...
 
@@ -133,6 +137,32 @@ def _old_efforts(found: Selection) -> np.ndarray:
     return np.asarray(pc.starts_with(found.texts("reason"), OLD_EFFORT).to_numpy(zero_copy_only=False))
 
 
+def holds_tracks(source: RowSource, wanted: RowFilter) -> bool:
+    """Whether closed tracks of that time may be in a source; its attributes tell, for its name's times leave tracks out."""
+    if not source.count(TrackColumns):
+        return False
+    first, last = source.attrs["trk_t_min"], source.attrs["trk_t_max"]
+    return TimeSpan(first, last).overlaps(wanted.start, wanted.end)
+
+
+def find_cuts(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
+    """Cuts that match."""
+    return _in_time(sources, CutColumns, "t", "t", wanted)
+
+
+def shots_at(source: RowSource, times: np.ndarray) -> np.ndarray:
+    """Numbers (n,) int64 of the shots in which rows of a segment begin, `times` (n,) wall ns.
+
+    The segment's resume point tells the shot at its end; the cuts that it holds count down from there. So no row needs a
+    number of its own, and no other segment is opened.
+    """
+    last = int(source.attrs["resume"].get("shot", 0))
+    if not source.count(CutColumns):
+        return np.full(len(times), last, np.int64)
+    cuts = source.column(CutColumns, "t")
+    return last - (len(cuts) - np.searchsorted(cuts, times, "right"))
+
+
 def find_clocks(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
     """Clock readings that match."""
     return _in_time(sources, ClockColumns, "t", "t", wanted)
@@ -212,9 +242,7 @@ def _with_text(found: Selection, text: str | None) -> Selection:
 
 
 class StoredSegment(RowSource, Protocol):
-    """The rows of consecutive commits, and the root attributes they were stored with."""
-
-    attrs: dict[str, Any]
+    """The rows of consecutive commits."""
 
     def rows(self) -> SegmentRows: ...
 

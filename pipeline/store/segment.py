@@ -51,7 +51,8 @@ class SegmentAttributes:
 
 def resume_of(attrs: Mapping[str, Any]) -> ResumePoint:
     """The resume point in the root attributes of a segment or day archive."""
-    return ResumePoint(**attrs["resume"])
+    stored = attrs["resume"]
+    return ResumePoint(**{f.name: stored[f.name] for f in fields(ResumePoint) if f.name in stored})
 
 
 def encode_segment(rows: SegmentRows, attributes: SegmentAttributes) -> bytes:

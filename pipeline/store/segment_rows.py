@@ -14,6 +14,7 @@ from pipeline.store.columns import (
     CaptionColumns,
     ClockColumns,
     Columns,
+    CutColumns,
     EffortColumns,
     GapColumns,
     ObservationColumns,
@@ -34,6 +35,7 @@ class SegmentRows:
     gap: GapColumns = field(default_factory=GapColumns)
     clk: ClockColumns = field(default_factory=ClockColumns)
     eff: EffortColumns = field(default_factory=EffortColumns)
+    cut: CutColumns = field(default_factory=CutColumns)
 
     @classmethod
     def of(cls, batch: Batch) -> SegmentRows:
@@ -44,6 +46,7 @@ class SegmentRows:
             *(("closed track", r.first_ns, r.last_ns) for r in batch.tracks),
             *(("clock reading", r.wall_ns, r.wall_ns) for r in batch.clocks),
             *(("step of effort", r.wall_ns, r.wall_ns) for r in batch.efforts),
+            *(("cut", r.wall_ns, r.wall_ns) for r in batch.cuts),
             *(("observation", r.wall_ns, r.wall_ns) for r in batch.observations),
         ):
             if not 0 <= start <= end:
@@ -58,6 +61,7 @@ class SegmentRows:
             gap=GapColumns.of(batch.gaps, texts),
             clk=ClockColumns.of(batch.clocks, texts),
             eff=EffortColumns.of(batch.efforts, texts),
+            cut=CutColumns.of(batch.cuts),
         )
         return replace(rows, text=texts.columns())._in_order()
 
@@ -81,6 +85,7 @@ class SegmentRows:
             gap=_concatenate([remapped(p.gap, "reason", m) for p, m in zip(parts, remaps, strict=True)]),
             clk=_concatenate([remapped(p.clk, "clock", m) for p, m in zip(parts, remaps, strict=True)]),
             eff=_concatenate([remapped(p.eff, "effort", m) for p, m in zip(parts, remaps, strict=True)]),
+            cut=_concatenate([part.cut for part in parts]),
         )._in_order()
 
     def table(self, group: str) -> Columns:
@@ -89,11 +94,11 @@ class SegmentRows:
 
     @property
     def time_range(self) -> tuple[int, int] | None:
-        """First and last wall ns of observations, captions, gaps, clock readings and efforts; None without any.
+        """First and last wall ns of observations, captions, gaps, clock readings, efforts and cuts; None without any.
 
         Tracks are left out: they may last for hours and would make the segment a candidate for every query.
         """
-        moments = (self.obs.t, self.clk.t, self.eff.t)
+        moments = (self.obs.t, self.clk.t, self.eff.t, self.cut.t)
         starts = [int(t.min()) for t in (*moments, self.cap.t_start, self.gap.t_start) if len(t)]
         ends = [int(t.max()) for t in (*moments, self.cap.t_end, self.gap.t_end) if len(t)]
         return (min(starts), max(ends)) if starts else None
@@ -110,6 +115,7 @@ class SegmentRows:
             gap=_take(self.gap, np.argsort(self.gap.t_start, kind="stable")),
             clk=_take(self.clk, np.argsort(self.clk.t, kind="stable")),
             eff=_take(self.eff, np.argsort(self.eff.t, kind="stable")),
+            cut=_take(self.cut, np.argsort(self.cut.t, kind="stable")),
         )
 
 

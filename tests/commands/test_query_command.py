@@ -51,6 +51,7 @@ def test_json_is_one_object_a_line(path: Path) -> None:
         "text": "growing 0",
         "score": 0.5,
         "box": [4.0, 2.5, 34.25, 40.0],
+        "shot": 0,
     }
     assert len(objects(path)) == 24
     assert "schöne" in run(path, "--format", "json").output

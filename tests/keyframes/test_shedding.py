@@ -54,7 +54,7 @@ def test_every_change_is_one_step_and_earned(
             assert now - changed >= options.hold_s
         if state.step < before.step:
             assert now - changed >= options.calm_s
-            calm = [s for t, s in history if t >= now - options.calm_s]
+            calm = [staleness, *(s for t, s in history if t > now - options.calm_s)]
             assert all(s < options.calm_below_s for s in calm)
         if state.step != before.step:
             changed = now

@@ -154,7 +154,7 @@ def test_columns_and_their_types(store: CaptionStore) -> None:
     schema = store.captions(limit=1).schema
     assert schema.names == [
         "stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score", "logprob",
-        "x0", "y0", "x1", "y1", "frame",
+        "x0", "y0", "x1", "y1", "frame", "shot",
     ]  # fmt: skip
     assert schema.field("t_start").type == schema.field("t_end").type == pa.timestamp("ns", tz="UTC")
     assert schema.field("text").type == pa.dictionary(pa.int32(), pa.string())

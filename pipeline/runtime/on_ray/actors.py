@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.frame import Frame
-from pipeline.core.records import EffortStep, Gap, ResumePoint, StoredCaption
+from pipeline.core.records import Cut, EffortStep, Gap, ResumePoint, StoredCaption
 from pipeline.runtime.on_ray.messages import AnalysisReport, LogCollector, StepReport, Work
 from pipeline.runtime.plan import StreamPlan
 from pipeline.settings.config import RunConfig
@@ -177,7 +177,7 @@ class RecorderActor(_Actor):
         stream: str,
         attempt: int,
         number: int,
-        gaps: tuple[Gap | EffortStep, ...],
+        gaps: tuple[Gap | EffortStep | Cut, ...],
         analysed: AnalysedKeyframe | None = None,
         captions: list[RegionCaption | None] | None = None,
     ) -> Recorded:
@@ -188,10 +188,7 @@ class RecorderActor(_Actor):
         recording.taken += 1
         recorder = recording.recorder
         for gap in gaps:
-            if isinstance(gap, Gap):
-                recorder.gap(gap)
-            else:
-                recorder.effort(gap)
+            recorder.note(gap)
         if analysed is not None:
             recorder.keyframe(analysed.regions, captions or [], analysed.ended, analysed.next_track)
         return recorder.report()

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import Any
 
 from pipeline.core.dropping import DropPolicy
-from pipeline.core.records import EffortStep, Gap, GapReason
+from pipeline.core.records import Cut, EffortStep, Gap, GapReason
 from pipeline.core.restarts import RestartHistory
 from pipeline.keyframes.reader import SourceStep
 from pipeline.keyframes.shedding import LoadState, next_load
@@ -80,7 +80,7 @@ class Lane:
     connected: bool = False
     committing: bool = False
     keyframes: deque[Keyframe] = field(default_factory=deque)
-    gaps: list[Gap | EffortStep] = field(default_factory=list)
+    gaps: list[Gap | EffortStep | Cut] = field(default_factory=list)
     undurable: deque[tuple[tuple[int, int], int]] = field(default_factory=deque)
     records: int = 0
     last: SourceStep | None = None
@@ -152,7 +152,7 @@ class Lane:
             self.keyframes.remove(keyframe)
             self._forget_undurable(keyframe)
 
-    def taken_gaps(self) -> tuple[Gap | EffortStep, ...]:
+    def taken_gaps(self) -> tuple[Gap | EffortStep | Cut, ...]:
         """The gaps and steps of effort to record now."""
         gaps = tuple(self.gaps)
         self.gaps.clear()

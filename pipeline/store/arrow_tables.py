@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.clock import NS
+from pipeline.core.errors import StoreRefused
 from pipeline.core.records import GapReason
 from pipeline.store.row_query import OLD_EFFORT, Selection, shots_at
 
@@ -115,6 +116,21 @@ def cut_table(stream: str, found: Sequence[Selection]) -> pa.Table:
             "pts_s": pa.array(_joined(found, "pts", np.int64) / NS, pa.float64()),
         }
     )
+
+
+def by_time(tables: list[pa.Table], column: str, limit: int | None) -> pa.Table:
+    """All rows ordered by a time column, then track; at most the first `limit`."""
+    if limit is not None and limit < 0:
+        raise StoreRefused(f"limit {limit}: must be 0 or more")
+    if not tables:
+        raise StoreRefused("the store holds no streams yet: run `sca run` first")
+    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    times = table[column].cast(pa.int64()).to_numpy()
+    tracks = table["track"].to_numpy() if "track" in table.column_names else np.zeros(len(times))
+    order = np.lexsort((tracks, times))
+    if (np.diff(order) != 1).any():
+        table = table.take(pa.array(order))
+    return table if limit is None else table.slice(0, limit)
 
 
 def _table(

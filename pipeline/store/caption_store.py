@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.core.clock import Moment, TimeSpan, nanoseconds, share_watched, time_window
@@ -192,7 +191,7 @@ class CaptionStore:
             arrow_tables.caption_table(name, find_captions(self._sources(name, wanted), wanted), needed)
             for name in self._chosen(stream)
         ]
-        return _by_time(tables, "t_start", limit).select(names)
+        return arrow_tables.by_time(tables, "t_start", limit).select(names)
 
     def observations(
         self,
@@ -211,7 +210,7 @@ class CaptionStore:
             arrow_tables.observation_table(name, find_observations(self._sources(name, wanted), wanted))
             for name in self._chosen(stream)
         ]
-        return _by_time(tables, "t", limit)
+        return arrow_tables.by_time(tables, "t", limit)
 
     def tracks(
         self,
@@ -230,7 +229,7 @@ class CaptionStore:
             # The names' time ranges leave tracks out; the attributes tell which segments hold some of that time.
             sources = [s for s in self._sources(name, RowFilter()) if holds_tracks(s, wanted)]
             tables.append(arrow_tables.track_table(name, find_tracks(sources, wanted)))
-        return _by_time(tables, "t_first", limit)
+        return arrow_tables.by_time(tables, "t_first", limit)
 
     def gaps(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
@@ -246,7 +245,7 @@ class CaptionStore:
             lost = [s for s in lost_spans(shown) if s.overlaps(wanted.start, wanted.end)]
             found = find_gaps(self._sources(name, wanted), wanted)
             tables.append(arrow_tables.gap_table(name, found, [(s.start, s.end) for s in lost]))
-        return _by_time(tables, "t_start", None)
+        return arrow_tables.by_time(tables, "t_start", None)
 
     def efforts(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
@@ -254,7 +253,7 @@ class CaptionStore:
         """From when on each stream got how much work, in [start, end]: stream, t, effort."""
         wanted = RowFilter(*time_window(start, end))
         found = [(s, *find_efforts(self._sources(s, wanted), wanted)) for s in self._chosen(stream)]
-        return _by_time([arrow_tables.effort_table(*rows) for rows in found], "t", None)
+        return arrow_tables.by_time([arrow_tables.effort_table(*rows) for rows in found], "t", None)
 
     def cuts(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
@@ -262,7 +261,7 @@ class CaptionStore:
         """Where shots begin in [start, end]: stream, t, pts_s. Nothing is followed over a cut."""
         wanted = RowFilter(*time_window(start, end))
         found = [(s, find_cuts(self._sources(s, wanted), wanted)) for s in self._chosen(stream)]
-        return _by_time([arrow_tables.cut_table(*rows) for rows in found], "t", None)
+        return arrow_tables.by_time([arrow_tables.cut_table(*rows) for rows in found], "t", None)
 
     def clocks(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
@@ -274,7 +273,7 @@ class CaptionStore:
         wanted = RowFilter(*time_window(start, end))
         chosen = self._chosen(stream)
         tables = [arrow_tables.clock_table(s, find_clocks(self._sources(s, wanted), wanted)) for s in chosen]
-        return _by_time(tables, "t", None)
+        return arrow_tables.by_time(tables, "t", None)
 
     def coverage(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
@@ -385,18 +384,3 @@ class CaptionStore:
             while len(self._readers) > OPEN_SEGMENTS:
                 self._readers.popitem(last=False)
         return reader
-
-
-def _by_time(tables: list[pa.Table], column: str, limit: int | None) -> pa.Table:
-    """All rows ordered by a time column, then track; at most the first `limit`."""
-    if limit is not None and limit < 0:
-        raise StoreRefused(f"limit {limit}: must be 0 or more")
-    if not tables:
-        raise StoreRefused("the store holds no streams yet: run `sca run` first")
-    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    times = table[column].cast(pa.int64()).to_numpy()
-    tracks = table["track"].to_numpy() if "track" in table.column_names else np.zeros(len(times))
-    order = np.lexsort((tracks, times))
-    if (np.diff(order) != 1).any():
-        table = table.take(pa.array(order))
-    return table if limit is None else table.slice(0, limit)

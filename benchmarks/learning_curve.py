@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sca.data.annotations import AnnotatedImage, read_annotations
+from sca.data.annotations import AnnotatedImage
 from sca.data.image_cache import read_rgb
+from sca.data.jsonl_folder import JsonlFolder
 from sca.data.text import head_noun
 from sca.data.views import plain_view
 from sca.modeling.caption_map import CaptionBackbone
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def flickr(data: Path, split: str) -> list[AnnotatedImage]:
-    images = [image for image in read_annotations(data, split) if image.source == SOURCE]
+    images = [image for image in JsonlFolder().images(data, split) if image.source == SOURCE]
     order = np.random.default_rng(0).permutation(len(images))
     return [images[index] for index in order]
 

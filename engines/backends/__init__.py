@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from engines.backends.eager import EagerBackend
-from engines.backends.inductor import InductorBackend
-from engines.backends.interface import Backend
-from engines.backends.onnxruntime import OnnxRuntimeBackend
-from engines.backends.openvino import OpenVinoBackend
-from engines.backends.tensorrt import TensorRtBackend
-from engines.backends.torch_tensorrt import TorchTensorRtBackend
-from sca.errors import UserError
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
-BACKENDS: dict[str, Backend] = {
-    backend.name: backend
-    for backend in (
-        TensorRtBackend(),
-        TorchTensorRtBackend(),
-        InductorBackend(),
-        OpenVinoBackend(),
-        OnnxRuntimeBackend(),
-        EagerBackend(),
-    )
-}
+from sca.parts import Registry, registry
+
+if TYPE_CHECKING:
+    from engines.backends.interface import Backend
+
+BACKENDS: Registry[Callable[[], Backend]] = registry(
+    "engine back end",
+    "engine_backends",
+    {
+        "tensorrt": "engines.backends.tensorrt:TensorRtBackend",
+        "torch-tensorrt": "engines.backends.torch_tensorrt:TorchTensorRtBackend",
+        "inductor": "engines.backends.inductor:InductorBackend",
+        "openvino": "engines.backends.openvino:OpenVinoBackend",
+        "onnxruntime": "engines.backends.onnxruntime:OnnxRuntimeBackend",
+        "eager": "engines.backends.eager:EagerBackend",
+    },
+)
+"""Parts are called without arguments. Importing this needs no torch."""
 
 
+@cache
 def backend_named(name: str) -> Backend:
-    """The back end of this name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in BACKENDS:
-        raise UserError(
-            f"Engine back end {name!r} is unknown. Remedy: use one of auto, {', '.join(BACKENDS)}."
-        )
-    return BACKENDS[name]
+    """The back end of this name. UserError as in `Registry.get`."""
+    return BACKENDS.get(name)()

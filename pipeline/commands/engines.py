@@ -27,17 +27,6 @@ engines = typer.Typer(
 )
 
 
-class BackendName(StrEnum):
-    """The compilers that can be named on the command line."""
-
-    AUTO = "auto"
-    TENSORRT = "tensorrt"
-    TORCH_TENSORRT = "torch-tensorrt"
-    INDUCTOR = "inductor"
-    OPENVINO = "openvino"
-    ONNXRUNTIME = "onnxruntime"
-
-
 class PrecisionName(StrEnum):
     """The precisions that can be named on the command line."""
 
@@ -65,8 +54,15 @@ MaxPromptsOption = Annotated[
 def build(
     model: ModelOption = "demo",
     backend: Annotated[
-        BackendName, typer.Option("--backend", "-b", help="auto: the best for this machine.")
-    ] = BackendName.AUTO,
+        str,
+        typer.Option(
+            "--backend",
+            "-b",
+            metavar="NAME",
+            help="auto (the best for this machine), tensorrt, torch-tensorrt, inductor, openvino, onnxruntime, or one of "
+            "an installed package.",
+        ),
+    ] = "auto",
     precision: Annotated[
         PrecisionName, typer.Option("--precision", "-p", help="auto: what the device computes natively.")
     ] = PrecisionName.AUTO,
@@ -81,6 +77,10 @@ def build(
     """
     started = time.monotonic()
     progress = _progress(started)
+    from engines.backends import BACKENDS
+
+    if backend != "auto" and not BACKENDS.knows(backend):
+        raise BACKENDS.unknown(backend)
     progress(f"loading model {model}")
     import sca
     from engines.probes import ModelProbes
@@ -97,7 +97,7 @@ def build(
     rows: list[tuple[str, ...]] = []
     reasons: list[str] = []
     for stage, chosen, kind in stages_for(predictor.model, backend, precision, device, max_prompts):
-        if backend is BackendName.AUTO:
+        if backend == "auto":
             ready = workshop.obtain(
                 stage, partial(probes.of, stage.name), backend=chosen, precision=kind, policy=policy
             )
@@ -115,7 +115,7 @@ def build(
             reasons.append(f"{stage.name}: on a GPU its steps run as one captured CUDA graph")
     _print_table(COLUMNS, rows)
     for reason in reasons:
-        typer.echo(f"not used: {reason}" if backend is BackendName.AUTO else f"not built: {reason}", err=True)
+        typer.echo(f"not used: {reason}" if backend == "auto" else f"not built: {reason}", err=True)
     typer.echo(f"{len(rows)} engines in {store.root} after {time.monotonic() - started:.1f} s")
     return 0
 
@@ -223,7 +223,7 @@ def _obsolete(manifest: Manifest | None, device: Device) -> str | None:
     """Why a sound engine will never be asked for again, None if it may be."""
     import torch
 
-    from engines.backends import BACKENDS
+    from engines.backends import BACKENDS, backend_named
     from engines.parity import GATE_VERSION
 
     assert manifest is not None
@@ -235,9 +235,9 @@ def _obsolete(manifest: Manifest | None, device: Device) -> str | None:
         return f"checked by gate {key.gate}, now it is {GATE_VERSION}"
     if key.torch_version != torch.__version__:
         return f"made from torch {key.torch_version}, now it is {torch.__version__}"
-    compiler = BACKENDS.get(key.backend)
-    if compiler is None:
+    if not BACKENDS.knows(key.backend):
         return f"back end {key.backend} is gone"
+    compiler = backend_named(key.backend)
     if compiler.cannot_build(device) is None and compiler.version(device) != key.backend_version:
         return f"made by {key.backend_version}, now it is {compiler.version(device)}"
     return None

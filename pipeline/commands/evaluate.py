@@ -21,6 +21,9 @@ def evaluate(
     mistakes: Annotated[
         Path | None, typer.Option(help="Write a picture of the commonest mistakes, such as mistakes.jpg.")
     ] = None,
+    reader: Annotated[
+        str, typer.Option(help="How the folder is read: jsonl, or a reader of an installed package.")
+    ] = "jsonl",
 ) -> None:
     """Print captions, masks, proposals and speed of a model as Markdown tables."""
     from sca.evaluation.report import evaluate_model
@@ -32,6 +35,7 @@ def evaluate(
         images=images,
         recall_images=recall_images,
         mistakes=mistakes,
+        reader=reader,
         progress=lambda part: status.print(f"[dim]{part} ...[/dim]"),
     )
     typer.echo(report.text())

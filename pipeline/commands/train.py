@@ -11,7 +11,12 @@ import typer
 
 def train(
     config: Annotated[Path, typer.Argument(help="Recipe, such as configs/train/demo.yaml.")],
-    data: Annotated[Path, typer.Option(help="Folder with annotations.jsonl.gz and the pictures.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder with annotations.jsonl.gz and the pictures, or what the recipe's reader reads."
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder for checkpoints, caches and the log; resumed if it has some.")
     ],
@@ -36,5 +41,5 @@ def train(
     recipe = read_training_config(config)
     if not export_only:
         run(recipe, data, out, initial)
-    export_checkpoint(out / CHECKPOINT, data, out / "model")
+    export_checkpoint(out / CHECKPOINT, data, out / "model", reader=recipe.reader)
     typer.echo(f"{out / 'model'}")

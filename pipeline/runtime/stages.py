@@ -52,6 +52,7 @@ def open_reader(plan: StreamPlan, resume: ResumePoint) -> KeyframeReader:
         start_ns=plan.start_ns,
         options=config.sources,
         known=plan.source if plan.source.live else None,
+        drop=config.flow.policy_of(live=plan.source.live),
     )
     if config.flow.real_time and not source.info.live:
         source = RealTime(source)

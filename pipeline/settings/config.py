@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from engines.backends import BACKENDS
 from pipeline.captioning.gate import CAPTION_RULES, CaptionGateOptions
 from pipeline.core.dropping import DROP_POLICIES
 from pipeline.core.errors import UserError
@@ -39,11 +40,10 @@ class RuntimeOptions(Options):
         default=None, description="an existing Ray cluster; none: one on this machine"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    engine: Literal["auto", "eager", "tensorrt", "torch-tensorrt", "inductor", "openvino", "onnxruntime"] = (
-        Field(
-            default="auto",
-            description="how the model's stages are compiled; auto: by the fastest that passes its checks",
-        )
+    engine: str = Field(
+        default="auto",
+        description="how the model's stages are compiled: auto (by the fastest that passes its checks), eager, tensorrt, "
+        "torch-tensorrt, inductor, openvino, onnxruntime or one of an installed package",
     )
     perception_threads: int = Field(
         default=0, ge=0, description="CPU threads of perception; 0: all processors but one, which decodes"
@@ -141,7 +141,7 @@ def load_config(
         config = RunConfig.model_validate(data)
     except ValidationError as error:
         raise UserError(explain_settings(error, RunConfig)) from None
-    check_parts(config.tracking, config.captions, config.flow)
+    check_parts(config.tracking, config.captions, config.flow, config.runtime.engine)
     return config
 
 
@@ -181,12 +181,16 @@ def _put(data: dict[str, Any], dotted: str, value: object) -> None:
 # Settings that choose a part by name, and the settings that such a part takes itself.
 
 
-def check_parts(tracking: TrackingOptions, captions: CaptionGateOptions, flow: FlowOptions) -> None:
+def check_parts(
+    tracking: TrackingOptions, captions: CaptionGateOptions, flow: FlowOptions, engine: str
+) -> None:
     """Find every part that the settings of a run choose. `UserError` says which setting is wrong, and how."""
     check_part("tracking.tracker", TRACKERS, tracking.tracker, tracking.options)
     check_part("captions.rule", CAPTION_RULES, captions.rule, captions.options)
     if flow.policy is not None:
         check_part("flow.policy", DROP_POLICIES, flow.policy)
+    if engine != "auto":
+        check_part("runtime.engine", BACKENDS, engine)
 
 
 def check_part(

@@ -8,8 +8,7 @@ from urllib.parse import unquote
 
 from pipeline.core.errors import SourceRefused
 from pipeline.core.options import did_you_mean
-
-LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "rtp", "srt", "tcp"})
+from pipeline.sources.kinds import LIVE_SCHEMES, SOURCES, address_schemes
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 _WEBCAM = re.compile(r"[0-9]{1,3}|/dev/video[0-9]+")
@@ -52,8 +51,8 @@ def plain_input(uri: str) -> str:
                 f"an input begins with {scheme[0]} and names no file: write {name}://HOST/..."
             )
         return uri
-    if name not in LIVE_SCHEMES:
-        known = sorted({*LIVE_SCHEMES, "file"})
+    if not SOURCES.knows(name):
+        known = sorted({*address_schemes(), "file"})
         raise SourceRefused(
             f"{scheme[0]} is no address that can be read{did_you_mean(name, known)}; known: "
             + ", ".join(f"{one}://" for one in known)

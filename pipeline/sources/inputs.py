@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.core.errors import SourceRefused
 from pipeline.sources.addresses import is_webcam, plain_input
+from pipeline.sources.kinds import file_endings
 from pipeline.sources.media_kinds import FILM_SUFFIXES, PICTURE_SUFFIXES, Media, MediaKind, media_of
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,12 @@ def _found_in(uri: str) -> list[FoundInput]:
             "this folder is empty" if os.path.isdir(uri) else "nothing matches this pattern; check the path"
         )
         raise SourceRefused(f"{uri}: {what}")
-    media = {path: media_of(path) for path in paths}
+    # What an installed package opens counts as a film.
+    theirs = file_endings()
+    media = {
+        path: Media(MediaKind.FILM) if path.suffix.lower() in theirs and path.is_file() else media_of(path)
+        for path in paths
+    }
     films = [path for path in paths if media[path].kind in (MediaKind.FILM, MediaKind.PAGES)]
     pictures = any(of.kind is MediaKind.PICTURE for of in media.values())
     left_out = {path: of for path, of in media.items() if of.kind is MediaKind.OTHER}

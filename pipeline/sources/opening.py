@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.clock import NS
+from pipeline.core.dropping import KEEP_LATEST, DropPolicy
 from pipeline.core.errors import SourceRefused
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.addresses import is_webcam, plain_input
@@ -18,7 +19,8 @@ from pipeline.sources.file import VideoFile
 from pipeline.sources.identity import stream_name
 from pipeline.sources.images import ImageSequence, in_natural_order
 from pipeline.sources.inputs import still_pictures
-from pipeline.sources.media_kinds import MediaKind, picture_kind
+from pipeline.sources.kinds import SOURCES, SourceRequest
+from pipeline.sources.media_kinds import FILM_SUFFIXES, PICTURE_SUFFIXES, MediaKind, picture_kind
 from pipeline.sources.picture import DecodedFrame
 from pipeline.sources.picture_files import Page, pages_of
 from pipeline.sources.source import Source, SourceCounts, SourceInfo, SourceOptions
@@ -78,26 +80,29 @@ def open_source(
     start_ns: int | None = None,
     options: SourceOptions | None = None,
     known: SourceInfo | None = None,
+    drop: DropPolicy = KEEP_LATEST,
 ) -> Source:
-    """Open a video file, a directory or glob of images, a network stream or a webcam.
+    """Open a video file, a directory or glob of images, a network stream, a webcam, or what an installed package knows.
 
     `stream`: the name under which it is stored (default: from the address). `start_ns`: wall clock of the first
     frame, ns UTC; files and images only. `known`: what an earlier opening found out; a network stream or a webcam is
-    then opened without waiting for it to answer. `${NAME}` and `${file:PATH}` in an address are filled in from the
+    then opened without waiting for it to answer. `drop`: what gives way where it cannot wait for its reader. `${NAME}` and `${file:PATH}` in an address are filled in from the
     environment and from files. Raises `SourceRefused` naming the input and the remedy.
     """
     options = options or SourceOptions()
     uri = plain_input(uri)
     name = stream or stream_name(uri)
+    request = SourceRequest(uri, name, start_ns, options, known, drop)
     if "://" in uri:
-        from pipeline.sources.network import NetworkCamera
-
-        return _watched(NetworkCamera(uri, options), name, start_ns, options, known)
+        return SOURCES.get(uri.split("://", 1)[0])(request)
     if is_webcam(uri):
         from pipeline.sources.webcam import Webcam
 
-        return _watched(Webcam(uri), name, start_ns, options, known)
+        return _watched(Webcam(uri), request)
     path = _literal_path(uri)
+    ending = path.suffix.lower()
+    if ending and ending not in FILM_SUFFIXES | PICTURE_SUFFIXES and path.is_file() and SOURCES.knows(ending):
+        return SOURCES.get(ending)(request)
     if os.path.isdir(path) or (glob.has_magic(uri) and not os.path.lexists(path)):
         pages = [Page(found) for found in in_natural_order(still_pictures(uri))]
         if not pages:
@@ -125,13 +130,20 @@ def _literal_path(uri: str) -> Path:
     return path
 
 
-def _watched(
-    camera: Camera, name: str, start_ns: int | None, options: SourceOptions, known: SourceInfo | None
-) -> Source:
+def open_network_camera(request: SourceRequest) -> Source:
+    """A stream on the network, which is connected to again when it breaks."""
+    from pipeline.sources.network import NetworkCamera
+
+    return _watched(NetworkCamera(request.uri, request.options), request)
+
+
+def _watched(camera: Camera, request: SourceRequest) -> Source:
     from pipeline.sources.live import LiveStream
 
-    if start_ns is not None:
+    if request.start_ns is not None:
         raise SourceRefused(f"{camera.address}: a live stream has its own clock; leave --start out")
-    if options.track is not None:
+    if request.options.track is not None:
         raise SourceRefused(f"{camera.address}: a live stream's tracks cannot be chosen; leave --track out")
-    return LiveStream(camera, stream=name, options=options, known=known)
+    return LiveStream(
+        camera, stream=request.stream, options=request.options, known=request.known, drop=request.drop
+    )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from pycocotools import mask as rle_codec
 
-from sca.errors import UserError
+from sca.parts import Registry, registry
 
 Box = tuple[float, float, float, float]
 
@@ -38,8 +36,12 @@ class RegionAnnotation:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One picture of the data folder. `width`, `height` are the stored size; `aspect` = width / height of the
-    original (stored pictures may be squashed to a square)."""
+    """One picture of the data folder.
+
+    `width`, `height` are the stored size; `aspect` = width / height of the original (stored pictures may be squashed to
+    a square). `source`: where it comes from, for people. `described`: people described its regions one by one, so that
+    captions are judged by it, and boxes without a mask are worth growing one.
+    """
 
     id: str
     path: Path
@@ -51,6 +53,7 @@ class AnnotatedImage:
     captions: tuple[str, ...]
     scene_phrases: tuple[str, ...]
     regions: tuple[RegionAnnotation, ...]
+    described: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,60 +65,30 @@ class Detection:
     box: Box
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as stream:
-            for line in stream:
-                yield json.loads(line)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: give the folder that holds {path.name}") from error
+class AnnotationReader(Protocol):
+    """Reads one kind of data folder."""
+
+    def images(self, data_dir: Path, split: str | None = None) -> Iterable[AnnotatedImage]:
+        """Every image of `split` ("train", "val"; None: all), in the same order each time.
+
+        UserError, with the remedy, where the folder is not one of the kind.
+        """
+        ...
+
+    def detections(self, data_dir: Path) -> Mapping[str, Sequence[Detection]]:
+        """Weak detections by image id, for more regions to train on; empty where there are none."""
+        ...
 
 
-def read_annotations(data_dir: Path, split: str | None = None) -> list[AnnotatedImage]:
-    """Every image of `split` ("train", "val"; None: all) in `data_dir`/annotations.jsonl.gz, in file order.
-
-    UserError if the file is missing.
-    """
-    images = []
-    for row in _lines(Path(data_dir) / "annotations.jsonl.gz"):
-        if split is not None and row["split"] != split:
-            continue
-        width, height = row["w"], row["h"]
-        regions = tuple(
-            RegionAnnotation(
-                box=_box(r["b"]),
-                phrases=tuple(r["p"]),
-                boxes_of_phrase=r["n"],
-                chain=str(r.get("c", "")),
-                types=tuple(r.get("t") or ()),
-                category=r.get("cls"),
-                counts=r.get("rle"),
-            )
-            for r in row["regions"]
-        )
-        images.append(
-            AnnotatedImage(
-                id=row["id"],
-                path=Path(data_dir) / row["file"],
-                source=row["src"],
-                split=row["split"],
-                width=width,
-                height=height,
-                aspect=(row.get("ow") or width) / (row.get("oh") or height),
-                captions=tuple(row.get("captions") or ()),
-                scene_phrases=tuple(row.get("scene") or ()),
-                regions=regions,
-            )
-        )
-    return images
+READERS: Registry[Callable[[], AnnotationReader]] = registry(
+    "data reader", "data_readers", {"jsonl": "sca.data.jsonl_folder:JsonlFolder"}
+)
+"""Parts are called without arguments."""
 
 
-def read_detections(data_dir: Path) -> dict[str, tuple[Detection, ...]]:
-    """Weak detections by image id, from `data_dir`/pseudo_coco80.jsonl.gz."""
-    return {
-        row["id"]: tuple(Detection(name, score, _box(box)) for name, score, box in row["d"])
-        for row in _lines(Path(data_dir) / "pseudo_coco80.jsonl.gz")
-    }
+def described_images(reader: str, data_dir: Path, split: str) -> list[AnnotatedImage]:
+    """The images of `split` whose regions people described: what captions are measured on."""
+    return [image for image in READERS.get(reader)().images(Path(data_dir), split) if image.described]
 
 
 def decode_mask(counts: str, height: int, width: int) -> np.ndarray:
@@ -126,8 +99,3 @@ def decode_mask(counts: str, height: int, width: int) -> np.ndarray:
 def encode_mask(mask: np.ndarray) -> str:
     """A mask (H, W) to COCO compressed RLE counts; `decode_mask` is its inverse."""
     return rle_codec.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
-
-
-def _box(values: list[float]) -> Box:
-    x0, y0, x1, y1 = (float(v) for v in values)
-    return x0, y0, x1, y1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
+
+from sca.parts import Registry, registry
 
 # The small model's own tokenizer: byte-pair encoding of words, learnt from the phrases.
 
@@ -46,6 +48,12 @@ def token_batch(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> 
         ids[row, : len(values)] = torch.tensor(values)
         mask[row, : len(values)] = 1
     return ids, mask
+
+
+TOKENIZERS: Registry[Callable[[Iterable[str], int], Tokenizer]] = registry(
+    "tokenizer", "tokenizers", {"byte-pairs": "sca.data.text:train_tokenizer"}
+)
+"""Parts are called with the phrases and the greatest size of the vocabulary. Id 0 ends a text, and every text ends in it."""
 
 
 _UNCOUNTED = {"scissors", "skis", "broccoli"}

@@ -16,7 +16,7 @@ import torch
 
 import sca
 from sca.automatic import AutomaticMaskGenerator
-from sca.data.annotations import AnnotatedImage, read_annotations
+from sca.data.annotations import described_images
 from sca.evaluation.captions import (
     CaptionRow,
     PaperMetrics,
@@ -98,11 +98,11 @@ class EvaluationReport:
 
     @property
     def box_iou(self) -> float:
-        return float(np.mean([clip.box_iou for clip in self.clips]))
+        return float(np.mean([clip.box_iou for clip in self.clips])) if self.clips else float("nan")
 
     @property
     def click_iou(self) -> float:
-        return float(np.mean([clip.click_iou for clip in self.clips]))
+        return float(np.mean([clip.click_iou for clip in self.clips])) if self.clips else float("nan")
 
     def text(self) -> str:
         """The tables in Markdown."""
@@ -154,14 +154,15 @@ def evaluate_model(
     images: int | None = None,
     recall_images: int = 60,
     mistakes: Path | None = None,
+    reader: str = "jsonl",
     progress: Callable[[str], None] = lambda _: None,
 ) -> EvaluationReport:
     """Measure `model` (a name or path) on the validation split and the clips of `data_dir`.
 
     images: only so many validation images for captions; recall_images: for proposals, which are slow; mistakes: a
-    picture file to write the commonest ones to.
+    picture file to write the commonest ones to; reader: how the folder is read (see `sca.data.annotations.READERS`).
     """
-    annotated = validation_images(data_dir)
+    annotated = described_images(reader, data_dir, "val")
     start = time.perf_counter()
     predictor = sca.load(model)
     load_s = time.perf_counter() - start
@@ -170,17 +171,14 @@ def evaluate_model(
     if mistakes is not None:
         write_mistakes(captions, annotated, mistakes)
     progress("clips")
-    clips = [evaluate_clip(predictor, *clip) for clip in read_clips(data_dir)]
+    # Other kinds of data folders need not hold clips.
+    has_clips = reader == "jsonl" or (Path(data_dir) / "tracks.jsonl.gz").exists()
+    clips = [evaluate_clip(predictor, *clip) for clip in read_clips(data_dir)] if has_clips else []
     progress("proposals")
     recall, regions = recall_of_boxes(AutomaticMaskGenerator(predictor), annotated[:recall_images])
     progress("speed")
     speed = measure_speed(predictor, upright(annotated[0])[0])
     return _report(model, captions, clips, (recall, regions, recall_images), speed, load_s)
-
-
-def validation_images(data_dir: Path) -> list[AnnotatedImage]:
-    """The Flickr8k images of the validation split, on which everything but the clips is measured."""
-    return [i for i in read_annotations(Path(data_dir), "val") if i.source == "flickr8k_entities"]
 
 
 def _report(
@@ -210,9 +208,11 @@ def _report(
     )
 
 
-def caption_predictor(predictor: Predictor, data_dir: Path, images: int | None = None) -> list[RegionCaption]:
+def caption_predictor(
+    predictor: Predictor, data_dir: Path, images: int | None = None, reader: str = "jsonl"
+) -> list[RegionCaption]:
     """Captions of the validation regions, for calibration and for looking at."""
-    return list(caption_regions(predictor, validation_images(data_dir)[:images]))
+    return list(caption_regions(predictor, described_images(reader, data_dir, "val")[:images]))
 
 
 def _machine() -> str:

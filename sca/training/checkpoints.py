@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 
 from sca.checkpoints import load_shipped, save_shipped
 from sca.config import ScaConfig, with_image_size
-from sca.data.annotations import read_annotations
+from sca.data.annotations import described_images
 from sca.errors import UserError
 from sca.evaluation.captions import calibration_error
 from sca.evaluation.proposals import choose_thresholds
-from sca.evaluation.report import caption_predictor, validation_images
+from sca.evaluation.report import caption_predictor
 from sca.modeling.caption_judge import CaptionJudge
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_caption_backbone
@@ -108,7 +108,12 @@ def balance_caption_map(model: Sca) -> None:
 
 
 def export_checkpoint(
-    path: Path, data_dir: Path, directory: Path, image_size: int | None = None, seed: int = 0
+    path: Path,
+    data_dir: Path,
+    directory: Path,
+    image_size: int | None = None,
+    seed: int = 0,
+    reader: str = "jsonl",
 ) -> None:
     """Write a training checkpoint as a model directory, with a judge of its captions and its own thresholds.
 
@@ -118,18 +123,20 @@ def export_checkpoint(
     model, tokenizer = load_checkpoint(path, image_size)
     balance_caption_map(model)
     predictor = Predictor(model, tokenizer)
-    choice = choose_thresholds(predictor, validation_images(data_dir)[-_THRESHOLD_IMAGES:])
-    judge = learn_judge(Predictor(model, tokenizer, automatic=choice.settings), data_dir, seed)
+    choice = choose_thresholds(predictor, described_images(reader, data_dir, "val")[-_THRESHOLD_IMAGES:])
+    judge = learn_judge(Predictor(model, tokenizer, automatic=choice.settings), data_dir, seed, reader)
     save_shipped(model, tokenizer, directory, choice.settings, judge)
     log.info("%s: %s", directory, choice)
 
 
-def learn_judge(predictor: Predictor, data_dir: Path, seed: int = 0) -> CaptionJudge:
+def learn_judge(predictor: Predictor, data_dir: Path, seed: int = 0, reader: str = "jsonl") -> CaptionJudge:
     """A judge of the predictor's captions of what anything mode finds on training pictures, calibrated on validation."""
-    pictures = [i for i in read_annotations(data_dir, "train") if i.source == "flickr8k_entities"]
+    pictures = described_images(reader, data_dir, "train")
     chosen = np.random.default_rng(seed).permutation(len(pictures))[:_JUDGE_IMAGES]
     judge = fit_judge(judge_examples(predictor, [pictures[i] for i in chosen], seed))
-    captions = caption_predictor(Predictor(predictor.model, predictor.tokenizer, judge=judge), data_dir)
+    captions = caption_predictor(
+        Predictor(predictor.model, predictor.tokenizer, judge=judge), data_dir, reader=reader
+    )
     log.info("calibration error of the caption judge before fitting: %.3f", calibration_error(captions))
     calibrate_judge(judge, captions)
     return judge

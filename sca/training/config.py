@@ -12,14 +12,24 @@ from sca.config import ScaConfig
 from sca.errors import UserError
 from sca.setting_errors import explain_settings
 
+# Longest text that a trained model reads: its prefix and a caption.
+_POSITIONS = 64
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class LanguageConfig(_Strict):
-    """The small GPT-2 that is trained, and its tokenizer."""
+    """The small language model that is trained, and its tokenizer."""
 
+    family: str = Field(
+        default="gpt2", description="gpt2, another model type of transformers, or one of an installed package"
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="further settings of the family's configuration"
+    )
+    tokenizer: str = Field(default="byte-pairs", description="our own, or one of an installed package")
     width: int = Field(default=256, description="channels of a token")
     layers: int = Field(default=3, description="transformer layers")
     heads: int = Field(default=4, description="attention heads of a layer")
@@ -119,6 +129,9 @@ class StageConfig(_Strict):
 class TrainingConfig(_Strict):
     """Everything that decides what `sca train` produces from a data folder."""
 
+    reader: str = Field(
+        default="jsonl", description="how the data folder is read: our own, or one of an installed package"
+    )
     seed: int = Field(default=0, description="of weights, batches and views")
     processes: int = Field(default=1, gt=0, description="processes that share every batch")
     model: dict[str, Any] = Field(
@@ -136,22 +149,14 @@ class TrainingConfig(_Strict):
 
     def model_config_for(self, vocab_size: int) -> ScaConfig:
         """The model's own configuration, with the language model and the first stage's input size filled in."""
+        from sca.modeling.language_model import LanguageSize, language_family
+
         text = self.language
-        settings = {
-            "vocab_size": vocab_size,
-            "n_positions": 64,
-            "n_embd": text.width,
-            "n_layer": text.layers,
-            "n_head": text.heads,
-            "resid_pdrop": text.dropout,
-            "embd_pdrop": text.dropout,
-            "attn_pdrop": text.dropout,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            "pad_token_id": 0,
-        }
+        size = LanguageSize(text.width, text.layers, text.heads, _POSITIONS, vocab_size, text.dropout)
+        settings = {**language_family(text.family).small(size), **text.settings}
         values = {"image_size": self.stages[0].size} | self.model
-        return ScaConfig.from_dict(values | {"language_model": {"model_type": "gpt2", "settings": settings}})
+        language = {"model_type": text.family, "settings": settings}
+        return ScaConfig.from_dict(values | {"language_model": language})
 
 
 def read_training_config(path: Path) -> TrainingConfig:

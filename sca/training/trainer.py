@@ -20,12 +20,12 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from sca.config import with_image_size
-from sca.data.annotations import read_annotations, read_detections
+from sca.data.annotations import READERS
 from sca.data.batches import Batch, BatchMaker, ahead
 from sca.data.image_cache import ImageCache
 from sca.data.pseudo_masks import grow_pseudo_masks, read_pseudo_masks
 from sca.data.targets import TrainingImage, outlined_regions, region_phrases, training_images
-from sca.data.text import train_tokenizer
+from sca.data.text import TOKENIZERS
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
 from sca.training.caption_losses import ConsensusReward, consensus_losses, language_losses
@@ -73,6 +73,7 @@ class Trainer:
         if start is not None:
             self.tokenizer = Tokenizer.from_str(start["tokenizer"])
         else:
+            train_tokenizer = TOKENIZERS.get(config.language.tokenizer)
             self.tokenizer = train_tokenizer(phrases, config.language.vocab_size)
         torch.manual_seed(config.seed)
         self.model_config = config.model_config_for(self.tokenizer.get_vocab_size())
@@ -328,15 +329,18 @@ def _stop_on_signal() -> Iterator[Any]:
             signal.signal(number, handler)
 
 
-def prepare_data(data_dir: Path, cache_dir: Path) -> tuple[list[TrainingImage], ImageCache]:
+def prepare_data(
+    data_dir: Path, cache_dir: Path, reader: str = "jsonl"
+) -> tuple[list[TrainingImage], ImageCache]:
     """Training images with their targets, and their decoded pictures; slow parts are kept in `cache_dir`."""
     cv2.setNumThreads(1)
-    images = read_annotations(data_dir, "train")
+    source = READERS.get(reader)()
+    images = list(source.images(data_dir, "train"))
     pictures = ImageCache(images, cache_dir)
     masks = Path(cache_dir) / "pseudo_masks.jsonl.gz"
-    added = grow_pseudo_masks((image for image in images if image.source == "flickr8k_entities"), masks)
+    added = grow_pseudo_masks((image for image in images if image.described), masks)
     log.info("%d new pseudo-masks", added)
-    return training_images(images, read_detections(data_dir), read_pseudo_masks(masks)), pictures
+    return training_images(images, source.detections(data_dir), read_pseudo_masks(masks)), pictures
 
 
 def train(config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | None = None) -> None:
@@ -347,11 +351,11 @@ def train(config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    prepare_data(Path(data_dir), folder / "cache")  # once, before the processes share it
+    prepare_data(Path(data_dir), folder / "cache", config.reader)  # once, before the processes share it
     run_team(_train, config.processes, folder / "meeting", config, Path(data_dir), folder, initial)
 
 
 def _train(team: Team, config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    data, pictures = prepare_data(data_dir, folder / "cache")
+    data, pictures = prepare_data(data_dir, folder / "cache", config.reader)
     Trainer(config, data, pictures, folder, initial, team).run()

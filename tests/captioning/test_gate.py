@@ -8,11 +8,20 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.captioning.gate import Captioned, CaptionGate, CaptionGateOptions, CaptionReason, caption_reason
+from pipeline.captioning.gate import (
+    CAPTION_RULES,
+    Captioned,
+    CaptionGate,
+    CaptionGateOptions,
+    CaptionReason,
+    CaptionRule,
+    caption_reason,
+)
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.regions import RegionCaption, RleMask
 from pipeline.recording.events import CaptionEventOptions, CaptionEvents, likeness
+from pipeline.testing.caption_rules import CaptionRuleTests
 
 OPTIONS = CaptionGateOptions(change=0.2, min_interval_s=1, refresh_s=20, max_per_keyframe=2)
 NORTH, EAST = np.array([0.0, 1.0], np.float32), np.array([1.0, 0.0], np.float32)
@@ -142,3 +151,8 @@ def test_likeness() -> None:
     assert likeness("a man in a red shirt", "the man in red shirt") == 1.0
     assert likeness("a black dog", "a brown dog") < 0.75
     assert likeness("a woman", "a tree") == 0.0
+
+
+class TestLooksRule(CaptionRuleTests):
+    def rule(self) -> CaptionRule:
+        return CAPTION_RULES.get("looks")

@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sca.data.annotations import decode_mask, encode_mask, read_annotations
+from sca.data.annotations import decode_mask, encode_mask
 from sca.data.batches import BatchMaker
 from sca.data.image_cache import ImageCache
+from sca.data.jsonl_folder import JsonlFolder
 from sca.data.pseudo_masks import box_mask
 from sca.data.saliency_teacher import SIDE, SaliencyTeacher, mask_from_heat, view_around
 from sca.data.targets import training_images
@@ -349,11 +350,11 @@ def test_the_shipped_recipe_is_valid() -> None:
 
 def test_a_missing_data_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"annotations.jsonl.gz does not exist"):
-        read_annotations(tmp_path)
+        JsonlFolder().images(tmp_path)
 
 
 def test_batches_depend_on_seed_and_step_alone(data_dir: Path) -> None:
-    images = read_annotations(data_dir, "train")
+    images = JsonlFolder().images(data_dir, "train")
     data = training_images(images, {}, {})
     pictures = ImageCache(images, data_dir / "cache")
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.regions import box_iou
+from pipeline.testing.trackers import TrackerTests
 from pipeline.tracking.association import AssociationOptions, Candidates, associate, recognise
 from pipeline.tracking.interface import TrackingOptions
 from pipeline.tracking.motion import BoxMotion
@@ -249,3 +250,8 @@ def test_what_comes_back_elsewhere_is_known_if_it_looks_as_alike_as_told(least: 
     after = Candidates(np.array([box(500, 300)], np.float32), look(0, 0.3, rng)[None])
     assert 0.5 < float(before.features[0] @ after.features[0]) < 0.99
     assert bool(recognise(before, after, AssociationOptions(reentry_similarity=least))) is same
+
+
+class TestPromptedTracker(TrackerTests):
+    def tracker(self, next_track: int) -> PromptedTracker:
+        return PromptedTracker(TrackingOptions(), next_track)

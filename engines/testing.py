@@ -23,8 +23,9 @@ class _SmallDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        keys = image.flatten(2).transpose(1, 2).expand(tokens.shape[0], -1, -1)
-        tokens = self.norm(tokens + F.scaled_dot_product_attention(self.query(tokens), keys, keys))
+        keys = image.flatten(2).transpose(1, 2).unsqueeze(1).expand(tokens.shape[0], -1, -1, -1)
+        attended = F.scaled_dot_product_attention(self.query(tokens).unsqueeze(1), keys, keys)
+        tokens = self.norm(tokens + attended.squeeze(1))
         return torch.einsum("ptc,chw->pthw", tokens, image[0]), tokens
 
 
@@ -67,10 +68,11 @@ class BackendTests:
     def test_it_says_what_it_is(self, target: Device) -> None:
         backend = self.backend()
         assert backend.name
-        assert backend.version(target) == backend.version(target) != ""
-        assert backend.target(target)
-        for reason in (backend.unavailable(target), backend.cannot_build(target)):
-            assert reason is None or reason.strip()
+        reasons = (backend.unavailable(target), backend.cannot_build(target))
+        assert all(reason is None or reason.strip() for reason in reasons)
+        if reasons == (None, None):
+            assert backend.version(target) == backend.version(target) != ""
+            assert backend.target(target)
 
     def test_an_engine_computes_what_the_module_does(self, engine: Engine, target: Device) -> None:
         stage = small_stage()

@@ -15,7 +15,7 @@ import pytest
 from pipeline.commands.export import export
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.plan import plan_run
-from pipeline.runtime.progress import StopRequest
+from pipeline.runtime.progress import ProgressOnly, StopRequest
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
 from sca.parts import Registry
@@ -79,7 +79,7 @@ def test_a_run_takes_a_strangers_source_tracker_rule_and_policy(installed: Path,
     np.save(tmp_path / "shots.npy", frames)
     store = tmp_path / "s.zarr"
     plan = plan_run([str(tmp_path / "shots.npy")], config, store=store)
-    run_inline(plan, lambda progress: None, StopRequest(), sca.load(checkpoint))
+    run_inline(plan, ProgressOnly(lambda progress: None), StopRequest(), sca.load(checkpoint))
     with CaptionStore.open(store) as opened:
         assert opened.streams()["shots"].uri.endswith("shots.npy")
         captions = opened.captions().num_rows
@@ -156,13 +156,14 @@ def test_our_own_parts_are_where_the_registries_say(installed: Path) -> None:
     from pipeline.core.dropping import DROP_POLICIES
     from pipeline.export.interface import EXPORTERS
     from pipeline.sources.kinds import SOURCES
+    from pipeline.store.place import PLACES
     from pipeline.tracking.interface import TRACKERS
     from sca.data.annotations import READERS
     from sca.data.text import TOKENIZERS
     from sca.modeling.language_model import LANGUAGE_MODELS
 
     for parts in (
-        BACKENDS, CAPTION_RULES, DROP_POLICIES, EXPORTERS, LANGUAGE_MODELS, READERS, SOURCES, TOKENIZERS, TRACKERS
+        BACKENDS, CAPTION_RULES, DROP_POLICIES, EXPORTERS, LANGUAGE_MODELS, PLACES, READERS, SOURCES, TOKENIZERS, TRACKERS
     ):  # fmt: skip
         for name in parts.own:
             assert callable(parts.get(name))

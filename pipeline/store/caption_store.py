@@ -17,7 +17,8 @@ from pipeline.core.errors import StoreRefused
 from pipeline.core.records import ResumePoint
 from pipeline.store import arrow_tables
 from pipeline.store.compaction import Compaction
-from pipeline.store.durable_files import TEMPORARY, refusal, write_durably
+from pipeline.store.durable_files import TEMPORARY, refusal
+from pipeline.store.place import StorePlace, place_of
 from pipeline.store.row_query import (
     RowFilter,
     StoredSegment,
@@ -53,9 +54,11 @@ class CaptionStore:
     raises StoreRefused when `start` is after `end`, the stream is unknown, or a segment is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._readers: OrderedDict[Path, StoredSegment] = OrderedDict()
+    def __init__(self, place: StorePlace) -> None:
+        self._place = place
+        # Where it lies on a local disk; elsewhere its address, which names no file.
+        self.path = place.folder or Path(place.where)
+        self._readers: OrderedDict[tuple[str, str], StoredSegment] = OrderedDict()
         self._mutex = threading.Lock()
 
     @classmethod
@@ -64,31 +67,31 @@ class CaptionStore:
 
         Raises `StoreRefused` when the place holds something else or cannot be written.
         """
-        path = Path(path)
+        place = place_of(path)
         try:
-            if (path / "zarr.json").exists():
+            if place.exists("zarr.json"):
                 if not exist_ok:
                     raise StoreRefused(f"{path} is a store already: open it, or choose another name")
                 return cls.open(path)
-            path.mkdir(parents=True, exist_ok=True)
-            foreign = [entry.name for entry in path.iterdir() if TEMPORARY not in entry.name]
+            place.prepare()
+            foreign = [name for name in place.list() if TEMPORARY not in name]
             if foreign and foreign != ["streams"]:
                 raise StoreRefused(f"{path} is not empty and not a caption store: choose another place")
-            (path / "streams").mkdir(exist_ok=True)
-            write_durably(path / "streams" / "zarr.json", json.dumps(group_document({})).encode())
-            write_durably(path / "zarr.json", json.dumps(group_document({"schema": SCHEMA})).encode())
+            place.prepare("streams")
+            place.put("streams/zarr.json", json.dumps(group_document({})).encode())
+            place.put("zarr.json", json.dumps(group_document({"schema": SCHEMA})).encode())
         except OSError as error:
             raise refusal(error, path, "create a store at") from error
-        return cls(path)
+        return cls(place)
 
     @classmethod
     def open(cls, path: str | Path) -> CaptionStore:
         """Open an existing store. Raises `StoreRefused` when it is not one, or one of another schema."""
-        path = Path(path)
+        place = place_of(path)
         try:
-            attrs = json.loads((path / "zarr.json").read_bytes()).get("attributes", {})
+            attrs = json.loads(place.read("zarr.json")).get("attributes", {})
         except (FileNotFoundError, NotADirectoryError):
-            what = "is not a caption store" if path.exists() else "does not exist"
+            what = "is not a caption store" if place.exists() else "does not exist"
             raise StoreRefused(f"{path} {what}: give the .zarr directory that `sca run` wrote") from None
         except OSError as error:
             raise refusal(error, path, "open") from error
@@ -101,56 +104,56 @@ class CaptionStore:
                 f"{path} {told}, this program reads and writes {SCHEMA!r}: choose another store, or use the version "
                 "that wrote it"
             )
-        return cls(path)
+        return cls(place)
 
     def writer(self, stream: str, info: StreamInfo, *, compaction: Compaction | None = None) -> StreamWriter:
         """Become the writer of a stream, new or known. A known stream keeps its `start_wall_ns`.
 
         Raises `StoreRefused` when another process writes it (its pid is named) or the place cannot be written.
         """
-        directory = self._directory(check_stream_id(stream))
+        place = self._stream_place(check_stream_id(stream))
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            place.prepare()
         except OSError as error:
-            raise refusal(error, directory, "write to") from error
-        writer = StreamWriter(directory, model=info.model, compaction=compaction)
+            raise refusal(error, place.where, "write to") from error
+        writer = StreamWriter(place, model=info.model, compaction=compaction)
         try:
             known = self._info(stream)
             if known is not None:
                 info = StreamInfo.from_attributes({**info.attributes(), "start_wall_ns": known.start_wall_ns})
             if info != known:
                 document = json.dumps(group_document(info.attributes())).encode()
-                write_durably(directory / "zarr.json", document)
+                place.put("zarr.json", document)
         except OSError as error:
             writer.close()
-            raise refusal(error, directory, "write to") from error
+            raise refusal(error, place.where, "write to") from error
         return writer
 
     def streams(self) -> dict[str, StreamInfo]:
         """Every stream of the store by name."""
         try:
-            names = sorted(entry.name for entry in (self.path / "streams").iterdir() if entry.is_dir())
+            names = sorted(name for name in self._place.list("streams") if name != "zarr.json")
         except OSError as error:
-            raise refusal(error, self.path, "read") from error
+            raise refusal(error, self._place.where, "read") from error
         return {name: info for name in names if (info := self._info(name)) is not None}
 
     def resume(self, stream: str) -> ResumePoint:
         """How far a stream is stored."""
         self._chosen(stream)
         for _ in range(_ATTEMPTS):
-            shown = list_visible(self._directory(stream))
+            shown = list_visible(self._stream_place(stream))
             if not shown.segments:
                 return ResumePoint()
             with contextlib.suppress(FileNotFoundError):
-                return resume_of(self._reader(self._directory(stream), shown.segments[-1]).attrs)
+                return resume_of(self._reader(self._stream_place(stream), shown.segments[-1]).attrs)
         raise StoreRefused(
-            f"segments of {self._directory(stream)} vanish while they are read: is it being deleted?"
+            f"segments of {self._stream_place(stream).where} vanish while they are read: is it being deleted?"
         )
 
     def span(self, stream: str) -> TimeSpan | None:
         """Wall ns of what is stored, from the stream's start unless that was forgotten; None when nothing is."""
         self._chosen(stream)
-        shown = list_visible(self._directory(stream))
+        shown = list_visible(self._stream_place(stream))
         if not shown.segments:
             return None
         info = self._info(stream)
@@ -241,7 +244,7 @@ class CaptionStore:
         wanted = RowFilter(*time_window(start, end))
         tables = []
         for name in self._chosen(stream):
-            shown = list_visible(self._directory(name))
+            shown = list_visible(self._stream_place(name))
             lost = [s for s in lost_spans(shown) if s.overlaps(wanted.start, wanted.end)]
             found = find_gaps(self._sources(name, wanted), wanted)
             tables.append(arrow_tables.gap_table(name, found, [(s.start, s.end) for s in lost]))
@@ -304,7 +307,7 @@ class CaptionStore:
         """
         made = []
         for name in self._chosen(stream):
-            with StreamWriter(self._directory(name), compaction=Compaction(enabled=False)) as writer:
+            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
                 made += writer.archive_closed_days(nanoseconds(now))
         return made
 
@@ -315,7 +318,7 @@ class CaptionStore:
         """
         count = 0
         for name in self._chosen(stream):
-            with StreamWriter(self._directory(name), compaction=Compaction(enabled=False)) as writer:
+            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
                 count += writer.forget_before(nanoseconds(moment))
         return count
 
@@ -332,19 +335,19 @@ class CaptionStore:
     ) -> None:
         self.close()
 
-    def _directory(self, stream: str) -> Path:
-        return self.path / "streams" / stream
+    def _stream_place(self, stream: str) -> StorePlace:
+        return self._place.below(f"streams/{stream}")
 
     def _info(self, stream: str) -> StreamInfo | None:
         try:
-            document = json.loads((self._directory(stream) / "zarr.json").read_bytes())
-        except FileNotFoundError:
+            document = json.loads(self._stream_place(stream).read("zarr.json"))
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return StreamInfo.from_attributes(document["attributes"])
 
     def _chosen(self, stream: str | None) -> list[str]:
         """The named stream, or all of them. Raises `StoreRefused` with the nearest name."""
-        if stream is not None and (self._directory(stream) / "zarr.json").exists():
+        if stream is not None and self._stream_place(stream).exists("zarr.json"):
             return [stream]
         known = list(self.streams())
         if stream is None:
@@ -357,28 +360,28 @@ class CaptionStore:
     def _sources(self, stream: str, wanted: RowFilter) -> list[StoredSegment]:
         """Open the segments that may hold rows of that time, in order of commit."""
         for _ in range(_ATTEMPTS):
-            shown = list_visible(self._directory(stream))
+            shown = list_visible(self._stream_place(stream))
             try:
                 names = [n for n in shown.segments if n.overlaps(wanted.start, wanted.end)]
-                return [self._reader(self._directory(stream), name) for name in names]
+                return [self._reader(self._stream_place(stream), name) for name in names]
             except FileNotFoundError:  # merged and buried since it was listed
                 continue
         raise StoreRefused(
-            f"segments of {self._directory(stream)} vanish while they are read: is it being deleted?"
+            f"segments of {self._stream_place(stream).where} vanish while they are read: is it being deleted?"
         )
 
-    def _reader(self, directory: Path, name: SegmentName) -> StoredSegment:
-        path = directory / name.path
+    def _reader(self, place: StorePlace, name: SegmentName) -> StoredSegment:
+        path = (place.where, name.path)
         with self._mutex:
             if path in self._readers:
                 self._readers.move_to_end(path)
                 return self._readers[path]
         try:
-            reader = open_segment(directory, name)
+            reader = open_segment(place, name)
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise refusal(error, path, "read") from error
+            raise refusal(error, "/".join(path), "read") from error
         with self._mutex:
             self._readers[path] = reader
             while len(self._readers) > OPEN_SEGMENTS:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.core.clock import NS
-from pipeline.store.durable_files import fsync_directory, write_durably
+from pipeline.core.errors import StoreRefused
+from pipeline.store.place import StorePlace
 from pipeline.store.segment import SegmentAttributes, SegmentReader, encode_segment, resume_of
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName, Visible, superseded, visible
 from pipeline.store.segment_rows import SegmentRows
@@ -36,16 +34,13 @@ def expired(names: Iterable[SegmentName], shown: Visible, cutoff_ns: int) -> lis
     return sorted((n for n in names if n.hi <= end), key=lambda n: (n in shown.segments, n.lo))
 
 
-def delete_segments(directory: Path, names: Iterable[SegmentName]) -> None:
+def delete_segments(place: StorePlace, names: Iterable[SegmentName]) -> None:
     """Delete in the given order. Raises OSError."""
     for name in names:
         with contextlib.suppress(FileNotFoundError):
-            if name.level == DAY_LEVEL:
-                shutil.rmtree(directory / name.path)
-            else:
-                os.unlink(directory / name.path)
+            place.delete(name.path)
     for folder in FOLDERS:
-        fsync_directory(directory / folder)
+        place.settle(folder)
 
 
 log = logging.getLogger(__name__)
@@ -84,7 +79,7 @@ def next_merge(segments: Sequence[SegmentName], fan_in: int) -> tuple[SegmentNam
     return ()
 
 
-def merge(directory: Path, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
+def merge(place: StorePlace, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
     """Write consecutive segments as one of the next level. Doing it again gives the same rows.
 
     Raises `StoreRefused` for a damaged input, OSError when the disk refuses.
@@ -92,7 +87,7 @@ def merge(directory: Path, inputs: Sequence[SegmentName], epoch: int) -> Segment
     parts: list[SegmentRows] = []
     attrs = {}
     for name in inputs:
-        reader = SegmentReader(directory / name.path)
+        reader = SegmentReader(place, name.path)
         parts.append(reader.rows())
         attrs = reader.attrs
         reader.close()
@@ -111,36 +106,37 @@ def merge(directory: Path, inputs: Sequence[SegmentName], epoch: int) -> Segment
         resume=resume_of(attrs),
         model=attrs["model"],
     )
-    write_durably(directory / output.path, encode_segment(SegmentRows.join(parts), attributes))
+    place.put(output.path, encode_segment(SegmentRows.join(parts), attributes))
     return output
 
 
-def bury(directory: Path, grace_s: float, now: float) -> int:
+def bury(place: StorePlace, grace_s: float, now: float) -> int:
     """Delete segments that were replaced more than `grace_s` ago. Returns how many are still waiting."""
-    names = list_names(directory)
-    shown = visible(names, {claim.epoch: claim.start_seq for claim in list_epochs(directory)})
+    names = list_names(place)
+    shown = visible(names, {claim.epoch: claim.start_seq for claim in list_epochs(place)})
     waiting = 0
     for old, cover in superseded(names, shown):
         with contextlib.suppress(FileNotFoundError):
-            if now - os.stat(directory / cover.path).st_mtime < grace_s:
+            if now - place.stamp(cover.path).modified_ns / NS < grace_s:
                 waiting += 1
             else:
-                os.unlink(directory / old.path)
+                place.delete(old.path)
     return waiting
 
 
 class Compactor:
     """Merges and buries in its own thread. A failure is logged and tried again later; commits never see it."""
 
-    def __init__(self, directory: Path, epoch: int, settings: Compaction) -> None:
+    def __init__(self, place: StorePlace, epoch: int, settings: Compaction) -> None:
         self.mutex = threading.Lock()  # held while segments are being replaced
-        self._directory = directory
+        self._place = place
+        self._stream = place.where.rpartition("/")[2]
         self._epoch = epoch
         self._settings = settings
         self._wake = threading.Event()
         self._kept_house = time.monotonic()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"compact-{directory.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"compact-{self._stream}", daemon=True)
         if settings.enabled:
             self._thread.start()
 
@@ -159,28 +155,33 @@ class Compactor:
         """Do all merges that are due now. Returns the number of replaced segments that wait for their grace."""
         with self.mutex:
             while not self._stopping:
-                inputs = next_merge(list_visible(self._directory).segments, self._settings.fan_in)
+                inputs = next_merge(list_visible(self._place).segments, self._settings.fan_in)
                 if not inputs:
                     break
-                merge(self._directory, inputs, self._epoch)
-            return bury(self._directory, self._settings.grace_s, time.time())
+                merge(self._place, inputs, self._epoch)
+            return bury(self._place, self._settings.grace_s, time.time())
 
     def archive(self, now_ns: int) -> list[SegmentName]:
         """Build the archives of closed days, then bury what they replaced once its grace is over."""
         from pipeline.store.day_archive import build_day, closed_days
 
+        folder = self._place.folder
+        if folder is None:
+            raise StoreRefused(
+                f"{self._place.where}: day archives are made on local disks only; leave them out"
+            )
         with self.mutex:
-            days = closed_days(list_visible(self._directory).segments, now_ns)
-            made = [build_day(self._directory, date, inputs, self._epoch) for date, inputs in days]
-            bury(self._directory, self._settings.grace_s, time.time())
+            days = closed_days(list_visible(self._place).segments, now_ns)
+            made = [build_day(folder, date, inputs, self._epoch) for date, inputs in days]
+            bury(self._place, self._settings.grace_s, time.time())
             return made
 
     def forget(self, cutoff_ns: int) -> int:
         """Delete segments that end before `cutoff_ns`. Returns how many of those that counted."""
         with self.mutex:
-            shown = list_visible(self._directory)
-            old = expired(list_names(self._directory), shown, cutoff_ns)
-            delete_segments(self._directory, old)
+            shown = list_visible(self._place)
+            old = expired(list_names(self._place), shown, cutoff_ns)
+            delete_segments(self._place, old)
             return len(set(old) & set(shown.segments))
 
     def _run(self) -> None:
@@ -194,7 +195,7 @@ class Compactor:
                 timeout = self._settings.grace_s if self.run_once() else None
                 self._keep_house()
             except (OSError, ValueError) as error:
-                log.warning("segments of %s not merged, trying again: %s", self._directory.name, error)
+                log.warning("segments of %s not merged, trying again: %s", self._stream, error)
                 timeout = RETRY_S
 
     def _keep_house(self) -> None:
@@ -203,7 +204,7 @@ class Compactor:
         if time.monotonic() - self._kept_house < settings.housekeeping_s:
             return
         self._kept_house = time.monotonic()
-        if settings.archive_days:
+        if settings.archive_days and self._place.folder is not None:
             self.archive(time.time_ns())
         if settings.keep_s is not None:
             self.forget(time.time_ns() - round(settings.keep_s * NS))

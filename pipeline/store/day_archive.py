@@ -18,6 +18,7 @@ from pipeline.core.clock import DAY_NS, to_datetime
 from pipeline.core.errors import StoreRefused
 from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec
 from pipeline.store.durable_files import TEMPORARY, fsync_directory
+from pipeline.store.place import LocalPlace
 from pipeline.store.segment import (
     SCHEMA,
     SegmentAttributes,
@@ -79,7 +80,7 @@ def build_day(directory: Path, date: str, inputs: Sequence[SegmentName], epoch: 
     parts: list[SegmentRows] = []
     attrs: dict[str, Any] = {}
     for name in inputs:
-        reader = SegmentReader(directory / name.path)
+        reader = SegmentReader(LocalPlace(directory), name.path)
         parts.append(reader.rows())
         attrs = reader.attrs
         reader.close()

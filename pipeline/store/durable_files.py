@@ -51,7 +51,7 @@ def fsync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def refusal(error: OSError, path: Path, doing: str) -> StoreRefused:
+def refusal(error: OSError, path: Path | str, doing: str) -> StoreRefused:
     """The operating system's refusal as an error that names the path and the remedy."""
     remedies = {
         errno.ENOSPC: "the disk is full: free some space, then go on",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.clock import TimeSpan
+from pipeline.core.errors import StoreRefused
 from pipeline.store.columns import (
     CaptionColumns,
     ClockColumns,
@@ -23,6 +23,7 @@ from pipeline.store.columns import (
     TextColumns,
     TrackColumns,
 )
+from pipeline.store.place import StorePlace
 from pipeline.store.segment import SegmentReader
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
 from pipeline.store.segment_rows import SegmentRows, newest_versions
@@ -249,11 +250,14 @@ class StoredSegment(RowSource, Protocol):
     def close(self) -> None: ...
 
 
-def open_segment(directory: Path, name: SegmentName) -> StoredSegment:
-    """Open `name` in a stream's directory. Raises FileNotFoundError; `StoreRefused` when damaged or of another schema."""
-    path = directory / name.path
+def open_segment(place: StorePlace, name: SegmentName) -> StoredSegment:
+    """Open `name` in a stream's place. Raises FileNotFoundError; `StoreRefused` when damaged or of another schema."""
     if name.level != DAY_LEVEL:
-        return SegmentReader(path)
+        return SegmentReader(place, name.path)
     from pipeline.store.day_archive import DayArchiveReader
 
-    return DayArchiveReader(path)
+    if place.folder is None:
+        raise StoreRefused(
+            f"{place.where}/{name.path}: day archives are read from local disks only; copy the store"
+        )
+    return DayArchiveReader(place.folder / name.path)

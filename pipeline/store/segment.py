@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import ResumePoint
 from pipeline.store.columns import TABLES, Columns, ColumnSpec
+from pipeline.store.place import StorePlace
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.zarr_zip import ZarrZip, encode
 
@@ -78,13 +78,13 @@ def worth_keeping(spec: ColumnSpec, wanted: int, rows: int) -> bool:
 class SegmentReader:
     """Columns of one segment file, read when asked for. Raises FileNotFoundError, `StoreRefused` when damaged."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = ZarrZip(path)
+    def __init__(self, place: StorePlace, key: str) -> None:
+        self._file = ZarrZip(place, key)
         self.attrs = self._file.attrs
         if self.attrs.get("schema") != SCHEMA:
             self._file.close()
             raise StoreRefused(
-                f"segment {path} has schema {self.attrs.get('schema')!r}, this program reads {SCHEMA!r}: "
+                f"segment {self._file.path} has schema {self.attrs.get('schema')!r}, this program reads {SCHEMA!r}: "
                 "read it with the version that wrote it"
             )
         self._whole: dict[str, np.ndarray] = {}

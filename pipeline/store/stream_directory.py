@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from pipeline.core.clock import TimeSpan
-from pipeline.store.durable_files import TEMPORARY
+from pipeline.store.place import Stamp, StorePlace
 from pipeline.store.segment_name import SegmentName, Visible, visible
 
 FOLDERS = ("hot", "day")
@@ -29,68 +26,56 @@ class EpochClaim:
         return json.dumps({"start_seq": self.start_seq, "host": self.host, "pid": self.pid}).encode()
 
 
-def list_names(directory: Path) -> list[SegmentName]:
+def list_names(place: StorePlace) -> list[SegmentName]:
     """Every segment file, superseded ones included.
 
     `hot` is listed before `day`: an archive is in place before what it replaces goes away.
     """
-    names = []
-    for folder in FOLDERS:
-        try:
-            entries = os.listdir(directory / folder)
-        except FileNotFoundError:
-            continue
-        names += [name for entry in entries if (name := SegmentName.parse(folder, entry)) is not None]
-    return names
+    return [
+        name
+        for folder in FOLDERS
+        for entry in place.list(folder)
+        if (name := SegmentName.parse(folder, entry)) is not None
+    ]
 
 
-def list_epochs(directory: Path) -> list[EpochClaim]:
+def list_epochs(place: StorePlace) -> list[EpochClaim]:
     """Claims in order. One that was made but not yet filled in (its writer is still starting) is left out."""
-    try:
-        entries = os.listdir(directory / "epoch")
-    except FileNotFoundError:
-        return []
-    claims = [_claim(str(directory / "epoch" / entry)) for entry in entries if entry.endswith(".json")]
+    claims = [_claim(place, f"epoch/{entry}") for entry in place.list("epoch") if entry.endswith(".json")]
     return sorted((claim for claim in claims if claim is not None), key=lambda claim: claim.epoch)
 
 
-def newest_epoch(directory: Path) -> int:
+def newest_epoch(place: StorePlace) -> int:
     """Number of the newest claim, filled in or not; -1 without any."""
-    entries = [entry for entry in os.listdir(directory / "epoch") if entry.endswith(".json")]
+    entries = [entry for entry in place.list("epoch") if entry.endswith(".json")]
     return max((int(entry.removesuffix(".json")) for entry in entries), default=-1)
 
 
-def list_visible(directory: Path) -> Visible:
+def list_visible(place: StorePlace) -> Visible:
     """The segments a reader counts.
 
     A directory changes while it is listed, so a commit may be missed where a later one is seen. A commit missing in
     a second listing as well is really lost, and named in `holes`.
     """
-    shown = _visible_now(directory)
-    return _visible_now(directory) if shown.holes else shown
+    shown = _visible_now(place)
+    return _visible_now(place) if shown.holes else shown
 
 
-def remove_temporaries(directory: Path) -> None:
+def remove_temporaries(place: StorePlace) -> None:
     """Delete what a killed writer left half written. Only for who holds the stream's lock."""
     for folder in (*FOLDERS, "epoch"):
-        for entry in os.scandir(directory / folder):
-            if TEMPORARY not in entry.name:
-                continue
-            if entry.is_dir():
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
+        place.tidy(folder)
 
 
-def _visible_now(directory: Path) -> Visible:
-    names = list_names(directory)
-    return visible(names, {claim.epoch: claim.start_seq for claim in list_epochs(directory)})
+def _visible_now(place: StorePlace) -> Visible:
+    names = list_names(place)
+    return visible(names, {claim.epoch: claim.start_seq for claim in list_epochs(place)})
 
 
 @lru_cache(maxsize=4096)
-def _read_claim(path: str, size: int, modified_ns: int) -> EpochClaim | None:
-    document = json.loads(Path(path).read_bytes() or b"null")
-    epoch = int(Path(path).stem)
+def _read_claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
+    document = json.loads(place.read(key) or b"null")
+    epoch = int(key.rpartition("/")[2].removesuffix(".json"))
     return (
         None
         if document is None
@@ -98,9 +83,9 @@ def _read_claim(path: str, size: int, modified_ns: int) -> EpochClaim | None:
     )
 
 
-def _claim(path: str) -> EpochClaim | None:
-    stat = os.stat(path)
-    return _read_claim(path, stat.st_size, stat.st_mtime_ns) if stat.st_size else None
+def _claim(place: StorePlace, key: str) -> EpochClaim | None:
+    stamp = place.stamp(key)
+    return _read_claim(place, key, stamp) if stamp.size else None
 
 
 def lost_spans(shown: Visible) -> list[TimeSpan]:

@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
-
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch, ResumePoint
 from pipeline.store.compaction import Compaction, Compactor
-from pipeline.store.durable_files import fsync_directory, refusal, write_durably
+from pipeline.store.durable_files import refusal
+from pipeline.store.place import Hold, PlaceHeld, StorePlace
 from pipeline.store.row_query import open_segment
 from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
 from pipeline.store.segment_name import SegmentName
@@ -36,9 +35,9 @@ class StreamWriter:
     Raises `StoreRefused` when another process writes this stream (its pid is named) or the directory refuses.
     """
 
-    def __init__(self, directory: Path, *, model: str = "", compaction: Compaction | None = None) -> None:
-        self.stream = directory.name
-        self._directory = directory
+    def __init__(self, place: StorePlace, *, model: str = "", compaction: Compaction | None = None) -> None:
+        self.stream = place.where.rpartition("/")[2]
+        self._place = place
         self._model = model
         self._mutex = threading.Lock()
         self._closed = False
@@ -46,18 +45,18 @@ class StreamWriter:
         settings = compaction or Compaction()
         try:
             for folder in (*FOLDERS, "epoch"):
-                (directory / folder).mkdir(parents=True, exist_ok=True)
-            fsync_directory(directory)
+                place.prepare(folder)
+            place.settle()
             self._lock = self._hold_lock()
             try:
-                remove_temporaries(directory)
+                remove_temporaries(place)
                 self._epoch, self._seq, self._resume = self._claim()
             except BaseException:
                 self._lock.release()
                 raise
         except OSError as error:
-            raise refusal(error, directory, "write to") from error
-        self._compactor = Compactor(directory, self._epoch, settings)
+            raise refusal(error, place.where, "write to") from error
+        self._compactor = Compactor(place, self._epoch, settings)
 
     @property
     def resume(self) -> ResumePoint:
@@ -112,7 +111,7 @@ class StreamWriter:
         try:
             self._compactor.run_once()
         except OSError as error:
-            raise refusal(error, self._directory, "write to") from error
+            raise refusal(error, self._place.where, "write to") from error
 
     def archive_closed_days(self, now_ns: int) -> list[Path]:
         """Turn every UTC day before that of `now_ns` into a day archive. Returns the archives made.
@@ -120,9 +119,11 @@ class StreamWriter:
         Commits go on meanwhile. Raises `StoreRefused` for a damaged segment or when the disk refuses.
         """
         try:
-            return [self._directory / name.path for name in self._compactor.archive(now_ns)]
+            made = self._compactor.archive(now_ns)
         except OSError as error:
-            raise refusal(error, self._directory / "day", "write") from error
+            raise refusal(error, f"{self._place.where}/day", "write") from error
+        assert self._place.folder is not None
+        return [self._place.folder / name.path for name in made]
 
     def forget_before(self, cutoff_ns: int) -> int:
         """Delete what was stored before wall ns `cutoff_ns`, in whole segments and days. Returns how many went.
@@ -132,7 +133,7 @@ class StreamWriter:
         try:
             return self._compactor.forget(cutoff_ns)
         except OSError as error:
-            raise refusal(error, self._directory, "delete from") from error
+            raise refusal(error, self._place.where, "delete from") from error
 
     def close(self) -> None:
         """Stop merging and give the stream free. Committed rows need no closing."""
@@ -152,46 +153,45 @@ class StreamWriter:
         self.close()
 
     def _put(self, name: SegmentName, data: bytes) -> None:
-        path = self._directory / name.path
         try:
-            write_durably(path, data)
+            self._place.put(name.path, data)
         except OSError as error:
             try:  # the rename may have come before the failure: a batch that was refused must not be seen
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    self._place.delete(name.path)
             except OSError:
                 self._uncertain = True
-            raise refusal(error, path, "write") from error
+            raise refusal(error, f"{self._place.where}/{name.path}", "write") from error
         with contextlib.suppress(FileNotFoundError):
-            if newest_epoch(self._directory) > self._epoch:
+            if newest_epoch(self._place) > self._epoch:
                 self._uncertain = True
                 raise StoreRefused(
                     f"stream {self.stream} was taken over by another writer: stop this process, the other one goes on"
                 )
 
-    def _hold_lock(self) -> FileLock:
-        lock = FileLock(self._directory / "writer.lock", timeout=0, thread_local=False)
+    def _hold_lock(self) -> Hold:
         try:
-            lock.acquire()
-        except Timeout:
-            claims = list_epochs(self._directory)
+            return self._place.hold("writer.lock")
+        except PlaceHeld:
+            claims = list_epochs(self._place)
             holder = f"process {claims[-1].pid} on {claims[-1].host}" if claims else "another process"
+            store = self._place.where.removesuffix(f"/streams/{self.stream}")
             raise StoreRefused(
-                f"stream {self.stream} in {self._directory.parent.parent} is being written by {holder}: "
+                f"stream {self.stream} in {store} is being written by {holder}: "
                 "wait for it, stop it, or write under another stream name"
             ) from None
-        return lock
 
     def _claim(self) -> tuple[int, int, ResumePoint]:
         """Create the next epoch, then see what is stored: whoever commits with an older epoch now is fenced off."""
-        epoch = newest_epoch(self._directory) + 1
-        path = self._directory / "epoch" / f"{epoch:04d}.json"
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        shown = list_visible(self._directory)
+        epoch = newest_epoch(self._place) + 1
+        key = f"epoch/{epoch:04d}.json"
+        self._place.claim(key)
+        shown = list_visible(self._place)
         claim = EpochClaim(epoch, shown.next_seq, socket.gethostname(), os.getpid())
-        write_durably(path, claim.document())
+        self._place.put(key, claim.document())
         resume = ResumePoint()
         if shown.segments:
-            last = open_segment(self._directory, shown.segments[-1])
+            last = open_segment(self._place, shown.segments[-1])
             resume = resume_of(last.attrs)
             last.close()
         return epoch, shown.next_seq, resume

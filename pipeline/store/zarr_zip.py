@@ -13,7 +13,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numcodecs
@@ -21,6 +20,7 @@ import numpy as np
 
 from pipeline.core.errors import StoreRefused
 from pipeline.store.columns import Columns
+from pipeline.store.place import StorePlace
 from pipeline.store.zarr_metadata import array_document, chunk_rows, compressor, group_document
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, KeyError, ValueError, EOFError)
@@ -65,22 +65,26 @@ class ZarrZip:
     Raises FileNotFoundError when there is no file, `StoreRefused` naming it when it is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: StorePlace, key: str) -> None:
+        self.path = f"{place.where}/{key}"
+        self._file = place.open(key)
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(self._file)
             root = json.loads(self._zip.read("zarr.json"))
             self.attrs: dict[str, Any] = root["attributes"]
             self._members: dict[str, dict[str, Any]] = root["consolidated_metadata"]["metadata"]
         except _DAMAGE as error:
+            self._file.close()
             raise self._damaged(error) from error
         except OSError as error:
+            self._file.close()
             if error.errno == errno.EINVAL:  # a position in the zip that cannot be one
                 raise self._damaged(error) from error
             raise
 
     def close(self) -> None:
         self._zip.close()
+        self._file.close()
 
     def has(self, group: str) -> bool:
         return group in self._members

@@ -17,6 +17,7 @@ from pipeline.core.frame import ClockSource
 from pipeline.core.records import Batch, Gap, ResumePoint
 from pipeline.store import CaptionStore, Compaction, StreamInfo, open
 from pipeline.store.compaction import merge, next_merge
+from pipeline.store.place import LocalPlace
 from pipeline.store.segment_name import SegmentName, visible
 from pipeline.store.stream_directory import list_visible
 from tests.store_samples import BY_HAND, INFO, MERGING, T0, S, batch, check_everything, filled_store
@@ -211,7 +212,7 @@ def test_a_commit_missed_by_a_listing_is_found_by_the_next(
         return entries
 
     monkeypatch.setattr(os, "listdir", listing)
-    assert not list_visible(tmp_path / "a.zarr/streams/cam").holes
+    assert not list_visible(LocalPlace(tmp_path / "a.zarr/streams/cam")).holes
     assert not hidden
 
 
@@ -254,12 +255,12 @@ def test_merging_takes_the_oldest_run_of_one_level() -> None:
 def test_merging_changes_no_answer_and_doing_it_again_changes_nothing(tmp_path: Path) -> None:
     store = filled_store(tmp_path / "a.zarr", 9)
     directory = tmp_path / "a.zarr/streams/cam"
-    inputs = list_visible(directory).segments
-    first = merge(directory, inputs, 0)
+    inputs = list_visible(LocalPlace(directory)).segments
+    first = merge(LocalPlace(directory), inputs, 0)
     written = (directory / first.path).read_bytes()
-    assert list_visible(directory).segments == (first,)
+    assert list_visible(LocalPlace(directory)).segments == (first,)
     check_everything(store, 9)
-    assert merge(directory, inputs, 0) == first
+    assert merge(LocalPlace(directory), inputs, 0) == first
     assert (directory / first.path).read_bytes() == written
 
 
@@ -383,7 +384,7 @@ def test_a_place_that_may_not_be_written_is_refused(
     def refusing(path: Path, data: bytes) -> None:
         raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr("pipeline.store.stream_writer.write_durably", refusing)
+    monkeypatch.setattr("pipeline.store.place.write_durably", refusing)
     with pytest.raises(ValueError, match=r"cannot write to .*/cam: .*choose (another place|a place)"):
         store.writer("cam", INFO)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.records import Batch, CaptionEvent, ResumePoint
+from pipeline.store.place import LocalPlace
 from pipeline.store.segment import SCHEMA, SegmentAttributes, SegmentReader, encode_segment
 from pipeline.store.segment_rows import SegmentRows, newest_versions, take_ragged
 from tests.store_samples import T0, S, batch, newest_events
@@ -41,7 +42,7 @@ def assert_same(left: SegmentRows, right: SegmentRows) -> None:
 
 
 def test_rows_read_back(segment: Path) -> None:
-    assert_same(SegmentReader(segment).rows(), rows_of(range(COUNT)))
+    assert_same(SegmentReader(LocalPlace(segment.parent), segment.name).rows(), rows_of(range(COUNT)))
 
 
 def test_zarr_python_reads_every_array_that_we_wrote(segment: Path) -> None:
@@ -77,8 +78,13 @@ def test_long_columns_are_chunked_and_read_in_part(tmp_path: Path) -> None:
     assert zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")["cap/frame"].chunks == (4096,)
     kind = type(SegmentRows().cap)
     wanted = np.array([0, 4095, 4096, 9999])
-    assert SegmentReader(path).column(kind, "frame", wanted).tolist() == wanted.tolist()
-    assert SegmentReader(path).column(kind, "frame").tolist() == list(range(10_000))
+    assert (
+        SegmentReader(LocalPlace(path.parent), path.name).column(kind, "frame", wanted).tolist()
+        == wanted.tolist()
+    )
+    assert SegmentReader(LocalPlace(path.parent), path.name).column(kind, "frame").tolist() == list(
+        range(10_000)
+    )
     np.testing.assert_array_equal(
         zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")["cap/frame"][...], np.arange(10_000)
     )
@@ -87,7 +93,7 @@ def test_long_columns_are_chunked_and_read_in_part(tmp_path: Path) -> None:
 def test_a_segment_without_rows_holds_the_resume_point(tmp_path: Path) -> None:
     path = tmp_path / "empty.zarr.zip"
     path.write_bytes(encode_segment(SegmentRows(), attributes(1)))
-    assert len(SegmentReader(path).rows().cap) == 0
+    assert len(SegmentReader(LocalPlace(path.parent), path.name).rows().cap) == 0
     assert zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r").attrs["resume"]["frame"] == 0
 
 
@@ -100,7 +106,7 @@ def test_a_flipped_bit_is_found_or_harmless_and_never_silent(segment: Path, tmp_
         data[position] ^= 0x10
         damaged.write_bytes(data)
         try:
-            rows = SegmentReader(damaged).rows()
+            rows = SegmentReader(LocalPlace(damaged.parent), damaged.name).rows()
         except ValueError as error:
             found += f"{damaged} is damaged" in str(error)
         else:  # a bit that nobody reads, such as a date in the zip
@@ -113,7 +119,7 @@ def test_a_truncated_segment_is_refused(segment: Path, share: float) -> None:
     data = segment.read_bytes()
     segment.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ValueError, match=r"segment\.zarr\.zip is damaged .* restore it from a copy"):
-        SegmentReader(segment).rows()
+        SegmentReader(LocalPlace(segment.parent), segment.name).rows()
 
 
 def test_a_segment_of_another_schema_is_refused(segment: Path) -> None:
@@ -123,7 +129,7 @@ def test_a_segment_of_another_schema_is_refused(segment: Path) -> None:
         for name, content in entries.items():
             new.writestr(name, content.replace(SCHEMA.encode(), b"region-captions/9"))
     with pytest.raises(ValueError, match="region-captions/9"):
-        SegmentReader(segment)
+        SegmentReader(LocalPlace(segment.parent), segment.name)
 
 
 def test_joining_leaves_out_superseded_versions_of_an_event() -> None:

@@ -1,0 +1,186 @@
+"""Where the bytes of a store lie: everything that the store asks of a disk, and the local disk's answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from pipeline.store.durable_files import TEMPORARY, fsync_directory, write_durably
+from sca.parts import Registry, registry
+
+
+class PlaceHeld(Exception):
+    """Somebody else holds what was to be held."""
+
+
+class Hold(Protocol):
+    """What nobody else has until it is released, or this process ends."""
+
+    def release(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Size in bytes and time of the last change, wall ns. They change whenever the content does."""
+
+    size: int
+    modified_ns: int
+
+
+class StorePlace(Protocol):
+    """A folder of bytes. Keys are relative to it, with slashes; a key that is read was put whole, or not at all.
+
+    What cannot be done raises OSError, FileNotFoundError where a key is missing. Safe to use from several threads and
+    processes. `where`: for messages. `folder`: the same on a local disk, None elsewhere; day archives, which other
+    programs read as plain Zarr groups, are kept only there.
+    """
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def folder(self) -> Path | None: ...
+
+    def __hash__(self) -> int: ...
+
+    def below(self, key: str) -> StorePlace:
+        """The folder `key` as a place of its own; it need not exist."""
+        ...
+
+    def list(self, folder: str = "") -> list[str]:
+        """Names directly in a folder, in any order; none where there is no such folder."""
+        ...
+
+    def exists(self, key: str = "") -> bool:
+        """Whether there is something under the key."""
+        ...
+
+    def stamp(self, key: str) -> Stamp:
+        """Size and time of change of what lies under a key."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """All bytes of a key."""
+        ...
+
+    def open(self, key: str) -> BinaryIO:
+        """A key for reading in ranges (`seek`, `read`). It goes on to be readable when it is deleted meanwhile."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put `data` under a key in one step, in place of what was there. When this returns, it survives a loss of power."""
+        ...
+
+    def claim(self, key: str) -> None:
+        """Make an empty key that is not there yet. Of several who try one succeeds, the others get FileExistsError."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove a key, or a folder with all that is in it."""
+        ...
+
+    def prepare(self, folder: str = "") -> None:
+        """See to it that keys can be put below a folder."""
+        ...
+
+    def settle(self, folder: str = "") -> None:
+        """Make what was deleted from a folder, or prepared in it, survive a loss of power."""
+        ...
+
+    def tidy(self, folder: str) -> None:
+        """Remove what a writer that was killed has left half written in a folder. Nobody else writes there now."""
+        ...
+
+    def hold(self, key: str) -> Hold:
+        """Become the only one who holds `key`. Raises `PlaceHeld` at once where somebody does."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalPlace:
+    """A folder on a local disk."""
+
+    folder: Path
+
+    @property
+    def where(self) -> str:
+        return str(self.folder)
+
+    def below(self, key: str) -> StorePlace:
+        return LocalPlace(self.folder / key)
+
+    def list(self, folder: str = "") -> list[str]:
+        try:
+            return os.listdir(self.folder / folder)
+        except FileNotFoundError:
+            return []
+
+    def exists(self, key: str = "") -> bool:
+        return (self.folder / key).exists()
+
+    def stamp(self, key: str) -> Stamp:
+        stat = os.stat(self.folder / key)
+        return Stamp(stat.st_size, stat.st_mtime_ns)
+
+    def read(self, key: str) -> bytes:
+        return (self.folder / key).read_bytes()
+
+    def open(self, key: str) -> BinaryIO:
+        return open(self.folder / key, "rb")
+
+    def put(self, key: str, data: bytes) -> None:
+        write_durably(self.folder / key, data)
+
+    def claim(self, key: str) -> None:
+        os.close(os.open(self.folder / key, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+
+    def delete(self, key: str) -> None:
+        path = self.folder / key
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+    def prepare(self, folder: str = "") -> None:
+        (self.folder / folder).mkdir(parents=True, exist_ok=True)
+
+    def settle(self, folder: str = "") -> None:
+        fsync_directory(self.folder / folder)
+
+    def tidy(self, folder: str) -> None:
+        for name in self.list(folder):
+            if TEMPORARY in name:
+                self.delete(f"{folder}/{name}")
+
+    def hold(self, key: str) -> Hold:
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / key, timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise PlaceHeld(key) from None
+        return lock
+
+
+PLACES: Registry[Callable[[str], StorePlace]] = registry(
+    "place of a store", "places", {"file": "pipeline.store.place:local_place"}
+)
+"""Parts are called with an address and named by its scheme ("s3" for s3://...), in lower case."""
+
+
+def local_place(address: str) -> LocalPlace:
+    """The folder that a path, or an address that begins with file://, names."""
+    return LocalPlace(Path(address.removeprefix("file://")))
+
+
+def place_of(address: str | Path) -> StorePlace:
+    """The place that an address or path names. `UserError` for an unknown scheme."""
+    text = str(address)
+    if isinstance(address, Path) or "://" not in text:
+        return LocalPlace(Path(address))
+    return PLACES.get(text.split("://", 1)[0].lower())(text)

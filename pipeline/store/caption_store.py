@@ -146,9 +146,7 @@ class CaptionStore:
                 return ResumePoint()
             with contextlib.suppress(FileNotFoundError):
                 return resume_of(self._reader(self._stream_place(stream), shown.segments[-1]).attrs)
-        raise StoreRefused(
-            f"segments of {self._stream_place(stream).where} vanish while they are read: is it being deleted?"
-        )
+        raise self._vanishing(stream)
 
     def span(self, stream: str) -> TimeSpan | None:
         """Wall ns of what is stored, from the stream's start unless that was forgotten; None when nothing is."""
@@ -335,6 +333,10 @@ class CaptionStore:
     ) -> None:
         self.close()
 
+    def _vanishing(self, stream: str) -> StoreRefused:
+        where = self._stream_place(stream).where
+        return StoreRefused(f"segments of {where} vanish while they are read: is it being deleted?")
+
     def _stream_place(self, stream: str) -> StorePlace:
         return self._place.below(f"streams/{stream}")
 
@@ -366,9 +368,7 @@ class CaptionStore:
                 return [self._reader(self._stream_place(stream), name) for name in names]
             except FileNotFoundError:  # merged and buried since it was listed
                 continue
-        raise StoreRefused(
-            f"segments of {self._stream_place(stream).where} vanish while they are read: is it being deleted?"
-        )
+        raise self._vanishing(stream)
 
     def _reader(self, place: StorePlace, name: SegmentName) -> StoredSegment:
         path = (place.where, name.path)

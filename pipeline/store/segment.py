@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def encode_segment(rows: SegmentRows, attributes: SegmentAttributes) -> bytes:
     return encode([rows.table(table.group) for table in TABLES], attributes.document(rows))
 
 
-def refuse_unknown_tables(attrs: Mapping[str, Any], path: Path) -> None:
+def refuse_unknown_tables(attrs: Mapping[str, Any], path: Path | str) -> None:
     """Raise `StoreRefused` if a newer version wrote tables that this one would leave out of what it makes of the rows."""
     unknown = {name for name, count in attrs["rows"].items() if count} - {table.group for table in TABLES}
     if unknown:

@@ -19,6 +19,7 @@ from pipeline.store import CaptionStore, Compaction
 from pipeline.store.columns import TABLES, Columns, _column
 from pipeline.store.compaction import merge
 from pipeline.store.day_archive import DAY_NS
+from pipeline.store.place import LocalPlace
 from pipeline.store.segment import SCHEMA, SegmentReader
 from pipeline.store.stream_directory import list_visible
 from pipeline.store.zarr_zip import encode
@@ -73,14 +74,14 @@ class MoodColumns(Columns):
 def test_a_segment_of_a_newer_version_is_read_but_never_merged_without_what_it_holds(tmp_path: Path) -> None:
     store = filled_store(tmp_path / "a.zarr", 3, Compaction(fan_in=3, enabled=False))
     directory = tmp_path / "a.zarr/streams/cam"
-    segments = list_visible(directory).segments
+    segments = list_visible(LocalPlace(directory)).segments
     newest = directory / segments[1].path
-    reader = SegmentReader(newest)
+    reader = SegmentReader(LocalPlace(directory), segments[1].path)
     tables = [*(reader.rows().table(table.group) for table in TABLES), MoodColumns(t=np.array([T0], "<i8"))]
     attributes = {**reader.attrs, "rows": {**reader.attrs["rows"], "mood": 1}}
     reader.close()
     newest.write_bytes(encode(tables, attributes))
     check_everything(CaptionStore.open(store.path), 3)
     with pytest.raises(StoreRefused, match=r"tables that this version does not know \(mood\)"):
-        merge(directory, segments, 0)
+        merge(LocalPlace(directory), segments, 0)
     check_everything(CaptionStore.open(store.path), 3)

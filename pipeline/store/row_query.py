@@ -250,14 +250,6 @@ class StoredSegment(RowSource, Protocol):
     def close(self) -> None: ...
 
 
-def holds_tracks(source: StoredSegment, wanted: RowFilter) -> bool:
-    """Whether a segment may hold tracks of the wanted time: names tell the times of other rows only."""
-    if not source.count(TrackColumns):
-        return False
-    first, last = source.attrs["trk_t_min"], source.attrs["trk_t_max"]
-    return TimeSpan(first, last).overlaps(wanted.start, wanted.end)
-
-
 def open_segment(place: StorePlace, name: SegmentName) -> StoredSegment:
     """Open `name` in a stream's place. Raises FileNotFoundError; `StoreRefused` when damaged or of another schema."""
     if name.level != DAY_LEVEL:

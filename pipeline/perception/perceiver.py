@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.core.frame import Frame
 from pipeline.core.regions import Expected, RleMask, box_area, box_iou, encode_masks
-from pipeline.core.thumbnail import changed_places, thumbnail_of
+from pipeline.core.thumbnail import changed_places, is_empty, thumbnail_of
 from pipeline.perception.candidates import Candidates, Limits, coverage, distinct, mask_statistics
 from pipeline.perception.motion_proposals import MotionProposals
 from pipeline.perception.probing import PerceptionOptions, ProbeSchedule
@@ -124,18 +124,20 @@ class Perception:
         # 1. Each track is looked for where it should be: one prompt in place of many, and the region keeps its track.
         changed = self._changes(frame, view)
         encoding = encoding or self._model.encode(frame.rgb)
-        limit = self._options.max_track_prompts
+        # A picture with nothing in it is not asked: every answer would be invented.
+        empty = view.thumbnail is not None and is_empty(view.thumbnail)
+        limit = 0 if empty else self._options.max_track_prompts
         known = self._prompt(encoding, boxes=expected.boxes[:limit]).passing(self._limits)
         # 2. What moves and belongs to no track: small fast things, which a raster of points misses.
-        moving = self._moving(frame, encoding, known, view)
+        moving = self._moving(frame, encoding, known, view, most=0 if empty else _MAX_MOTION_PROMPTS)
         # 3. Points where neither has found anything, as many as the budget allows, for what is new and stands still.
         covered, hidden = coverage([known, moving], _LARGE_REGION)
         points = view.probes.next_points(covered, hidden, changed, probe_share) * (frame.width, frame.height)
-        fresh = self._prompt(encoding, points=points[:, None]).passing(self._limits)
+        fresh = self._prompt(encoding, points=points[: 0 if empty else None, None]).passing(self._limits)
         return self._describe(frame, encoding, [known, moving, fresh], expected.keys)
 
     def _moving(
-        self, frame: Frame, encoding: ImageEncoding, known: Candidates, view: StreamView
+        self, frame: Frame, encoding: ImageEncoding, known: Candidates, view: StreamView, most: int
     ) -> Candidates:
         """What moves where no track was found: its mask, or its box where the mask is not good enough."""
         proposed = view.motion.propose(frame.rgb)
@@ -144,7 +146,7 @@ class Perception:
             box_iou(proposed, known.mask_boxes(size)).max(axis=1, initial=0) < self._options.same_region_iou
         )
         boxes = proposed[free & (box_area(proposed) >= self._limits.min_area * frame.height * frame.width)]
-        return self._prompt(encoding, boxes=boxes[:_MAX_MOTION_PROMPTS]).or_boxes(self._limits, size)
+        return self._prompt(encoding, boxes=boxes[:most]).or_boxes(self._limits, size)
 
     def _changes(self, frame: Frame, view: StreamView) -> np.ndarray:
         """Where the picture is another than in the last keyframe that was looked at, (h, 64), 0 or 1.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -181,3 +183,17 @@ def test_a_change_is_judged_by_the_thumbnail_that_the_gate_made(predictor: Predi
     np.testing.assert_array_equal(unseen.thumbnail, view.thumbnail)
     perception.look(frames[1], NOBODY, view)
     assert view.thumbnail is frames[1].thumbnail
+
+
+@pytest.mark.parametrize("level", [0, 30, 255])
+@pytest.mark.parametrize("noise", [0, 20])
+def test_a_picture_with_nothing_in_it_has_no_regions(predictor: Predictor, level: int, noise: int) -> None:
+    rng = np.random.default_rng(level + noise)
+    rgb = np.clip(rng.normal(level, noise, (240, 320, 3)), 0, 255).astype(np.uint8)
+    perception = Perception(predictor, OPTIONS)
+    view = perception.new_view()
+    assert len(perception.look(keyframe(0, 320, 240), NOBODY, view)) > 0
+    covered = replace(keyframe(1), rgb=rgb)
+    box = np.array([[30, 20, 90, 80]], np.float32)
+    assert len(perception.look(covered, Expected((7,), box), view)) == 0
+    assert len(perception.look(keyframe(2, 320, 240), NOBODY, view)) > 0

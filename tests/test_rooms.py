@@ -60,6 +60,14 @@ MAY_IMPORT = {
         "engines",
         "sca",
     },
+    "pipeline/runtime/driver": {
+        "pipeline/core",
+        "pipeline/sources",
+        "pipeline/keyframes",
+        "pipeline/recording",
+        "pipeline/settings",
+        "pipeline/runtime",
+    },
     "pipeline/runtime/on_ray": {
         "pipeline/core",
         "pipeline/sources",
@@ -70,6 +78,7 @@ MAY_IMPORT = {
         "pipeline/store",
         "pipeline/settings",
         "pipeline/runtime",
+        "pipeline/runtime/driver",
         "sca",
     },
     "pipeline/serving": {"pipeline/core", "pipeline/runtime"},

@@ -55,6 +55,10 @@ class StopRequest:
     def is_set(self) -> bool:
         return self._event.is_set()
 
+    def wait(self, timeout_s: float) -> None:
+        """Until a stop is asked for, or `timeout_s` seconds."""
+        self._event.wait(timeout_s)
+
 
 class ProgressTally:
     """Builds the `StreamProgress` of one stream from what its stages report, over any number of restarts."""
@@ -88,6 +92,8 @@ class ProgressTally:
         self._now = replace(self._now, avoided=avoided)
 
     def recorded(self, recorded: Recorded) -> None:
+        if (recorded.keyframes, recorded.gaps) < (self._now.keyframes, self._now.gaps):
+            return  # an answer that was overtaken by a later one
         self._now = replace(
             self._now,
             keyframes=recorded.keyframes,

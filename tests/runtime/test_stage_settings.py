@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from pipeline.runtime.on_ray.stages import Stage, StageFactory, StageKind
+from pipeline.runtime.on_ray import driver as ray_driver
 from pipeline.runtime.plan import RunPlan, plan_run
 from pipeline.runtime.stages import housekeeping
 from pipeline.settings.stream_list import stream_requests
@@ -37,14 +37,6 @@ def test_days_of_cameras_are_archived_and_forgotten_as_told_and_those_of_files_n
     assert (housekeeping(camera).keep_s, housekeeping(camera).archive_days) == (None, False)
 
 
-class Noting(StageFactory):
-    """Tells what it would start."""
-
-    def _stage(self, kind: StageKind, cls: type, name: str = "", **options: Any) -> Stage:
-        self.asked = options
-        return Stage(kind, name, None, None)
-
-
 @pytest.mark.parametrize("gpu", [False, True])
 def test_actors_claim_what_the_settings_say_and_gpus_only_where_there_are_some(
     video: Path, gpu: bool, monkeypatch: pytest.MonkeyPatch
@@ -55,8 +47,14 @@ def test_actors_claim_what_the_settings_say_and_gpus_only_where_there_are_some(
 
     monkeypatch.setattr(ray, "get_runtime_context", Here)
     needs = {"perception_cpus": 3, "perception_gpus": 0.25, "captioning_cpus": 1.5, "captioning_gpus": 0.75}
-    factory = Noting(planned(video, *(f"runtime.{key}={value}" for key, value in needs.items())), gpu)
-    factory.perception()
-    assert (factory.asked["num_cpus"], factory.asked["num_gpus"]) == (3, 0.25 if gpu else 0)
-    factory.captioner()
-    assert (factory.asked["num_cpus"], factory.asked["num_gpus"]) == (1.5, 0.75 if gpu else 0)
+    asked: list[dict[str, Any]] = []
+    for shell in ("RayPerception", "RayCaptioner"):
+        monkeypatch.setattr(ray_driver, shell, lambda cls, **options: asked.append(options))
+    cluster = ray_driver.RayCluster(
+        planned(video, *(f"runtime.{key}={value}" for key, value in needs.items())), gpu
+    )
+    cluster.perception()
+    cluster.captioner()
+    eyes, words = asked
+    assert (eyes["num_cpus"], eyes["num_gpus"]) == (3, 0.25 if gpu else 0)
+    assert (words["num_cpus"], words["num_gpus"]) == (1.5, 0.75 if gpu else 0)

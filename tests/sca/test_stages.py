@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.core.frame import Frame, FrameTime
 from pipeline.core.records import Gap
+from pipeline.runtime.driver.messages import Work
 from pipeline.runtime.on_ray.actors import PerceptionActor, RecorderActor, StaleCall
-from pipeline.runtime.on_ray.messages import Work
 from pipeline.runtime.plan import RunPlan, plan_run
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore

@@ -12,15 +12,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.errors import UserError
 from pipeline.core.frame import Frame
 from pipeline.core.records import Cut, EffortStep, Gap, ResumePoint, StoredCaption
-from pipeline.runtime.on_ray.messages import AnalysisReport, LogCollector, StepReport, Work
+from pipeline.runtime.driver.messages import AnalysisReport, LogCollector, StepReport, Work
 from pipeline.runtime.plan import StreamPlan
 from pipeline.settings.config import RunConfig
+from pipeline.sources import redact_text
 
 if TYPE_CHECKING:
     from pipeline.core.regions import AnalysedKeyframe, CaptionRequest, EndedTrack, RegionCaption
@@ -110,7 +113,9 @@ class PerceptionActor(_Actor):
                     frame, encoding=encoding, probe_share=work.probe_share
                 )
             except Exception as error:
-                reports.append(AnalysisReport(fault=f"{type(error).__name__}: {error}"))
+                trace = "" if isinstance(error, StaleCall) else redact_text(traceback.format_exc())
+                fault = redact_text(f"{type(error).__name__}: {error}")
+                reports.append(AnalysisReport(fault=fault, trace=trace))
                 results += [None, None]
             else:
                 reports.append(AnalysisReport(len(requests), analysed.avoided))
@@ -187,10 +192,18 @@ class RecorderActor(_Actor):
             raise StaleCall(f"{stream}: record {recording.taken} was lost before record {number}")
         recording.taken += 1
         recorder = recording.recorder
-        for gap in gaps:
-            recorder.note(gap)
-        if analysed is not None:
-            recorder.keyframe(analysed.regions, captions or [], analysed.ended, analysed.next_track)
+        try:
+            for gap in gaps:
+                recorder.note(gap)
+            if analysed is not None:
+                recorder.keyframe(analysed.regions, captions or [], analysed.ended, analysed.next_track)
+        except UserError:
+            raise  # the store refused a commit: what was taken in is whole, and may be committed later
+        except Exception:
+            # Half a keyframe may have been taken in. It must never be committed: the whole one is read again.
+            del self._streams[stream]
+            recording.writer.close()
+            raise
         return recorder.report()
 
     def commit(self, stream: str, attempt: int) -> Recorded:

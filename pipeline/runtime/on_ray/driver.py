@@ -1,123 +1,124 @@
-"""The loop that keeps a run on Ray going.
-
-This process never touches pixels: it hands references on. It knows where each keyframe is, so a stage that dies costs
-no more than the keyframes that are not committed yet.
-"""
+"""A run on Ray: this process only hands references on; pixels and rows travel between the actors."""
 
 from __future__ import annotations
 
-import logging
+import re
 import time
-from functools import partial
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from ray.exceptions import RayError
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.core.errors import StageFailed, UserError
-from pipeline.runtime.on_ray.calls import Calls
+from pipeline.runtime.driver.loop import Driver
+from pipeline.runtime.driver.remote import Answered, Call, Event, Failed, Fault, FaultKind
+from pipeline.runtime.on_ray import actors as ray_actors
 from pipeline.runtime.on_ray.cluster import ray_session
-from pipeline.runtime.on_ray.conveyor import Conveyor
-from pipeline.runtime.on_ray.lane import Lane, LaneState
-from pipeline.runtime.on_ray.lifecycle import Lifecycle
-from pipeline.runtime.on_ray.messages import plain
-from pipeline.runtime.on_ray.stages import Stage, StageFactory
-from pipeline.runtime.plan import RunPlan
-from pipeline.runtime.progress import ProgressTally, RunObserver, StopRequest, StreamProgress
+from pipeline.runtime.on_ray.processes import RayCaptioner, RayPerception, RayRecorder, RaySource
+from pipeline.runtime.plan import RunPlan, StreamPlan
+from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
+from pipeline.sources import SourceKind, redact_text
 
-log = logging.getLogger(__name__)
+_CAPTION_CALLS = 16
+_SPREAD = "SPREAD"
+# Results are small and ready when they are fetched: this only bounds a broken connection.
+_FETCH_S = 30.0
+# Ray paints the tracebacks that it hands on.
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
-_POLL_S = 0.1
-_MEMORY_S = 5.0
+
+class RayCluster:
+    """Starts stages with the needs that the plan declares.
+
+    The recorder, files and webcams stay on this node, where the store and they are; everything else is spread.
+    """
+
+    def __init__(self, plan: RunPlan, has_gpu: bool) -> None:
+        self._needs = plan.config.runtime
+        self._uses_gpu = has_gpu and self._needs.device != "cpu"
+        here = ray.get_runtime_context().get_node_id()
+        self._here = NodeAffinitySchedulingStrategy(here, soft=False)
+
+    def source(self, plan: StreamPlan) -> RaySource:
+        network = plan.source.kind is SourceKind.LIVE
+        where = "DEFAULT" if network else self._here
+        return RaySource(ray_actors.SourceActor, scheduling_strategy=where)
+
+    def perception(self) -> RayPerception:
+        return RayPerception(
+            ray_actors.PerceptionActor,
+            num_cpus=self._needs.perception_cpus,
+            num_gpus=self._needs.perception_gpus if self._uses_gpu else 0,
+            scheduling_strategy=_SPREAD,
+        )
+
+    def captioner(self) -> RayCaptioner:
+        return RayCaptioner(
+            ray_actors.CaptionerActor,
+            num_cpus=self._needs.captioning_cpus,
+            num_gpus=self._needs.captioning_gpus if self._uses_gpu else 0,
+            max_concurrency=_CAPTION_CALLS,
+            scheduling_strategy=_SPREAD,
+        )
+
+    def recorder(self) -> RayRecorder:
+        return RayRecorder(ray_actors.RecorderActor, scheduling_strategy=self._here)
+
+    def wait(self, calls: Collection[Call], timeout_s: float) -> Sequence[Event]:
+        refs: list[Any] = list(calls)
+        if not refs:
+            time.sleep(timeout_s)
+            return []
+        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
+        if ready:
+            more, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            ready = list(dict.fromkeys([*ready, *more]))
+        return [_outcome(ref) for ref in ready]
 
 
-class Driver:
-    """Runs the streams of a plan until all are over or a stop is asked for."""
+def _outcome(ref: Any) -> Event:
+    try:
+        return Answered(ref, ray.get(ref, timeout=_FETCH_S))
+    except Exception as error:
+        return Failed(ref, fault_of(error))
 
-    def __init__(self, plan: RunPlan, observer: RunObserver, stop: StopRequest, has_gpu: bool) -> None:
-        factory = StageFactory(plan, has_gpu)
-        self._options = plan.config.runtime
-        self._observer = observer
-        self._calls = Calls()
-        self._lanes = [Lane(stream, ProgressTally(stream)) for stream in plan.streams]
-        self._lifecycle = Lifecycle(plan, self._lanes, factory, self._calls, observer, stop)
-        self._conveyor = Conveyor(self._lanes, self._options, self._lifecycle, self._calls, observer, stop)
-        self._unfinished: set[str] = set()
-        self._memory_due_s = 0.0
 
-    def run(self) -> list[StreamProgress]:
-        """Where each stream stands at the end.
+def fault_of(error: Exception) -> Fault:
+    """What a remote call raised, without Ray's wrapping and without credentials.
 
-        Raises `UserError` when an input or the store is at fault, `StageFailed` when something stays down. A stream
-        that is given up does not stop the others.
-        """
-        try:
-            self._lifecycle.shared.start()
-            while any(lane.state is not LaneState.OVER for lane in self._lanes):
-                self._go_round()
-            self._tell_up()
-            self._report_failures()
-            return [lane.tally.progress for lane in self._lanes]
-        finally:
-            for lane in self._lanes:
-                if lane.source is not None:
-                    lane.source.end()
-            self._lifecycle.shared.end()
-
-    def _go_round(self) -> None:
-        now_ns, now_s = time.time_ns(), time.monotonic()
-        self._lifecycle.shared.respawn(now_s)
-        for lane in self._lanes:
-            if lane.state is LaneState.WAITING:
-                self._lifecycle.open_when_due(lane, now_s)
-            elif lane.state is LaneState.OPENING:
-                self._lifecycle.go_on_opening(lane)
-            elif lane.state is LaneState.RUNNING:
-                if lane.shed(now_ns, now_s):
-                    log.warning("%s: works at effort %s now", lane.name, lane.load.effort.name)
-                    self._observer.shed(lane.name, lane.load.step)
-                self._conveyor.feed(lane, now_s)
-        self._conveyor.dispatch(now_ns)
-        self._tell(now_s)
-        self._calls.wait(_POLL_S)
-
-    def _tell(self, now_s: float) -> None:
-        self._tell_up()
-        self._observer.depths(self._conveyor.depths)
-        self._observer.alive()
-        if now_s >= self._memory_due_s:
-            self._memory_due_s = now_s + _MEMORY_S
-            sources = [lane.source for lane in self._lanes if lane.source is not None]
-            for stage in (*sources, *self._lifecycle.shared.stages):
-                self._ask_memory(stage)
-
-    def _tell_up(self) -> None:
-        ready = self._lifecycle.shared.serving
-        up = {lane.name: ready and lane.up for lane in self._lanes if not lane.finished}
-        if finished := self._unfinished - up.keys():
-            # A finished stream is down; it is told once only, since nobody waits for it.
-            self._observer.running({**up, **dict.fromkeys(finished, False)})
-        if up:
-            self._observer.running(up)
-        self._unfinished = set(up)
-
-    def _ask_memory(self, stage: Stage) -> None:
-        if not stage.dead:
-            self._calls.add(
-                stage.memory(),
-                partial(self._lifecycle.shared.holds, stage),
-                lambda error: None,
-                self._options.stall_deadline_s,
+    The error is a `UserError` where the input is at fault, else `StageFailed` with what happened in words.
+    """
+    kind = FaultKind.DIED if isinstance(error, RayActorError) else FaultKind.LOST
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, RayTaskError):  # what it was given was never made
+            return Fault(FaultKind.LOST, fault_of(cause).error)
+        if isinstance(cause, UserError):
+            return Fault(FaultKind.RAISED, UserError(redact_text(str(cause))))
+        if not isinstance(cause, RayError):
+            # A call that came too late is refused on purpose.
+            trace = (
+                "" if isinstance(cause, ray_actors.StaleCall) else redact_text(_COLOURS.sub("", str(error)))
             )
+            text = f"failed: {type(cause).__name__}: {redact_text(str(cause))}"
+            return Fault(FaultKind.RAISED, StageFailed(text), trace)
+        error = cause
+    if isinstance(error, UserError):
+        return Fault(kind, UserError(redact_text(str(error))))
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return Fault(kind, StageFailed(f"stopped unexpectedly ({redact_text(reason)})"))
 
-    def _report_failures(self) -> None:
-        errors = [lane.error for lane in self._lanes if lane.error is not None]
-        text = "; ".join(str(error) for error in errors)
-        if errors and all(isinstance(error, UserError) for error in errors):
-            raise UserError(text)
-        if errors:
-            raise StageFailed(text)
 
+class SystemClock:
+    """The clocks of this machine."""
 
-# A run on Ray: this process only hands references on; pixels and rows travel between the actors.
+    def steady_s(self) -> float:
+        return time.monotonic()
+
+    def wall_ns(self) -> int:
+        return time.time_ns()
 
 
 def run_on_ray(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[StreamProgress]:
@@ -128,6 +129,6 @@ def run_on_ray(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[
     """
     with ray_session(plan.config.runtime) as has_gpu:
         try:
-            return Driver(plan, observer, stop, has_gpu).run()
+            return Driver(plan, observer, stop, RayCluster(plan, has_gpu), SystemClock()).run()
         except RayError as error:
-            raise StageFailed(f"Ray {plain(error)}; run the same command to go on") from None
+            raise StageFailed(f"Ray {fault_of(error).error}; run the same command to go on") from None

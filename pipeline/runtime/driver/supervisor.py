@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.restarts import Ending, RestartHistory, next_restart
-from pipeline.runtime.on_ray.calls import Calls
-from pipeline.runtime.on_ray.messages import plain
-from pipeline.runtime.on_ray.stages import Stage, StageFactory, StageKind
+from pipeline.runtime.driver.calls import Calls
+from pipeline.runtime.driver.remote import (
+    CaptionerProcess,
+    Clock,
+    Cluster,
+    Fault,
+    FaultKind,
+    PerceptionProcess,
+    Process,
+    RecorderProcess,
+    StageKind,
+)
+from pipeline.runtime.driver.stage import Stage
 from pipeline.runtime.plan import RunPlan
 from pipeline.runtime.progress import RunObserver
 
@@ -29,21 +38,24 @@ class Supervisor:
     def __init__(
         self,
         plan: RunPlan,
-        factory: StageFactory,
+        cluster: Cluster,
+        clock: Clock,
         calls: Calls,
         observer: RunObserver,
-        on_death: Callable[[Stage], None],
+        on_death: Callable[[Stage[Process]], None],
     ) -> None:
         self._plan = plan
-        self._factory = factory
+        self._cluster = cluster
+        self._clock = clock
         self._calls = calls
         self._observer = observer
         self._on_death = on_death
         self._due: list[tuple[float, StageKind]] = []
+        self._started = 0
         self._histories = {kind: RestartHistory() for kind in StageKind}
-        self.perceptions: list[Stage] = []
-        self.captioners: list[Stage] = []
-        self.recorder: Stage | None = None
+        self.perceptions: list[Stage[PerceptionProcess]] = []
+        self.captioners: list[Stage[CaptionerProcess]] = []
+        self.recorder: Stage[RecorderProcess] | None = None
 
     def start(self) -> None:
         runtime = self._plan.config.runtime
@@ -54,7 +66,7 @@ class Supervisor:
             self._spawn(StageKind.CAPTIONER)
 
     @property
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[Stage[Process]]:
         """Shared stages that run now."""
         recorder = [self.recorder] if self.recorder is not None else []
         return [*self.perceptions, *self.captioners, *recorder]
@@ -71,18 +83,18 @@ class Supervisor:
         for kind in due:
             self._spawn(kind)
 
-    def watch(self, stage: Stage) -> None:
+    def watch(self, stage: Stage[Process]) -> None:
         """Hear of the death of `stage`."""
 
-        def failed(error: Exception) -> None:
-            self.died(stage, str(plain(error)))
+        def failed(fault: Fault) -> None:
+            self.died(stage, str(fault.error))
 
-        self._calls.add(stage.life, lambda _: None, failed, math.inf)
+        self._calls.add(stage.process.life, lambda _: None, failed, math.inf)
 
-    def unwatch(self, stage: Stage) -> None:
-        self._calls.forget(stage.life)
+    def unwatch(self, stage: Stage[Process]) -> None:
+        self._calls.forget(stage.process.life)
 
-    def died(self, stage: Stage, reason: str) -> None:
+    def died(self, stage: Stage[Process], reason: str) -> None:
         """`stage` is dead or stuck: end it, tell, and start it again if it is a shared one.
 
         Raises `StageFailed` when the policy does not allow that.
@@ -95,7 +107,7 @@ class Supervisor:
         log.warning("the %s stage %s %s", stage.kind, stage.name, reason)
         if stage.kind is not StageKind.SOURCE:
             self._remove(stage)
-            history, now = self._histories[stage.kind], time.monotonic()
+            history, now = self._histories[stage.kind], self._clock.steady_s()
             again = next_restart(Ending.FAILED, history, now, self._plan.config.restarts)
             if again is None:
                 raise StageFailed(
@@ -108,12 +120,12 @@ class Supervisor:
         self._observer.restarted(stage.kind, "" if shared else stage.name)
         self._on_death(stage)
 
-    def failed(self, stage: Stage, reason: str) -> None:
+    def failed(self, stage: Stage[Process], reason: str) -> None:
         """A call of a stage raised, though its process lives: replaced when that happens again and again."""
         if not stage.dead and stage.trust.failed():
             self.died(stage, f"failed {stage.trust.faults} times in a row: {reason}")
 
-    def holds(self, stage: Stage, resident_bytes: int) -> None:
+    def holds(self, stage: Stage[Process], resident_bytes: int) -> None:
         """A stage has told its resident memory: replaced when it has outgrown its bound."""
         if stage.dead:
             return
@@ -134,51 +146,54 @@ class Supervisor:
             self.unwatch(stage)
             stage.end()
 
-    def _remove(self, stage: Stage) -> None:
+    def _remove(self, stage: Stage[Process]) -> None:
         if stage is self.recorder:
             self.recorder = None
-        for group in (self.perceptions, self.captioners):
-            if stage in group:
-                group.remove(stage)
+        self.perceptions = [other for other in self.perceptions if other is not stage]
+        self.captioners = [other for other in self.captioners if other is not stage]
 
     def _spawn(self, kind: StageKind) -> None:
+        self._started += 1
+        name = f"{kind}-{self._started}"
+        stage: Stage[Process]
         if kind is StageKind.RECORDER:
-            stage = self.recorder = self._factory.recorder()
-            loading = stage.handle.open.remote(self._plan.store)
+            recorder = self._cluster.recorder()
+            stage = self.recorder = Stage(kind, name, recorder)
+            loading = recorder.open(self._plan.store)
         elif kind is StageKind.PERCEPTION:
-            stage = self._factory.perception()
-            self.perceptions.append(stage)
-            loading = stage.handle.load.remote(self._plan.config)
+            perception = self._cluster.perception()
+            self.perceptions.append(eyes := Stage(kind, name, perception))
+            stage, loading = eyes, perception.load(self._plan.config)
         else:
-            stage = self._factory.captioner()
-            self.captioners.append(stage)
-            loading = stage.handle.load.remote(self._plan.config)
+            captioner = self._cluster.captioner()
+            self.captioners.append(words := Stage(kind, name, captioner))
+            stage, loading = words, captioner.load(self._plan.config)
         self.watch(stage)
         deadline = self._plan.config.runtime.start_deadline_s
         self._calls.add(loading, partial(self._loaded, stage), partial(self._not_loaded, stage), deadline)
 
-    def _loaded(self, stage: Stage, _: Any) -> None:
-        stage.ready = True
+    def _loaded(self, stage: Stage[Process], _: Any) -> None:
+        if not stage.dead:
+            stage.loaded()
 
-    def _not_loaded(self, stage: Stage, error: Exception) -> None:
+    def _not_loaded(self, stage: Stage[Process], fault: Fault) -> None:
         if stage.dead:
             return
         deadline = self._plan.config.runtime.start_deadline_s
         others = [other for other in self.stages if other.kind is stage.kind and other.ready]
-        if isinstance(error, TimeoutError) and others:
+        if fault.kind is FaultKind.LATE and others:
             # A cluster that has lost a node may have no room for it; the others carry on meanwhile.
             log.warning("no %s stage could be added within %.0f s; trying again", stage.kind, deadline)
             self.unwatch(stage)
             stage.end()
             self._remove(stage)
-            self._due.append((time.monotonic() + deadline, stage.kind))
+            self._due.append((self._clock.steady_s() + deadline, stage.kind))
             return
-        if isinstance(error, TimeoutError):
+        if fault.kind is FaultKind.LATE:
             raise StageFailed(
                 f"the {stage.kind} stage did not start within {deadline:.0f} s: the machine is overloaded, or no "
                 "node of the cluster has what it needs (runtime.*_cpus, runtime.*_gpus)"
             )
-        cause = plain(error)
-        if isinstance(cause, UserError):
-            raise cause
-        self.died(stage, str(cause))
+        if isinstance(fault.error, UserError):
+            raise fault.error
+        self.died(stage, str(fault.error))

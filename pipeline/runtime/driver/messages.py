@@ -6,32 +6,8 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
-from ray.exceptions import RayError, RayTaskError
-
-from pipeline.core.errors import StageFailed, UserError
 from pipeline.keyframes.reader import SourceStep
 from pipeline.sources import redact_text
-
-# What a remote call raised, in words for the user.
-
-
-def plain(error: Exception) -> Exception:
-    """The error without Ray's wrapping and without credentials: `UserError` for bad input, else `StageFailed`."""
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        if isinstance(cause, RayTaskError):
-            return plain(cause)
-        if isinstance(cause, UserError):
-            return UserError(redact_text(str(cause)))
-        if not isinstance(cause, RayError):
-            where = getattr(error, "function_name", "a stage")
-            return StageFailed(f"{where} failed: {type(cause).__name__}: {redact_text(str(cause))}")
-        error = cause
-    if isinstance(error, UserError):
-        return UserError(redact_text(str(error)))
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return StageFailed(f"stopped unexpectedly ({redact_text(reason)})")
-
 
 _KEPT_LINES = 200
 
@@ -69,11 +45,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisReport:
-    """What became of a keyframe. `requests`: captions wanted; `avoided`: in total. `fault`: why there is no result."""
+    """What became of a keyframe. `requests`: captions wanted; `avoided`: in total.
+
+    `fault`: why there is no result, and `trace` where that came from; without credentials.
+    """
 
     requests: int = 0
     avoided: int = 0
     fault: str | None = None
+    trace: str = ""
 
 
 class LogCollector(logging.Handler):

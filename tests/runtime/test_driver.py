@@ -1,0 +1,407 @@
+"""The driver under thousands of orders of completions, deaths, faults and stops: nothing lost, doubled or out of order.
+
+Nothing here starts a process or waits: see `simulated_cluster.py`. `SCA_SIMULATED_RUNS` says how many runs (300).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.errors import StageFailed, UserError
+from pipeline.core.frame import ClockSource
+from pipeline.core.records import Gap
+from pipeline.core.restarts import RestartOptions, RestartPolicy
+from pipeline.keyframes.buffer import FlowOptions
+from pipeline.keyframes.shedding import SheddingOptions
+from pipeline.recording.recorder import RecordingOptions
+from pipeline.runtime.driver.loop import Driver
+from pipeline.runtime.driver.remote import StageKind
+from pipeline.runtime.plan import RunPlan, StreamPlan
+from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
+from pipeline.settings.config import RunConfig, RuntimeOptions
+from pipeline.sources import SourceInfo, SourceKind
+from pipeline.store import StreamInfo
+from tests.runtime.simulated_cluster import START_NS, Film, Script, SimulatedClock, SimulatedStore
+from tests.runtime.simulated_stages import SimulatedCluster
+
+RUNS = int(os.environ.get("SCA_SIMULATED_RUNS", "300"))
+MOST_ROUNDS = 40_000
+LIVE_S = 12.0
+POLICIES = (None, "keep-latest", "drop-oldest")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a run is set up."""
+
+    films: tuple[Film, ...] = (Film(),)
+    drops: str | None = None
+    policy: RestartPolicy = RestartPolicy.ON_ERROR
+    max_restarts: int = 8
+    perceptions: int = 1
+    captioners: int = 1
+    batch: int = 8
+    credits: int = 4
+    commit_rows: int = 2
+    sheds: bool = False
+
+    def config(self) -> RunConfig:
+        shedding = SheddingOptions(staleness_s=0.5, hold_s=0.05, calm_s=5, enabled=self.sheds)
+        return RunConfig(
+            flow=FlowOptions(policy=self.drops, shedding=shedding),
+            recording=RecordingOptions(commit_s=1.0, commit_rows=self.commit_rows),
+            restarts=RestartOptions(
+                policy=self.policy,
+                max_restarts=self.max_restarts,
+                first_delay_s=0.2,
+                max_delay_s=2,
+                window_s=1e6,
+            ),
+            runtime=RuntimeOptions(
+                perception_actors=self.perceptions,
+                captioning_actors=self.captioners,
+                encode_batch=self.batch,
+                credits=self.credits,
+                start_deadline_s=60,
+                stall_deadline_s=20,
+            ),
+        )
+
+    def plan(self, stores: dict[str, SimulatedStore]) -> RunPlan:
+        config = self.config()
+        streams = []
+        for name, film in zip(stores, self.films, strict=True):
+            kind = SourceKind.LIVE if film.live else SourceKind.FILE
+            clock = ClockSource.ARRIVAL if film.live else ClockSource.FILE
+            source = SourceInfo(name, name, kind, 8, 8, START_NS, name)
+            info = StreamInfo(name, clock, START_NS, 8, 8)
+            streams.append(StreamPlan(name, config, None, source, info, stores[name].resume))
+        return RunPlan(Path("simulated.zarr"), tuple(streams), config)
+
+
+class Watch(RunObserver):
+    """What is told of a run."""
+
+    def __init__(self) -> None:
+        self.restarts: Counter[tuple[str, str]] = Counter()
+        self.queryable_times: Counter[str] = Counter()
+        self.up: dict[str, bool] = {}
+        self.last: dict[str, StreamProgress] = {}
+        self.memories: dict[str, list[int]] = {}
+
+    def memory(self, stage: str, resident_bytes: int) -> None:
+        self.memories.setdefault(stage, []).append(resident_bytes)
+
+    def restarted(self, what: str, stream: str) -> None:
+        self.restarts[what, stream] += 1
+
+    def queryable(self, stream: str, latency_s: float) -> None:
+        assert latency_s >= 0
+        self.queryable_times[stream] += 1
+
+    def running(self, streams: dict[str, bool]) -> None:  # type: ignore[override]
+        self.up |= streams
+
+    def progress(self, now: StreamProgress) -> None:
+        before = self.last.get(now.stream, now)
+        assert now.restarts >= before.restarts
+        assert now.keyframes >= before.keyframes
+        assert now.position_ns >= before.position_ns
+        self.last[now.stream] = now
+
+
+@dataclass
+class Outcome:
+    """How a simulated run ended."""
+
+    cluster: SimulatedCluster
+    watch: Watch
+    stopped: bool
+    error: Exception | None = None
+    progress: list[StreamProgress] = field(default_factory=list)
+
+
+class Endless(AssertionError):
+    """A run that does not end."""
+
+
+def simulate(setting: Setting, script: Script, stores: dict[str, SimulatedStore]) -> Outcome:
+    """One run to its end, on top of what `stores` hold."""
+    clock, stop, watch = SimulatedClock(), StopRequest(), Watch()
+    films = dict(zip(stores, setting.films, strict=True))
+    cluster = SimulatedCluster(script, films, stores, clock, stop.set)
+    any_live = any(film.live for film in setting.films)
+    outcome = Outcome(cluster, watch, False)
+
+    def alive() -> None:
+        if any_live and clock.now_s > LIVE_S:
+            stop.set()
+        if cluster.rounds > MOST_ROUNDS or clock.now_s > 100_000:
+            raise Endless(f"{cluster.rounds} rounds, {clock.now_s} s")
+
+    watch.alive = alive  # type: ignore[method-assign]
+    try:
+        outcome.progress = Driver(setting.plan(stores), watch, stop, cluster, clock).run()
+    except (StageFailed, UserError) as error:
+        outcome.error = error
+    outcome.stopped = stop.is_set
+    return outcome
+
+
+def names(setting: Setting) -> list[str]:
+    return [f"film{number}" for number in range(len(setting.films))]
+
+
+def new_stores(setting: Setting) -> dict[str, SimulatedStore]:
+    return {name: SimulatedStore() for name in names(setting)}
+
+
+def in_a_gap(film: Film, frame: int, gaps: list[Gap]) -> bool:
+    wall = film.wall_ns(frame)
+    return any(gap.start_ns <= wall <= gap.end_ns for gap in gaps)
+
+
+def check_store(setting: Setting, film: Film, store: SimulatedStore) -> None:
+    """What holds of a store after any run, however it ended."""
+    assert store.frames == sorted(set(store.frames)), "doubled, or out of order"
+    reached = min(store.resume.frame, film.length - 1) if not film.live else store.resume.frame
+    begin = 0 if not film.live else (store.frames[0] if store.frames else reached + 1)
+    missing = set(range(begin, reached + 1)) - set(store.frames)
+    untold = [frame for frame in missing if not in_a_gap(film, frame, store.gaps)]
+    assert not untold, "lost, and no gap tells of it"
+    assert all(frame <= reached for frame in store.frames), "recorded behind the point to resume from"
+    for frame, text in store.texts.items():
+        assert text == f"what is in {frame}", "a caption of another keyframe"
+    if not film.live:
+        for frame in film.gaps:
+            told = store.gaps.count(film.gap_behind(frame))
+            if frame < reached:
+                assert told >= 1, "a gap of the source is lost"
+        if setting.drops is None:
+            assert not missing, "a file that may wait was not read whole"
+
+
+def check_bounds(setting: Setting, script: Script, outcome: Outcome) -> None:
+    """Restarts stay within the policy, and nothing is given up that the policy would restart."""
+    cluster, watch = outcome.cluster, outcome.watch
+    assert not cluster.broken
+    assert not cluster.alive, "processes are left"
+    granted = 0 if setting.policy is RestartPolicy.NEVER else setting.max_restarts
+    first = {StageKind.PERCEPTION: setting.perceptions, StageKind.CAPTIONER: setting.captioners}
+    for kind in (StageKind.PERCEPTION, StageKind.CAPTIONER, StageKind.RECORDER):
+        assert cluster.started[kind] <= first.get(kind, 1) + granted
+        assert watch.restarts[kind, ""] <= granted
+    for name, film in zip(names(setting), setting.films, strict=True):
+        if not film.live:
+            assert watch.restarts["stream", name] <= granted
+            assert watch.queryable_times[name] <= len(cluster.stores[name].frames)
+    if outcome.error is None:
+        assert not any(watch.up.values()), "a stream is told to be watched after the end"
+    enough = setting.policy is not RestartPolicy.NEVER and 2 * script.disturbances < setting.max_restarts
+    if enough and not outcome.stopped:
+        assert outcome.error is None, f"given up for nothing: {outcome.error}"
+    if setting.policy is RestartPolicy.NEVER and script.disturbances == 0:
+        assert outcome.error is None
+
+
+def check(setting: Setting, script: Script) -> Outcome:
+    """Run once as the script says, then again without trouble, as its user would; whether all is there."""
+    stores = new_stores(setting)
+    outcome = simulate(setting, script, stores)
+    check_bounds(setting, script, outcome)
+    for (name, store), film in zip(stores.items(), setting.films, strict=True):
+        check_store(setting, film, store)
+        progress = next((one for one in outcome.progress if one.stream == name), None)
+        if progress is not None and progress.finished and not film.live:
+            assert store.resume.pts_ns == film.end.pts_ns, "finished before its end"
+    seen = {name: list(store.frames) for name, store in stores.items()}
+    calm = simulate(setting, Script(script.seed, slow=0), stores)
+    assert calm.error is None
+    for (name, store), film in zip(stores.items(), setting.films, strict=True):
+        assert store.frames[: len(seen[name])] == seen[name], "what was committed has changed"
+        check_store(setting, film, store)
+        if not film.live:
+            assert store.resume.pts_ns == film.end.pts_ns
+            covered = [f in store.frames or in_a_gap(film, f, store.gaps) for f in range(film.length)]
+            assert all(covered)
+    return outcome
+
+
+KINDS = st.sampled_from(list(StageKind))
+MOMENTS = st.integers(1, 60)
+films = st.builds(
+    Film,
+    length=st.integers(1, 10),
+    live=st.booleans(),
+    gaps=st.frozensets(st.integers(0, 9), max_size=3),
+    tail=st.integers(0, 2),
+    skips=st.booleans(),
+)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[Setting, Script]:
+    drops = draw(st.sampled_from(POLICIES))
+    chosen = draw(st.lists(films, min_size=1, max_size=3))
+    chosen = [
+        replace(
+            film,
+            skips=film.skips and drops is not None,
+            gaps=frozenset(g for g in film.gaps if g < film.length),
+        )
+        for film in chosen
+    ]
+    setting = Setting(
+        films=tuple(chosen),
+        drops=drops,
+        policy=draw(st.sampled_from(RestartPolicy)),
+        max_restarts=draw(st.sampled_from([1, 2, 16])),
+        perceptions=draw(st.integers(1, 2)),
+        captioners=draw(st.integers(1, 2)),
+        batch=draw(st.sampled_from([1, 8])),
+        credits=draw(st.integers(1, 5)),
+        commit_rows=draw(st.sampled_from([1, 3, 100])),
+        sheds=draw(st.booleans()),
+    )
+    script = Script(
+        seed=draw(st.integers(0, 2**32)),
+        kills=tuple(draw(st.lists(st.tuples(MOMENTS, KINDS), max_size=6))),
+        raises=tuple(draw(st.lists(st.tuples(st.integers(0, 30), KINDS), max_size=4))),
+        hangs=tuple(draw(st.lists(st.tuples(st.integers(0, 20), KINDS), max_size=1))),
+        stop=draw(st.none() | MOMENTS),
+        slow=draw(st.sampled_from([0.0, 0.02, 0.3])),
+        with_objects=draw(st.booleans()),
+        bloats=draw(st.booleans()),
+    )
+    return setting, script
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Thousands of runs would say a lot."""
+    log = logging.getLogger("pipeline.runtime")
+    before, log.disabled = log.level, False
+    log.setLevel(logging.CRITICAL + 1)
+    yield
+    log.setLevel(before)
+
+
+@settings(
+    max_examples=RUNS, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(runs())
+def test_whatever_happens_nothing_is_lost_doubled_or_out_of_order_and_every_run_ends(
+    run: tuple[Setting, Script],
+) -> None:
+    check(*run)
+
+
+def run_with(setting: Setting, script: Script) -> tuple[Outcome, dict[str, SimulatedStore]]:
+    stores = new_stores(setting)
+    return simulate(setting, script, stores), stores
+
+
+@pytest.mark.parametrize("kind", StageKind)
+def test_a_process_of_each_kind_may_die_at_any_moment(kind: StageKind) -> None:
+    """Every single moment of a run, for each kind of stage: it comes back once, and all is there."""
+    setting = Setting(films=(Film(4), Film(3, gaps=frozenset({1}))))
+    for moment in range(1, 40):
+        outcome = check(setting, Script(moment, kills=((moment, kind),), with_objects=moment % 2 == 0))
+        assert outcome.error is None
+        assert all(stream.finished for stream in outcome.progress)
+        assert all(stream.restarts <= 1 for stream in outcome.progress)
+        assert outcome.watch.restarts[kind, ""] <= 1
+
+
+def test_only_the_stream_of_a_dead_source_is_opened_again_and_those_of_a_dead_recorder_all_are() -> None:
+    setting = Setting(films=(Film(8), Film(8), Film(8)))
+    one, _ = run_with(setting, Script(1, kills=((20, StageKind.SOURCE),)))
+    assert sum(stream.restarts for stream in one.progress) == 1
+    every, _ = run_with(setting, Script(1, kills=((20, StageKind.RECORDER),)))
+    assert [stream.restarts for stream in every.progress] == [1, 1, 1]
+    none, _ = run_with(setting, Script(1, kills=((20, StageKind.CAPTIONER),)))
+    assert [stream.restarts for stream in none.progress] == [0, 0, 0]
+    assert none.watch.restarts[StageKind.CAPTIONER, ""] == 1
+
+
+def test_the_streams_of_a_dead_perception_stage_move_to_the_other_one() -> None:
+    setting = Setting(films=(Film(10), Film(10)), perceptions=2)
+    outcome, stores = run_with(setting, Script(3, kills=((30, StageKind.PERCEPTION),), with_objects=True))
+    assert sorted(stream.restarts for stream in outcome.progress) == [0, 1]
+    assert all(store.frames == list(range(10)) for store in stores.values())
+
+
+def test_a_stage_that_lives_but_fails_every_call_is_replaced() -> None:
+    """Three faults in a row: two may be the doing of one picture."""
+    outcome, stores = run_with(Setting(films=(Film(12),)), Script(5, loses_context=True))
+    assert outcome.error is None
+    assert [stream.restarts for stream in outcome.progress] == [3]
+    assert outcome.watch.restarts[StageKind.PERCEPTION, ""] == 1
+    assert stores["film0"].frames == list(range(12))
+
+
+def test_a_stage_that_grows_beyond_its_bound_is_replaced_and_nothing_is_lost() -> None:
+    outcome, stores = run_with(Setting(films=(Film(40),)), Script(6, slow=0.3, bloats=True))
+    assert outcome.watch.restarts[StageKind.PERCEPTION, ""] == 1
+    assert [stream.restarts for stream in outcome.progress] == [1]
+    assert stores["film0"].frames == list(range(40))
+    sizes = [sizes for stage, sizes in outcome.watch.memories.items() if "perception" in stage]
+    assert sorted(size[-1] for size in sizes) == [0, 1 << 30]  # the one that was replaced, and its successor
+
+
+def test_a_stage_that_does_not_answer_is_replaced_when_its_time_is_over() -> None:
+    for kind in StageKind:
+        outcome, stores = run_with(Setting(films=(Film(8),)), Script(7, hangs=((4, kind),)))
+        assert outcome.error is None
+        assert stores["film0"].frames == list(range(8))
+        assert outcome.watch.restarts[kind, "film0" if kind is StageKind.SOURCE else ""] == 1
+
+
+def test_without_restarts_a_dead_stage_ends_the_run_with_one_line_that_says_how_to_go_on() -> None:
+    setting = Setting(films=(Film(8),), policy=RestartPolicy.NEVER)
+    for kind in (StageKind.PERCEPTION, StageKind.CAPTIONER, StageKind.RECORDER):
+        script = Script(8, kills=((25, kind),))
+        outcome = check(setting, script)
+        assert isinstance(outcome.error, StageFailed)
+        assert "\n" not in str(outcome.error)
+        assert str(outcome.error).endswith("run the same command to go on")
+
+
+def test_a_stream_that_stays_broken_is_given_up_and_the_others_are_read_to_their_end() -> None:
+    setting = Setting(films=(Film(6, breaks_at=4), Film(6)), max_restarts=2)
+    outcome, stores = run_with(setting, Script(9))
+    assert isinstance(outcome.error, StageFailed)
+    assert "film0 failed: ValueError('no such frame') after 2 restarts" in str(outcome.error)
+    assert outcome.watch.restarts["stream", "film0"] == 2
+    assert [store.frames for store in stores.values()] == [list(range(4)), list(range(6))]
+    assert outcome.watch.last["film1"].finished
+
+
+def test_the_traceback_of_a_stage_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, logger="pipeline.runtime"):
+        outcome, _ = run_with(Setting(), Script(10, raises=((3, StageKind.SOURCE), (9, StageKind.RECORDER))))
+    assert outcome.error is None
+    assert sum("Traceback ..." in record.getMessage() for record in caplog.records) == 2
+
+
+def test_the_driver_and_its_simulation_need_no_ray() -> None:
+    code = "import sys, tests.runtime.simulated_stages, pipeline.runtime.driver.loop; print('ray' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.strip() == "False"

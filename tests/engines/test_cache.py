@@ -18,10 +18,12 @@ from engines.backends import backend_named
 from engines.backends.openvino import BLOB_NAME
 from engines.cache import EngineCache
 from engines.devices import Precision, probe
-from engines.manifest import MANIFEST_NAME, EngineRejected
+from engines.manifest import MANIFEST_NAME, EngineRejected, digest_code
 from engines.parity import Probes
 from engines.workshop import BuildPolicy, MakeProbes, ReadyEngine, Workshop
+from sca.predictor import Predictor
 from sca.stages.spec import Stage
+from sca.stages.vision import mask_decoder_stage
 from tests.engine_fixtures import small_stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,19 +181,50 @@ def test_an_engine_that_was_slower_than_eager_here_stays_refused(bench: Bench) -
     assert any("slower than eager (20.0 ms, eager 10.0 ms)" in reason for reason in ready.refused)
 
 
-def test_the_same_model_has_the_same_key_in_every_process() -> None:
-    """Two source files of one name once swapped places from run to run, and engines were built again."""
+NAMESAKES = """
+import sys
+from torch import nn
+from engines.manifest import digest_code
+from one.layers import First
+from other.layers import Second
+print(digest_code(nn.Sequential(First(), Second())))
+"""
+
+
+def test_source_files_of_one_name_have_one_order_in_every_process(tmp_path: Path) -> None:
+    """They once swapped places from run to run, and engines were built again."""
+    for folder, name in (("one", "First"), ("other", "Second")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "layers.py").write_text(
+            f"from torch import nn\n\nclass {name}(nn.Linear):\n"
+            f"    def __init__(self):\n        super().__init__(2, 2)\n"
+        )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", NAMESAKES],
+            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed in ("0", "1", "2")
+    ]
+    found = {process.communicate(timeout=300)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(found) == 1
+    assert len(found.pop().strip()) == 64
+
+
+def test_the_shipped_model_has_the_same_key_in_every_process(demo: Predictor) -> None:
+    """This process hashes strings in its own random order, the other one in that of a fixed seed."""
     code = """
 import sca
-from engines.digests import digest_code
-from sca.model_stages import mask_decoder_stage
+from engines.manifest import digest_code
+from sca.stages.vision import mask_decoder_stage
 print(digest_code(mask_decoder_stage(sca.load("demo").model, 4).module))
 """
-    found = set()
-    for seed in ("0", "1", "2"):
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
-        found.add(subprocess.check_output([sys.executable, "-c", code], env=environment, cwd=ROOT, text=True))
-    assert len(found) == 1
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
+    there = subprocess.check_output([sys.executable, "-c", code], env=environment, cwd=ROOT, text=True)
+    assert there.strip() == digest_code(mask_decoder_stage(demo.model, 4).module)
 
 
 def test_new_weights_make_the_old_engine_stale_and_the_flag_refuses_to_build(bench: Bench) -> None:

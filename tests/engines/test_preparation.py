@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from engines.preparation import EngineRequest, PreparationFailed, find_prepared, prepare
+from engines.preparation import EngineRequest, PreparationFailed, Prepared, find_prepared, prepare
 from pipeline.commands.run_steps import with_engines
 from pipeline.runtime.plan import RunPlan, plan_run
 from pipeline.settings.config import load_config
-from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.videos import write_video
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("model"))
+def model(tiny_checkpoint: Path) -> Path:
+    return tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +87,25 @@ def test_another_model_file_or_back_end_is_another_request(model: Path, tmp_path
 
 @pytest.mark.usefixtures("cache")
 def test_where_building_fails_the_run_computes_eagerly_and_the_stream_says_why(
-    model: Path, tmp_path: Path
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    failures: list[PreparationFailed] = []
+
+    def watched(request: EngineRequest, report: Callable[[str], None]) -> Prepared:
+        try:
+            return prepare(request, report)
+        except PreparationFailed as failure:
+            failures.append(failure)
+            raise
+
+    monkeypatch.setattr("pipeline.commands.run_steps.prepare", watched)
     broken = tmp_path / "model"
     shutil.copytree(model, broken)
     wanted = plan(broken, tmp_path)
     (broken / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(PreparationFailed):
-        prepare(EngineRequest(str(broken), "cpu"), lambda line: None)
     said: list[str] = []
     ready = with_engines(wanted, said.append)
+    assert len(failures) == 1
     assert ready.config.runtime.engine == "eager"
     assert "eager" in ready.streams[0].info.engines
     assert "not built" in said[-1]

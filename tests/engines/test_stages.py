@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import sca
 from engines.acceleration import accelerate
 from engines.backends.interface import Engine
 from engines.cache import EngineCache
@@ -26,8 +25,8 @@ BOXES = [[10, 10, 200, 200], [100, 40, 280, 280], [5, 150, 120, 290]]
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    return sca.load("demo")
+def predictor(demo: Predictor) -> Predictor:
+    return demo
 
 
 @pytest.fixture(scope="module")

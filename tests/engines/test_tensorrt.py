@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import sca
 from engines.backends.interface import EngineBuildError
 from engines.backends.tensorrt import PLAN_NAME, ParsedNetwork, TensorRtBackend
 from engines.cache import EngineCache
@@ -21,6 +20,7 @@ from engines.typed_module import in_precision
 from engines.workshop import BuildPolicy, Workshop
 from sca.config import VitEncoderConfig
 from sca.modeling.image_encoder import VitEncoder
+from sca.predictor import Predictor
 from sca.stages.fused_vit import FusedVit
 from sca.stages.language import language_stages
 from sca.stages.spec import Stage, StageInput, StageOutput
@@ -35,8 +35,8 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def stages() -> dict[str, Stage]:
-    return {stage.name: stage for stage in model_stages(sca.load("demo").model, 64)}
+def stages(demo: Predictor) -> dict[str, Stage]:
+    return {stage.name: stage for stage in model_stages(demo.model, 64)}
 
 
 @pytest.mark.parametrize(("name", "attentions"), [("image-encoder", 0), ("mask-decoder", 6), ("mixer", 8)])
@@ -54,8 +54,8 @@ def test_a_plan_of_every_shipped_stage_is_built_without_a_gpu(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1], ids=["prefill", "step"])
-def test_the_language_model_s_stages_become_plans_too(which: int, tmp_path: Path) -> None:
-    model = sca.load("demo").model
+def test_the_language_model_s_stages_become_plans_too(which: int, tmp_path: Path, demo: Predictor) -> None:
+    model = demo.model
     stage = language_stages(model, 64)[which]
     notes = TensorRtBackend().build(stage, Precision.BFLOAT16, probe("cpu"), tmp_path, quiet)
     layers = model.language_model.config.num_hidden_layers

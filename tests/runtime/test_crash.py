@@ -13,12 +13,13 @@ import psutil
 import pytest
 
 from pipeline.store import CaptionStore
-from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
+from tests.duration import by_day
+from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
-KILLS = int(os.environ.get("SCA_CRASH_KILLS", "20"))
+KILLS = by_day(3, otherwise=20)
 # Long enough that no run reaches the end before the last kill, on a fast machine too.
-FRAMES = 400 * 25
+FRAMES = 500 * KILLS
 # Frames from one keyframe to the next.
 STEP = 5
 _TIMEOUT_S = 300
@@ -70,9 +71,8 @@ def stored(store: Path) -> tuple[int, list[tuple[int, int]]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
-    """`SCA_CRASH_KILLS` says how many kills (default 20; each costs a start of Ray)."""
-    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Each kill costs a start of Ray: few by day, twenty in the long run."""
     clip = write_video(tmp_path / "clip.mp4", frames=FRAMES, width=96, height=64)
     store = tmp_path / "clip.zarr"
     moments = random.Random(20231130)
@@ -80,7 +80,7 @@ def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     reached = -1
     resumed_behind = {-1}
     for kill in range(KILLS):
-        process = start(clip, store, checkpoint)
+        process = start(clip, store, tiny_checkpoint)
         begun = time.monotonic()
         # The first kill may come while things still start; the others wait until this run has committed something.
         while kill and (store / "zarr.json").exists() and stored(store)[0] <= reached:
@@ -100,7 +100,7 @@ def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
         assert all(frame <= reached for frame, _ in after)
         rows = after
         resumed_behind.add(reached)
-    process = start(clip, store, checkpoint)
+    process = start(clip, store, tiny_checkpoint)
     output, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, output
     reached, after = stored(store)

@@ -16,7 +16,7 @@ from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
 from tests.rtsp_camera import RtspCamera, needs_rtsp_server
-from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
+from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
 
@@ -64,14 +64,14 @@ def observations(store: Path) -> list[tuple[int, int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 def test_a_full_disk_ends_the_run_with_the_remedy_and_the_next_run_goes_on(
-    small_disk: Path, tmp_path: Path
+    small_disk: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
     clip = write_video(tmp_path / "clip.mp4", frames=400, width=96, height=64)
     store = small_disk / "s.zarr"
     settings = (*LENIENT, "recording.commit_s=0.05", "keyframes.change=0", "keyframes.interval_s=0.2")
-    config = load_config("default", settings, changes={"model": str(checkpoint)})
+    config = load_config("default", settings, changes={"model": str(tiny_checkpoint)})
     filler = FillsTheDisk(store)
     with pytest.raises(ValueError, match="the disk is full: free some space, then go on"):
         run_on_ray(plan_run([str(clip)], config, store=store), filler, StopRequest())
@@ -111,11 +111,13 @@ class FreesTheDisk(FillsTheDisk):
 
 @pytest.mark.slow
 @needs_rtsp_server
-def test_a_camera_goes_on_when_a_full_disk_has_room_again(small_disk: Path, tmp_path: Path) -> None:
-    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+@pytest.mark.usefixtures("shared_ray")
+def test_a_camera_goes_on_when_a_full_disk_has_room_again(
+    small_disk: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     store = small_disk / "s.zarr"
     settings = (*LENIENT, "recording.commit_s=0.05", "keyframes.change=0", "keyframes.interval_s=0.2")
-    config = load_config("live", settings, changes={"model": str(checkpoint)})
+    config = load_config("live", settings, changes={"model": str(tiny_checkpoint)})
     stop = StopRequest()
     watch = FreesTheDisk(store, stop)
     with RtspCamera(tmp_path) as camera:

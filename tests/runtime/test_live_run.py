@@ -26,7 +26,7 @@ from pipeline.settings.config import RunConfig, load_config
 from pipeline.store import CaptionStore
 from sca.predictor import Predictor
 from tests.rtsp_camera import RtspCamera, needs_rtsp_server, wait_for
-from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
+from tests.tiny_checkpoint import LENIENT
 
 pytestmark = needs_rtsp_server
 
@@ -41,22 +41,10 @@ LIVE = (
 )
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint: Path) -> Predictor:
-    import sca
-
-    return sca.load(checkpoint)
-
-
 @pytest.fixture
-def config(checkpoint: Path) -> RunConfig:
+def config(tiny_checkpoint: Path) -> RunConfig:
     return load_config(
-        "live", [*LENIENT, *LIVE], changes={"model": str(checkpoint), "runtime.kind": "inline"}
+        "live", [*LENIENT, *LIVE], changes={"model": str(tiny_checkpoint), "runtime.kind": "inline"}
     )
 
 
@@ -121,10 +109,10 @@ def check_rows(store: Path) -> None:
 
 
 def test_a_run_survives_everything_that_happens_to_its_camera(
-    tmp_path: Path, config: RunConfig, predictor: Predictor
+    tmp_path: Path, config: RunConfig, tiny_predictor: Predictor
 ) -> None:
     store = tmp_path / "s.zarr"
-    with RtspCamera(tmp_path) as camera, LiveRun(camera.url, config, store, predictor) as run:
+    with RtspCamera(tmp_path) as camera, LiveRun(camera.url, config, store, tiny_predictor) as run:
         run.wait_rows()
         before = rows(store)
         camera.kill()
@@ -160,15 +148,15 @@ def test_a_run_survives_everything_that_happens_to_its_camera(
 
 
 def test_a_run_goes_on_while_its_camera_is_still_away(
-    tmp_path: Path, config: RunConfig, predictor: Predictor
+    tmp_path: Path, config: RunConfig, tiny_predictor: Predictor
 ) -> None:
     store = tmp_path / "s.zarr"
     with RtspCamera(tmp_path) as camera:
-        with LiveRun(camera.url, config, store, predictor) as run:
+        with LiveRun(camera.url, config, store, tiny_predictor) as run:
             run.wait_rows()
         first = rows(store)
         camera.kill()
-        with LiveRun(camera.url, config, store, predictor) as run:
+        with LiveRun(camera.url, config, store, tiny_predictor) as run:
             camera.start()
             run.wait_rows()
     check_rows(store)
@@ -188,11 +176,11 @@ def short_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def command_line(url: str, checkpoint: Path, *more: str) -> list[str]:
+def command_line(url: str, tiny_checkpoint: Path, *more: str) -> list[str]:
     settings = [part for setting in (*LENIENT, *LIVE) for part in ("--set", setting)]
     return [
         *(sys.executable, "-m", "pipeline.cli", "run", url, "--preset", "live", "--store", "s.zarr"),
-        *("--name", "cam", "--model", str(checkpoint), *settings, *more),
+        *("--name", "cam", "--model", str(tiny_checkpoint), *settings, *more),
     ]
 
 
@@ -210,7 +198,7 @@ def check_no_password(folder: Path, *texts: str) -> None:
 
 @pytest.mark.parametrize(("runtime", "given"), [("inline", "by the environment"), ("ray", "in the address")])
 def test_no_password_gets_into_store_logs_metrics_titles_or_output(
-    tmp_path: Path, short_folder: Path, checkpoint: Path, runtime: str, given: str
+    tmp_path: Path, short_folder: Path, tiny_checkpoint: Path, runtime: str, given: str
 ) -> None:
     """With Ray its session logs, which hold what every actor wrote, lie in the folder that is searched."""
     typed = given == "in the address"
@@ -219,7 +207,7 @@ def test_no_password_gets_into_store_logs_metrics_titles_or_output(
     with RtspCamera(tmp_path, login=f"viewer:{PASSWORD}") as camera:
         port = free_port()
         more = ("--runtime", runtime, "--metrics-port", str(port))
-        command = command_line(camera.url_as(credentials), checkpoint, *more)
+        command = command_line(camera.url_as(credentials), tiny_checkpoint, *more)
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=short_folder, env=env
         )
@@ -296,7 +284,7 @@ def titles_of(pid: int) -> set[str]:
     return found
 
 
-def test_an_interrupt_ends_a_first_connection_that_hangs(tmp_path: Path, checkpoint: Path) -> None:
+def test_an_interrupt_ends_a_first_connection_that_hangs(tmp_path: Path, tiny_checkpoint: Path) -> None:
     import socket
 
     with socket.socket() as silent:
@@ -304,7 +292,7 @@ def test_an_interrupt_ends_a_first_connection_that_hangs(tmp_path: Path, checkpo
         silent.listen()
         url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/cam"
         process = subprocess.Popen(
-            command_line(url, checkpoint, "--set", "sources.open_timeout_s=600"),
+            command_line(url, tiny_checkpoint, "--set", "sources.open_timeout_s=600"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

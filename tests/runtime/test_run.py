@@ -23,28 +23,16 @@ from pipeline.sources import SourceKind
 from pipeline.store import CaptionStore
 from sca.predictor import Predictor
 from tests.sources.test_sources import damage, packets_of
-from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
+from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
 NS = 1_000_000_000
 SCA = [sys.executable, "-m", "pipeline.cli"]
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
-def predictor(checkpoint: Path) -> Predictor:
-    import sca
-
-    return sca.load(checkpoint)
-
-
 @pytest.fixture
-def config(checkpoint: Path) -> RunConfig:
-    return load_config("default", LENIENT, changes={"model": str(checkpoint), "runtime.kind": "inline"})
+def config(tiny_checkpoint: Path) -> RunConfig:
+    return load_config("default", LENIENT, changes={"model": str(tiny_checkpoint), "runtime.kind": "inline"})
 
 
 @pytest.fixture
@@ -54,7 +42,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def run(
-    config: RunConfig, clip: Path, store: Path, predictor: Predictor, stop_after: int = 10**9
+    config: RunConfig, clip: Path, store: Path, tiny_predictor: Predictor, stop_after: int = 10**9
 ) -> StreamProgress:
     stop = StopRequest()
     calls = 0
@@ -65,7 +53,7 @@ def run(
         if calls >= stop_after:
             stop.set()
 
-    (progress,) = run_inline(plan_run([str(clip)], config, store=store), ProgressOnly(count), stop, predictor)
+    (progress,) = run_inline(plan_run([str(clip)], config, store=store), ProgressOnly(count), stop, tiny_predictor)
     return progress
 
 
@@ -76,17 +64,18 @@ def observations(store: Path) -> list[tuple[float, int, int]]:
 
 
 def test_run_stores_observations_captions_and_tracks(
-    config: RunConfig, clip: Path, tmp_path: Path, predictor: Predictor
+    config: RunConfig, clip: Path, tmp_path: Path, tiny_predictor: Predictor
 ) -> None:
     store = tmp_path / "s.zarr"
-    progress = run(config, clip, store, predictor)
+    progress = run(config, clip, store, tiny_predictor)
     assert progress.finished
     assert (progress.frames, progress.keyframes) == (100, 9)
     assert progress.captions > 0
     rows = observations(store)
     assert len(rows) == progress.regions > 0
     assert len(set(rows)) == len(rows)
-    assert {frame for _, frame, _ in rows} <= {0, 13, 26, 39, 52, 65, 78, 91, 99} | set(range(100))
+    keyframes = [0, 13, 25, 38, 50, 63, 75, 88, 99]
+    assert sorted({frame for _, frame, _ in rows}) == keyframes
     assert all(t == pytest.approx(frame / 25, abs=1e-8) for t, frame, _ in rows)
     with CaptionStore.open(store) as opened:
         captions = opened.captions().to_pandas()
@@ -99,16 +88,16 @@ def test_run_stores_observations_captions_and_tracks(
 
 
 def test_stopped_run_goes_on_where_it_stopped(
-    config: RunConfig, clip: Path, tmp_path: Path, predictor: Predictor
+    config: RunConfig, clip: Path, tmp_path: Path, tiny_predictor: Predictor
 ) -> None:
     store = tmp_path / "s.zarr"
-    first = run(config, clip, store, predictor, stop_after=4)
+    first = run(config, clip, store, tiny_predictor, stop_after=4)
     assert not first.finished
     with CaptionStore.open(store) as opened:
         point = opened.resume("clip")
     assert point.frame > 0
     before = observations(store)
-    second = run(config, clip, store, predictor)
+    second = run(config, clip, store, tiny_predictor)
     assert second.finished
     after = observations(store)
     assert after[: len(before)] == before
@@ -119,19 +108,19 @@ def test_stopped_run_goes_on_where_it_stopped(
 
 
 def test_complete_run_is_recognised(
-    config: RunConfig, clip: Path, tmp_path: Path, predictor: Predictor
+    config: RunConfig, clip: Path, tmp_path: Path, tiny_predictor: Predictor
 ) -> None:
     store = tmp_path / "s.zarr"
-    run(config, clip, store, predictor)
+    run(config, clip, store, tiny_predictor)
     (stream,) = plan_run([str(clip)], config, store=store).streams
     assert stream.complete
 
 
 def test_another_video_under_the_same_name_is_refused(
-    config: RunConfig, clip: Path, tmp_path: Path, predictor: Predictor
+    config: RunConfig, clip: Path, tmp_path: Path, tiny_predictor: Predictor
 ) -> None:
     store = tmp_path / "s.zarr"
-    run(config, clip, store, predictor, stop_after=2)
+    run(config, clip, store, tiny_predictor, stop_after=2)
     other = write_video(tmp_path / "other.mp4", frames=30)
     with pytest.raises(ValueError, match="another video"):
         plan_run([str(other)], config, store=store, name="clip")
@@ -139,10 +128,10 @@ def test_another_video_under_the_same_name_is_refused(
 
 
 def test_a_copy_of_the_video_keeps_the_first_wall_clock(
-    config: RunConfig, clip: Path, tmp_path: Path, predictor: Predictor
+    config: RunConfig, clip: Path, tmp_path: Path, tiny_predictor: Predictor
 ) -> None:
     store = tmp_path / "s.zarr"
-    run(config, clip, store, predictor, stop_after=2)
+    run(config, clip, store, tiny_predictor, stop_after=2)
     (tmp_path / "moved").mkdir()
     copy = Path(shutil.copyfile(clip, tmp_path / "moved" / "clip.mp4"))
     os.utime(copy, (1, 1))
@@ -154,12 +143,12 @@ def test_a_copy_of_the_video_keeps_the_first_wall_clock(
 
 
 def test_corrupt_frame_becomes_a_stored_gap(
-    config: RunConfig, clip: Path, tmp_path: Path, predictor: Predictor
+    config: RunConfig, clip: Path, tmp_path: Path, tiny_predictor: Predictor
 ) -> None:
     victim = max(packets_of(clip)[40:47], key=lambda packet: packet[2])
     damage(clip, victim, "zeros")
     store = tmp_path / "s.zarr"
-    progress = run(config, clip, store, predictor)
+    progress = run(config, clip, store, tiny_predictor)
     assert progress.finished
     assert progress.corrupt >= 1
     with CaptionStore.open(store) as opened:
@@ -171,20 +160,20 @@ def test_corrupt_frame_becomes_a_stored_gap(
 
 
 def test_a_stream_behind_a_camera_would_never_begin_inline(
-    config: RunConfig, tmp_path: Path, predictor: Predictor
+    config: RunConfig, tmp_path: Path, tiny_predictor: Predictor
 ) -> None:
     clips = [write_video(tmp_path / f"{name}.mp4", frames=5) for name in ("left", "right")]
     plan = plan_run([str(clip) for clip in clips], config, store=tmp_path / "s.zarr")
     camera = replace(plan.streams[0].source, kind=SourceKind.LIVE)
     plan = replace(plan, streams=(replace(plan.streams[0], source=camera), plan.streams[1]))
     with pytest.raises(ValueError, match="right would wait for ever"):
-        run_inline(plan, RunObserver(), StopRequest(), predictor)
+        run_inline(plan, RunObserver(), StopRequest(), tiny_predictor)
 
 
-def test_two_streams_in_one_store(config: RunConfig, tmp_path: Path, predictor: Predictor) -> None:
+def test_two_streams_in_one_store(config: RunConfig, tmp_path: Path, tiny_predictor: Predictor) -> None:
     clips = [write_video(tmp_path / f"{name}.mp4", frames=30) for name in ("left", "right")]
     plan = plan_run([str(clip) for clip in clips], config, store=tmp_path / "s.zarr")
-    results = run_inline(plan, RunObserver(), StopRequest(), predictor)
+    results = run_inline(plan, RunObserver(), StopRequest(), tiny_predictor)
     assert [result.finished for result in results] == [True, True]
     with CaptionStore.open(tmp_path / "s.zarr") as opened:
         assert set(opened.streams()) == {"left", "right"}
@@ -286,34 +275,43 @@ def test_help_says_something(
 class TestRay:
     """The same on real Ray, through the command line. One run each: starting Ray takes seconds."""
 
-    def command(self, clip: Path, checkpoint: Path, *more: str) -> list[str]:
+    def command(self, clip: Path, tiny_checkpoint: Path, *more: str) -> list[str]:
         settings = [part for setting in LENIENT for part in ("--set", setting)]
-        return [*SCA, "run", str(clip), "--model", str(checkpoint), *settings, *more]
+        return [*SCA, "run", str(clip), "--model", str(tiny_checkpoint), *settings, *more]
 
     def test_ray_run_gives_what_the_inline_run_gives(
-        self, config: RunConfig, clip: Path, tmp_path: Path, checkpoint: Path, predictor: Predictor
+        self,
+        config: RunConfig,
+        clip: Path,
+        tmp_path: Path,
+        tiny_checkpoint: Path,
+        tiny_predictor: Predictor,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
-        run(config, clip, tmp_path / "inline.zarr", predictor)
+        run(config, clip, tmp_path / "inline.zarr", tiny_predictor)
         video = tmp_path / "drawn.mp4"
-        command = self.command(clip, checkpoint, "--annotate", str(video), "--set", "display.min_score=0")
+        command = self.command(
+            clip, tiny_checkpoint, "--annotate", str(video), "--set", "display.min_score=0"
+        )
         done = subprocess.run(
             command, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
         )
         assert done.returncode == 0, done.stderr
         assert observations(tmp_path / "clip.zarr") == observations(tmp_path / "inline.zarr")
         query = next(line for line in done.stdout.splitlines() if line.startswith("Try: sca "))
-        again = sca(*query.removeprefix("Try: sca ").split(), cwd=tmp_path)
-        assert again.returncode == 0
+        assert call(query.removeprefix("Try: sca ").split(), tmp_path, monkeypatch) == 0
         assert video.stat().st_size > 1000
-        complete = sca("run", str(clip), "--model", str(checkpoint), cwd=tmp_path)
-        assert "complete" in complete.stdout
+        capsys.readouterr()
+        assert call(["run", str(clip), "--model", str(tiny_checkpoint)], tmp_path, monkeypatch) == 0
+        assert "complete" in capsys.readouterr().out
 
     def test_interrupt_commits_what_is_done_and_leaves_nothing_running(
-        self, tmp_path: Path, checkpoint: Path
+        self, tmp_path: Path, tiny_checkpoint: Path
     ) -> None:
         clip = write_video(tmp_path / "long.mp4", frames=3000, width=96, height=64)
         process = subprocess.Popen(
-            self.command(clip, checkpoint, "--set", "recording.commit_s=0.1"),
+            self.command(clip, tiny_checkpoint, "--set", "recording.commit_s=0.1"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -12,7 +12,7 @@ from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import RunObserver, StopRequest
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
-from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
+from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
 # Sixteen hundred prompts a keyframe: seconds of work, while keyframes come ten times a second.
@@ -49,11 +49,13 @@ class StopWhenShed(RunObserver):
 
 
 @pytest.mark.slow
-def test_a_stream_that_falls_behind_sheds_in_order_and_every_step_can_be_queried(tmp_path: Path) -> None:
-    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+@pytest.mark.usefixtures("shared_ray")
+def test_a_stream_that_falls_behind_sheds_in_order_and_every_step_can_be_queried(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     clip = write_video(tmp_path / "clip.mp4", frames=25 * 240, width=96, height=64)
     store = tmp_path / "s.zarr"
-    config = load_config("default", (*LENIENT, *HEAVY), changes={"model": str(checkpoint)})
+    config = load_config("default", (*LENIENT, *HEAVY), changes={"model": str(tiny_checkpoint)})
     stop = StopRequest()
     watch = StopWhenShed(stop)
     (progress,) = run_on_ray(plan_run([str(clip)], config, store=store), watch, stop)

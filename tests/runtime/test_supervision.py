@@ -22,16 +22,16 @@ from pipeline.serving.metrics import RunMetrics
 from pipeline.settings.config import load_config
 from pipeline.settings.stream_list import stream_requests
 from pipeline.store import CaptionStore
-from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
+from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
 DENSE = (*LENIENT, "recording.commit_s=0.1", "keyframes.change=0", "restarts.first_delay_s=0.1")
 KINDS = ("PerceptionActor", "CaptionerActor", "RecorderActor", "SourceActor")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path, shared_ray: None) -> Path:
+    return tiny_checkpoint
 
 
 def actor_process(kind: str) -> psutil.Process:

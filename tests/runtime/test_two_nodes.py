@@ -14,14 +14,14 @@ from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
-from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
+from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
 STREAMS = ("east", "west")
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(no_ray: None) -> Iterator[Any]:
     """A head node with room for one perception actor and a second node with room for another."""
     for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_worker_niceness", "0")):
         os.environ.setdefault(name, value)
@@ -77,11 +77,10 @@ def observations(store: Path) -> list[tuple[str, int, int]]:
 
 @pytest.mark.slow
 def test_the_streams_of_a_killed_node_move_and_nothing_committed_is_lost(
-    cluster: Any, tmp_path: Path
+    cluster: Any, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     from pipeline.runtime.on_ray.driver import run_on_ray
 
-    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
     clips = [str(write_video(tmp_path / f"{name}.mp4", frames=2000, width=96, height=64)) for name in STREAMS]
     settings = (
         *LENIENT,
@@ -93,7 +92,7 @@ def test_the_streams_of_a_killed_node_move_and_nothing_committed_is_lost(
         "runtime.perception_cpus=1",
         f"runtime.address={cluster.address}",
     )
-    config = load_config("default", settings, changes={"model": str(checkpoint)})
+    config = load_config("default", settings, changes={"model": str(tiny_checkpoint)})
     store = tmp_path / "s.zarr"
     watch = KillsTheNode(cluster, store)
     progress = run_on_ray(plan_run(clips, config, store=store), watch, StopRequest())

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-import sca
 from sca.data.annotations import AnnotatedImage, RegionAnnotation
 from sca.evaluation.captions import RegionCaption, calibration_error
 from sca.modeling.caption_judge import CaptionJudge
+from sca.predictor import Predictor
 from sca.training.judge import JudgeExamples, calibrate_judge, fit_judge, judge_examples, named_by
 
 
@@ -23,9 +23,9 @@ def test_a_part_bears_the_name_of_what_it_is_in_but_not_of_what_is_in_it() -> No
     assert fits.tolist() == [[True, False], [False, True], [True, False], [False, False]]
 
 
-def test_captions_of_found_regions_become_examples(tmp_path: Path) -> None:
+def test_captions_of_found_regions_become_examples(tmp_path: Path, demo: Predictor) -> None:
     """The shipped model on a red ball in the grass, whose every region bears every name, or none that it knows."""
-    predictor = sca.load("demo")
+    predictor = demo
     words = predictor.tokenizer.get_vocab()  # type: ignore[attr-defined]
     picture = np.full((240, 320, 3), (50, 140, 70), np.uint8)
     picture += np.random.default_rng(0).integers(0, 40, picture.shape, np.uint8)

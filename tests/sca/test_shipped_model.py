@@ -23,9 +23,9 @@ from sca.registry import model_directory
 _LITE0 = "tf_efficientnet_lite0"
 
 
-@pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    return sca.load("demo")
+@pytest.fixture
+def predictor(demo: Predictor) -> Predictor:
+    return demo
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,6 @@ from sca.training.mask_losses import (
     similar_neighbours,
 )
 from sca.training.trainer import Progress, Trainer, prepare_data
-from sca.training.workers import Team
 from tests.tiny_models import region_reader_config, tiny_model
 
 _COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
@@ -303,7 +302,7 @@ def test_no_process_trains_on_when_the_one_that_started_it_is_killed(tmp_path: P
     """Two runs on one checkpoint would spoil it."""
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from sca.training.workers import run_team\nfrom tests.test_training import wait_for_ever\n"
+        "from sca.training.workers import run_team\nfrom tests.waiting_member import wait_for_ever\n"
         "if __name__ == '__main__':\n    run_team(wait_for_ever, 2, Path(sys.argv[1]), sys.argv[1])\n"
     )
     script = tmp_path / "start.py"
@@ -321,12 +320,6 @@ def test_no_process_trains_on_when_the_one_that_started_it_is_killed(tmp_path: P
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in members):
         assert time.monotonic() < until, "a member lives on"
         time.sleep(0.1)
-
-
-def wait_for_ever(team: Team, meeting: str) -> None:
-    """Tells its process id and then waits."""
-    Path(f"{meeting}-{os.getpid()}").touch()
-    time.sleep(3600)
 
 
 @pytest.mark.parametrize(

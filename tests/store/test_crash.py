@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.store import CaptionStore, Compaction
+from tests.duration import by_day
 from tests.store_samples import INFO, MERGING, batch, check_everything, newest_events, write_forever
 
-KILLS = 30
+KILLS = by_day(6, otherwise=30)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,9 @@ def run(
         if calls >= stop_after:
             stop.set()
 
-    (progress,) = run_inline(plan_run([str(clip)], config, store=store), ProgressOnly(count), stop, tiny_predictor)
+    (progress,) = run_inline(
+        plan_run([str(clip)], config, store=store), ProgressOnly(count), stop, tiny_predictor
+    )
     return progress
 
 

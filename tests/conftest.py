@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.duration import LONG
+from tests.shared_ray import SharedRay
 
 if TYPE_CHECKING:
     from sca.predictor import Predictor
@@ -36,6 +35,7 @@ GROUPS = {
     "tests/runtime/test_two_nodes.py": RAY,
     "tests/runtime/test_run.py": RAY,
     "tests/runtime/test_live_run.py": RAY,
+    "tests/runtime/test_observer.py": RAY,
     "tests/runtime/test_shedding_run.py": RAY,
 }
 # What takes long begins first, or the last file would be waited for by one worker alone.
@@ -103,24 +103,6 @@ def tiny_predictor(tiny_checkpoint: Path) -> Predictor:
     import sca
 
     return sca.load(tiny_checkpoint)
-
-
-class SharedRay:
-    """One Ray for all runs of this process that do not kill Ray itself; started when the first needs it."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-
-    def start(self) -> None:
-        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-            return
-        from pipeline.runtime.on_ray.cluster import ray_session
-        from pipeline.settings.config import RuntimeOptions
-
-        self._stack.enter_context(ray_session(RuntimeOptions()))
-
-    def stop(self) -> None:
-        self._stack.close()
 
 
 @pytest.fixture(scope="session")

@@ -48,13 +48,18 @@ def stages(predictor: Predictor) -> dict[str, Stage]:
     }
 
 
+@pytest.fixture(scope="module")
+def probes(predictor: Predictor) -> ModelProbes:
+    return ModelProbes(predictor.model)
+
+
 @pytest.fixture(scope="module", params=["openvino", "onnxruntime"])
 def engines(
-    request: pytest.FixtureRequest, predictor: Predictor, cache: EngineCache, stages: dict[str, Stage]
+    request: pytest.FixtureRequest, probes: ModelProbes, cache: EngineCache, stages: dict[str, Stage]
 ) -> dict[str, Engine]:
     if request.param == "onnxruntime":
         pytest.importorskip("onnxruntime")
-    workshop, probes = Workshop(cache, probe("cpu")), ModelProbes(predictor.model)
+    workshop = Workshop(cache, probe("cpu"))
     made = {}
     for name, stage in stages.items():
         ready = workshop.obtain(

@@ -15,8 +15,9 @@ from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import Observers, RunObserver, StopRequest, StreamProgress
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
+from tests.shared_ray import SharedRay
 from tests.sources.test_sources import damage, packets_of
-from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
+from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
 
@@ -65,13 +66,15 @@ class Recording(RunObserver):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Recording, StreamProgress, Path]]:
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, ray_keeper: SharedRay
+) -> dict[str, tuple[Recording, StreamProgress, Path]]:
     """One film with a hole, read by each runtime."""
     folder = tmp_path_factory.mktemp("observed")
-    checkpoint = write_tiny_checkpoint(folder / "tiny")
+    ray_keeper.start()
     clip = write_video(folder / "clip.mp4", frames=100)
     damage(clip, packets_of(clip)[40], "zeros")
-    config = load_config("default", LENIENT, changes={"model": str(checkpoint)})
+    config = load_config("default", LENIENT, changes={"model": str(tiny_checkpoint)})
     found = {}
     for name, start in (("inline", run_inline), ("ray", run_on_ray)):
         observer, store = Recording(), folder / f"{name}.zarr"

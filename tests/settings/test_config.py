@@ -11,7 +11,8 @@ from pipeline.settings.config import RunConfig, load_config, preset_names
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads(name: str) -> None:
-    assert isinstance(load_config(name), RunConfig)
+    config = load_config(name)
+    assert RunConfig.model_validate(config.model_dump()) == config
 
 
 def test_default_preset_states_the_defaults() -> None:

@@ -30,7 +30,7 @@ KINDS = ("PerceptionActor", "CaptionerActor", "RecorderActor", "SourceActor")
 
 
 @pytest.fixture
-def checkpoint(tiny_checkpoint: Path, shared_ray: None) -> Path:
+def checkpoint(tiny_checkpoint: Path, own_ray: None) -> Path:
     return tiny_checkpoint
 
 

@@ -76,7 +76,7 @@ def test_run_stores_observations_captions_and_tracks(
     rows = observations(store)
     assert len(rows) == progress.regions > 0
     assert len(set(rows)) == len(rows)
-    keyframes = [0, 13, 25, 38, 50, 63, 75, 88, 99]
+    keyframes = [0, 13, 26, 39, 52, 65, 78, 91, 99]
     assert sorted({frame for _, frame, _ in rows}) == keyframes
     assert all(t == pytest.approx(frame / 25, abs=1e-8) for t, frame, _ in rows)
     with CaptionStore.open(store) as opened:

@@ -21,13 +21,21 @@ def thumbnail_of(grey: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.resize(grey, (WIDTH, height), interpolation=cv2.INTER_AREA))
 
 
-def is_empty(thumbnail: np.ndarray) -> bool:
-    """Whether a thumbnail (h, w) uint8 shows nothing: black, white, a covered lens, noise in the dark.
+def is_empty(thumbnail: np.ndarray, rgb: np.ndarray) -> bool:
+    """Whether a picture shows nothing: black, white, a covered lens, noise in the dark.
 
-    A network finds things in such pictures all the same, and is sure of them.
+    `thumbnail`: (h, w) uint8 grey. `rgb`: (H, W, 3) uint8, asked only where the greys are alike: red on green may be. A
+    network finds things in such pictures all the same, and is sure of them.
     """
-    smooth = cv2.GaussianBlur(thumbnail.astype(np.float32), (0, 0), _NOISE_SIZE)
-    return float(smooth.std()) < _LEAST_CONTRAST
+    if _contrast(thumbnail) >= _LEAST_CONTRAST:
+        return False
+    small = cv2.resize(rgb, thumbnail.shape[::-1], interpolation=cv2.INTER_AREA)
+    return max(_contrast(small[..., channel]) for channel in range(3)) < _LEAST_CONTRAST
+
+
+def _contrast(plane: np.ndarray) -> float:
+    """Standard deviation of the levels of a small plane (h, w) uint8 without its noise."""
+    return float(cv2.GaussianBlur(plane.astype(np.float32), (0, 0), _NOISE_SIZE).std())
 
 
 def changed_places(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ class Perception:
         changed = self._changes(frame, view)
         encoding = encoding or self._model.encode(frame.rgb)
         # A picture with nothing in it is not asked: every answer would be invented.
-        empty = view.thumbnail is not None and is_empty(view.thumbnail)
+        empty = view.thumbnail is not None and is_empty(view.thumbnail, frame.rgb)
         limit = 0 if empty else self._options.max_track_prompts
         known = self._prompt(encoding, boxes=expected.boxes[:limit]).passing(self._limits)
         # 2. What moves and belongs to no track: small fast things, which a raster of points misses.

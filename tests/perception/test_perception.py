@@ -196,3 +196,10 @@ def test_a_picture_with_nothing_in_it_has_no_regions(predictor: Predictor, level
     box = np.array([[30, 20, 90, 80]], np.float32)
     assert len(perception.look(covered, Expected((7,), box), view)) == 0
     assert len(perception.look(keyframe(2, 320, 240), NOBODY, view)) > 0
+
+
+def test_colours_of_one_brightness_are_something(predictor: Predictor) -> None:
+    rgb = np.full((96, 160, 3), 90, np.uint8)
+    rgb[20:70, 30:110] = (200, 43, 43)  # as bright as the ground
+    perception = Perception(predictor, OPTIONS)
+    assert len(perception.look(replace(keyframe(0), rgb=rgb), NOBODY, perception.new_view())) > 0

@@ -54,7 +54,13 @@ def run(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(metavar="ISO", help="Wall clock of the first frame. Default: the file's own date."),
+        typer.Option(metavar="ISO", help="Wall clock of a file's 0:00. Default: the file's own date."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Pictures a second of files without a clock (raw .h264, .hevc, .m4v). Default: as they say, or 25."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the stream in the store. Default: from the input.")
@@ -108,6 +114,7 @@ def run(
         "runtime.address": address,
         "model": model,
         "sources.track": track,
+        "sources.rate": rate,
     }
     given = {key: value for key, value in changes.items() if value is not None}
     quiet = quiet or log_format is LogFormat.JSON

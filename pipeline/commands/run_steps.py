@@ -18,6 +18,7 @@ from pipeline.core.clock import NS
 from pipeline.drawing.annotate import track_paths, write_annotated
 from pipeline.runtime.plan import RunPlan
 from pipeline.sources import open_source
+from pipeline.sources.standing import StandingPictures
 from pipeline.store import CaptionStore
 
 # Before a run: the model's engines are there, and its streams say what computes them.
@@ -68,8 +69,8 @@ def annotate_run(plan: RunPlan, output: Path, console: Console) -> None:
     (stream,) = plan.streams
     with CaptionStore.open(plan.store) as store:
         paths = track_paths(store, stream.stream)
-    source = open_source(
-        stream.uri, stream=stream.stream, start_ns=stream.start_ns, options=stream.config.sources
+    source = StandingPictures(
+        open_source(stream.uri, stream=stream.stream, start_ns=stream.start_ns, options=stream.config.sources)
     )
     bar = Progress(
         TextColumn("drawing {task.description}"),

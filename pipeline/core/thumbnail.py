@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 
 WIDTH = 64
+# A picture of one column is not blown up to thousands of rows.
+_TALLEST = 8 * WIDTH
 # Grey levels (of 255) by which a thumbnail pixel must move to count as changed: above the flicker of compression and
 # automatic exposure. A guess.
 _CHANGED_LEVELS = 12
@@ -15,10 +17,17 @@ _LEAST_CONTRAST = 2.5
 _NOISE_SIZE = 1.0
 
 
+def thumbnail_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the thumbnail of a picture of that size."""
+    return WIDTH, min(_TALLEST, max(1, round(height * WIDTH / width)))
+
+
 def thumbnail_of(grey: np.ndarray) -> np.ndarray:
     """A small picture of (H, W) uint8 `grey`, (h, 64) uint8, area-averaged: enough to tell whether something moved."""
-    height = max(1, round(grey.shape[0] * WIDTH / grey.shape[1]))
-    return np.asarray(cv2.resize(grey, (WIDTH, height), interpolation=cv2.INTER_AREA))
+    size = thumbnail_size(grey.shape[1], grey.shape[0])
+    if (grey.shape[1], grey.shape[0]) == size:
+        return grey
+    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
 
 
 def is_empty(thumbnail: np.ndarray, rgb: np.ndarray) -> bool:

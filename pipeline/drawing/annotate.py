@@ -128,7 +128,8 @@ def write_annotated(
     `max_gap_s` apart. `on_frame` hears of each frame's time, ns from the start. Raises `UserError` when `output`
     cannot be written.
     """
-    width, height = source.info.width // 2 * 2, source.info.height // 2 * 2
+    # H.264 knows even sizes only: an odd picture gets its last row or column twice.
+    width, height = (size + size % 2 for size in (source.info.width, source.info.height))
     written = 0
     last_ticks = -1
     try:
@@ -145,8 +146,11 @@ def write_annotated(
                 at_ns = item.time.wall_ns - source.info.start_wall_ns
                 labels = labels_at(paths, at_ns, round(max_gap_s * NS), display)
                 # A copy: the source may keep its own pixels.
-                picture = np.ascontiguousarray(item.to_frame().rgb[:height, :width]).copy()
+                picture = item.to_frame().rgb.copy()
                 draw_labels(picture, labels)
+                picture = np.pad(
+                    picture, ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)), "edge"
+                )
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 ticks = max(last_ticks + 1, at_ns * 90_000 // NS)
                 frame.pts, frame.time_base = ticks, _TIME_BASE

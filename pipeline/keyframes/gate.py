@@ -98,6 +98,11 @@ class KeyframeGate:
         """Count from an earlier run's last keyframe, whose looks are not known."""
         self._last = LastKeyframe(time, np.empty((0, 0), np.uint8))
 
+    def remember(self, frame: DecodedFrame) -> None:
+        """What the earlier run's last keyframe looked like."""
+        if self._last is not None:
+            self._last = LastKeyframe(self._last.time, frame.thumbnail())
+
     def consider(self, frame: DecodedFrame) -> KeyframeReason | None:
         """The reason why `frame` is a keyframe, or None. Call in stream order, with every frame."""
         time, last, thumbnail = frame.time, self._last, frame.thumbnail()

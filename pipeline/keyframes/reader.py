@@ -40,6 +40,7 @@ class KeyframeReader:
         if resume is not None and resume.pts_ns >= 0:
             source.resume_after(resume)
             self._gate.resume_after(FrameTime(resume.pts_ns, resume.wall_ns, resume.epoch))
+        self._resumed = resume is not None and resume.pts_ns >= 0
         self._items: Iterator[DecodedFrame | Gap | None] = iter(source)
 
     @property
@@ -60,6 +61,10 @@ class KeyframeReader:
         """Read on to the next keyframe, to the end, or until a live source has nothing to give."""
         gaps: list[Gap | Cut] = []
         for item in self._items:
+            if self._resumed:
+                self._resumed = False
+                if (known := self._source.resumed_at) is not None:
+                    self._gate.remember(known)
             if item is None:
                 return self._step(gaps), None
             if isinstance(item, Gap):

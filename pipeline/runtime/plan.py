@@ -14,7 +14,8 @@ from pipeline.core.stream_names import alike
 from pipeline.settings.config import RunConfig
 from pipeline.settings.stream_list import StreamRequest
 from pipeline.sources import DecodedFrame, Source, SourceInfo, SourceKind, find_inputs, open_source
-from pipeline.sources.identity import address_fingerprint, same_content, stream_names
+from pipeline.sources.identity import address_fingerprint, goes_on, same_content, stream_names
+from pipeline.sources.standing import StandingPictures
 from pipeline.store import CaptionStore, StreamInfo, check_stream_id
 
 log = logging.getLogger(__name__)
@@ -132,8 +133,8 @@ def check_not_alike(stream: str, known: Mapping[str, StreamInfo], store: Path) -
 def check_same_stream(
     stream: str, store: Path, known: StreamInfo, now: SourceInfo, start_ns: int | None
 ) -> None:
-    """Raise `UserError` unless `now` is what the store holds as `stream`, with the same clock."""
-    if known.fingerprint and not same_content(known.fingerprint, now.fingerprint):
+    """Raise `UserError` unless `now` is what the store holds as `stream`, grown perhaps, with the same clock."""
+    if known.fingerprint and not goes_on(known.fingerprint, now):
         raise UserError(
             f"{store}: its stream {stream!r} is another video ({known.uri}); "
             f"write {now.address} to another store with --store, or under another name with --name"
@@ -185,8 +186,9 @@ def _seen_before(uri: str, stream: str, known: StreamInfo) -> SourceInfo | None:
 
 
 def _anything_left(source: Source, resume: ResumePoint) -> bool:
-    source.resume_after(resume)
-    return any(isinstance(item, DecodedFrame) for item in source)
+    left = StandingPictures(source)
+    left.resume_after(resume)
+    return any(isinstance(item, DecodedFrame) for item in left)
 
 
 def _stream_info(source: SourceInfo, config: RunConfig, start_ns: int | None) -> StreamInfo:
@@ -197,6 +199,7 @@ def _stream_info(source: SourceInfo, config: RunConfig, start_ns: int | None) ->
         width=source.width,
         height=source.height,
         fps=source.nominal_fps or 0.0,
+        pixel_aspect=source.pixel_aspect,
         model=config.model,
         fingerprint=source.fingerprint,
     )

@@ -14,6 +14,7 @@ from pipeline.runtime.plan import StreamPlan
 from pipeline.settings.config import RunConfig
 from pipeline.sources import Source, open_source
 from pipeline.sources.opening import RealTime
+from pipeline.sources.standing import StandingPictures
 from pipeline.store.compaction import Compaction
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ def open_reader(plan: StreamPlan, resume: ResumePoint) -> KeyframeReader:
         known=plan.source if plan.source.live else None,
         drop=config.flow.policy_of(live=plan.source.live),
     )
-    if config.flow.real_time and not source.info.live:
-        source = RealTime(source)
+    if not source.info.live:
+        source = StandingPictures(source)
+        if config.flow.real_time:
+            source = RealTime(source)
     return KeyframeReader(source, config.keyframes, resume)
 
 

@@ -42,6 +42,10 @@ class Feed(Protocol):
     @property
     def nominal_fps(self) -> float | None: ...
 
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width over height of a stored pixel."""
+
     def pictures(self) -> Iterator[Picture]:
         """Pictures until the connection ends, which is always told by `ConnectionLost`."""
 

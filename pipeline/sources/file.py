@@ -2,64 +2,65 @@
 
 from __future__ import annotations
 
-import heapq
+import logging
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
-from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.error import FFmpegError
-from dateutil import parser as date_parser
 
-from pipeline.core.clock import NS, to_ns
+from pipeline.core.clock import NS
 from pipeline.core.errors import SourceRefused
-from pipeline.core.frame import ClockSource
-from pipeline.core.records import Gap, GapReason, ResumePoint
-from pipeline.sources.clocks import StreamClock, ns_to_ticks, ticks_to_ns
+from pipeline.core.records import Gap, ResumePoint
+from pipeline.sources.clocks import ns_to_ticks, ticks_to_ns
+from pipeline.sources.container import CPU, hardware_decoder, open_container, video_stream
+from pipeline.sources.decoding import Decoding, Picture, StampKind
+from pipeline.sources.film_clock import LOOKAHEAD, FilmClock, Timed
+from pipeline.sources.film_events import FilmEvents
+from pipeline.sources.film_start import film_start
+from pipeline.sources.geometry import geometry_of
 from pipeline.sources.identity import file_fingerprint
-from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
+from pipeline.sources.picture import DecodedFrame
+from pipeline.sources.resuming import Landing, places_to_resume
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
 from pipeline.sources.tracks import video_track
 
-# Video decoding on the GPU: FFmpeg still demuxes and tells the time, NVDEC makes the pictures.
+log = logging.getLogger(__name__)
 
-CPU, NVDEC = "cpu", "nvdec"
-
-
-def hardware_decoder(name: str) -> HWAccel | None:
-    """What `av.open` takes as `hwaccel`: None for the CPU.
-
-    A stream that the GPU cannot decode (its codec, its size) is decoded on the CPU all the same. Raises `SourceRefused`
-    where there is no GPU that decodes.
-    """
-    if name == CPU:
-        return None
-    assert name == NVDEC, name
-    if "cuda" not in hwdevices_available():
-        raise SourceRefused(
-            "sources.decoder=nvdec: this build of FFmpeg has no CUDA; install the PyAV wheel, or use cpu"
-        )
-    try:
-        HWAccel("cuda").create(av.codec.Codec("h264", "r"))
-    except (FFmpegError, OSError, RuntimeError, NotImplementedError):
-        raise SourceRefused(
-            "sources.decoder=nvdec: no NVIDIA GPU that decodes video is visible here; use cpu, or give the container "
-            "the video capability (NVIDIA_DRIVER_CAPABILITIES=compute,video,utility)"
-        ) from None
-    return HWAccel("cuda", allow_software_fallback=True)
+# Formats in which time stamps may leap at any moment: FFmpeg's AVFMT_TS_DISCONT. Their clock has 33 bits.
+_DISCONTINUOUS = 0x200
+_WRAP = {"mpegts": 1 << 33, "mpeg": 1 << 33}
+# Streams without a clock play at this rate unless they or the user say another.
+_ASSUMED_RATE = 25
 
 
-_TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "microdvd", "lrc", "concat", "ffmetadata"}
-_MAX_READ_ERRORS = 64
+@dataclass(slots=True)
+class _Pass:
+    """One reading of the file, from the beginning or from where it was sought."""
+
+    container: av.container.InputContainer
+    video: av.VideoStream
+    decoding: Decoding
+
+    @property
+    def time_base(self) -> Fraction:
+        return self.decoding.time_base
 
 
 class VideoFile:
-    """A video file: every frame once, in order, with exact PTS. Never drops.
+    """A video file: every picture once, in the order of display, with exact PTS. Never drops.
 
-    Wall clock of the first frame: `start_ns` when given, else the container's `creation_time`, else the file's
-    modification time minus its duration. A frame that FFmpeg cannot decode, or marks as damaged, is skipped, counted
-    and reported as a `Gap` (GapReason.CORRUPT); so is a tail that the container promises and the file does not hold.
+    Times are `FilmClock`'s; PTS 0 is what a player shows as 0: the beginning of picture or sound, whichever is first.
+    Its wall clock is `start_ns` when given, else `film_start`'s choice. Pictures are displayed (`Geometry`) in the size
+    of the first one; a change of size is told by a `Gap` of no length (GapReason.RESIZED). What FFmpeg cannot decode, or
+    marks as damaged, is skipped, counted and told as a `Gap` (GapReason.CORRUPT); so are a beginning without key picture
+    and a tail that the container promises and the file does not hold. A leap in a broadcast is a GapReason.OUTAGE.
+
+    `rate`: pictures a second of a stream without a clock (raw H.264 and the like).
 
     Raises `SourceRefused` naming the file and the remedy when it is missing, empty, not a video or has no frame.
     """
@@ -72,38 +73,24 @@ class VideoFile:
         start_ns: int | None = None,
         decoder: str = CPU,
         track: int | None = None,
+        rate: float | None = None,
     ) -> None:
         self._path = Path(path)
         self._stream_name = stream
-        self._container = open_container(self._path, hardware_decoder(decoder))
-        try:
-            self._video = video_stream(self._container, str(self._path), track)
-            first = self._first_frame()
-        except BaseException:
-            self._container.close()
-            raise
-        assert self._video.time_base is not None
-        assert first.pts is not None
-        self._time_base = self._video.time_base
-        self._origin = first.pts
-        duration_ns = self._declared_duration_ns()
-        width, height = displayed_size(first)
-        self._info = SourceInfo(
-            stream=stream,
-            address=str(self._path),
-            kind=SourceKind.FILE,
-            width=width,
-            height=height,
-            start_wall_ns=self._start_wall_ns(duration_ns) if start_ns is None else start_ns,
-            fingerprint=file_fingerprint(self._path),
-            duration_ns=duration_ns,
-            frames=self._video.frames or None,
-            nominal_fps=float(self._video.average_rate) if self._video.average_rate else None,
-            notices=video_track(self._container, str(self._path), track)[1],
-        )
-        self._frames = 0
-        self._corrupt = 0
+        self._decoder = decoder
+        self._track = track
+        self._rate = rate
+        self._pass = self._open()
+        self._events: FilmEvents | None = None
         self._resume: ResumePoint | None = None
+        self._origin: int | None = None
+        try:
+            self._pictures = self._pass.decoding.pictures()
+            self._first = self._beginning()
+            self._info = self._introduce(start_ns)
+        except BaseException:
+            self._pass.container.close()
+            raise
 
     @property
     def info(self) -> SourceInfo:
@@ -111,211 +98,234 @@ class VideoFile:
 
     @property
     def counts(self) -> SourceCounts:
-        return SourceCounts(frames=self._frames, corrupt=self._corrupt)
+        return SourceCounts() if self._events is None else self._events.counts
+
+    @property
+    def resumed_at(self) -> DecodedFrame | None:
+        return None if self._events is None else self._events.resumed_at
 
     def resume_after(self, point: ResumePoint) -> None:
         """Continue behind the frame at `point`; its PTS, epoch and frame number keep counting from there."""
         self._resume = point if point.pts_ns >= 0 else None
 
     def close(self) -> None:
-        self._container.close()
+        self._pass.container.close()
 
     def __iter__(self) -> Iterator[DecodedFrame | Gap]:
-        clock = StreamClock(self._time_base, self._origin, self._info.start_wall_ns, ClockSource.FILE)
         resume = self._resume
-        # After a PTS reset the container's index cannot be trusted: decode from the start and skip.
-        can_seek = resume is not None and resume.epoch == 0
-        with suppress(FFmpegError):
-            self._container.seek(
-                self._origin + ns_to_ticks(resume.pts_ns, self._time_base)
-                if resume and can_seek
-                else self._origin,
-                stream=self._video,
+        if resume is None:
+            yield from self._shown(chain(self._first, self._pictures), self._clock())
+            return
+        seekable = self._pass.decoding.kind is StampKind.SHOWN
+        for place in places_to_resume(resume, seekable=seekable):
+            if place is not None and (rest := self._sought(resume, place)) is not None:
+                yield from rest
+                return
+        yield from self._shown(chain(self._first, self._pictures), self._clock(), skip=resume)
+
+    def _sought(self, point: ResumePoint, place_ns: int) -> Iterator[DecodedFrame | Gap] | None:
+        """What comes behind `point`, read from `place_ns` on; None when that cannot be trusted."""
+        origin = self._known_origin()
+        before, self._pass = self._pass, self._open()
+        time_base = before.time_base
+        landing = Landing(point)
+        try:
+            # Before anything else is asked of the new reading, since it looks at its first packets.
+            self._pass.container.seek(
+                origin + ns_to_ticks(place_ns, time_base),
+                stream=self._pass.video,
                 backward=True,
                 any_frame=False,
             )
-        index = shown_until = 0
-        lost = _LostFrames()
-        decoded_any = False
-        for picture in self._decode(lost):
-            if picture.pts is None:
-                continue
-            damaged = picture.is_corrupt
-            shown_until = picture.pts + (picture.duration or 0)
-            time = clock.at(picture.pts)
-            missing = lost.before(picture.pts, damaged)
-            if resume is not None and time.order <= (resume.epoch, resume.pts_ns):
-                index = (
-                    resume.frame + 1 if time.order == (resume.epoch, resume.pts_ns) or can_seek else index + 1
-                )
-                continue
-            decoded_any = True
-            if missing:
-                self._corrupt += len(missing)
-                # Where time stamps began anew behind a damaged picture, its own says nothing any more.
-                starts = min(clock.peek(min(missing)).wall_ns, time.wall_ns)
-                yield Gap(starts, time.wall_ns, GapReason.CORRUPT, len(missing))
-            if damaged:
-                continue
-            self._frames += 1
-            yield from_video_frame(self._stream_name, index, time, picture)
-            index += 1
-        yield from self._missing_tail(clock, lost, shown_until if decoded_any else None)
-
-    def _decode(self, lost: _LostFrames) -> Iterator[av.VideoFrame]:
-        """Decoded pictures in display order; damage is noted in `lost` instead of raised."""
-        packets = self._container.demux(self._video)
-        errors = 0
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except FFmpegError:
-                errors += 1
-                lost.note_error()
-                if errors > _MAX_READ_ERRORS:
-                    return
-                packets = self._container.demux(self._video)
-                continue
-            if packet.pts is not None and not packet.is_discard:
-                lost.expect(packet.pts)
-            if packet.is_corrupt:
-                lost.note_error()
-            try:
-                pictures = packet.decode()
-            except FFmpegError:
-                lost.note_error()
-                continue
-            yield from pictures
-
-    def _missing_tail(self, clock: StreamClock, lost: _LostFrames, shown_until: int | None) -> Iterator[Gap]:
-        rest = lost.rest()
-        last = clock.last_ticks
-        if last is None or shown_until is None:
-            return
-        if rest:
-            self._corrupt += len(rest)
-            end = clock.peek(max(rest) + clock.last_step)
-            yield Gap(clock.peek(min(rest)).wall_ns, end.wall_ns, GapReason.CORRUPT, len(rest))
-            return
-        duration = self._info.duration_ns
-        if duration is None or clock.epoch:
-            return
-        end = clock.peek(shown_until if shown_until > last else last + clock.last_step)
-        if duration - end.pts_ns > max(NS // 2, 3 * ticks_to_ns(clock.last_step, self._time_base)):
-            yield Gap(end.wall_ns, self._info.start_wall_ns + duration, GapReason.CORRUPT, 0)
-
-    def _first_frame(self) -> av.VideoFrame:
-        """The first picture that has a time stamp: it proves that the file can be decoded and fixes PTS 0."""
-        try:
-            untimed = False
-            for picture in self._decode(_LostFrames()):
-                if picture.pts is not None:
-                    return picture
-                untimed = True
-            if untimed:
-                raise SourceRefused(
-                    f"{self._path}: its frames carry no time stamps; "
-                    f"remux it once: ffmpeg -i {self._path.name} -c copy out.mp4"
-                )
+            clock = self._clock(origin)
+            pictures = self._pass.decoding.pictures()
+            timed = _timed(pictures, clock)
+            for one in timed:
+                known = clock.strays + clock.sorted + clock.resets == 0
+                keys = self._pass.decoding.keys_until(origin + ns_to_ticks(one.time.pts_ns, time_base))
+                whole = not one.item.damaged
+                passed = landing.passed(one.time, own=one.own and known and whole, keys=keys)
+                if passed is None:
+                    continue
+                if passed:
+                    before.container.close()
+                    return self._told(timed, clock, skip=point, known=one)
+                break
         except FFmpegError:
             pass
-        raise SourceRefused(
-            f"{self._path}: no frame could be decoded (empty or damaged video); check that it plays, or re-encode it"
-        )
-
-    def _declared_duration_ns(self) -> int | None:
-        if self._video.duration:
-            return ticks_to_ns(self._video.duration, self._time_base)
-        if self._container.duration:
-            return self._container.duration * 1000
+        self._pass.container.close()
+        self._pass = before
         return None
 
-    def _start_wall_ns(self, duration_ns: int | None) -> int:
-        for tags in (self._video.metadata, self._container.metadata):
-            created = tags.get("creation_time")
-            if created:
-                with suppress(ValueError, OverflowError):
-                    return to_ns(date_parser.isoparse(created))
-        return self._path.stat().st_mtime_ns - (duration_ns or 0)
+    def _shown(
+        self, pictures: Iterator[Picture], clock: FilmClock[Picture], skip: ResumePoint | None = None
+    ) -> Iterator[DecodedFrame | Gap]:
+        return self._told(_timed(pictures, clock), clock, skip)
 
+    def _told(
+        self,
+        timed: Iterator[Timed[Picture]],
+        clock: FilmClock[Picture],
+        skip: ResumePoint | None,
+        known: Timed[Picture] | None = None,
+    ) -> Iterator[DecodedFrame | Gap]:
+        broadcast = bool(self._pass.container.format.flags & _DISCONTINUOUS)
+        events = FilmEvents(self._info, clock, self._pass.time_base, broadcast=broadcast)
+        self._events = events
+        yield from events.of(timed, skip, known)
+        yield from events.missing(self._pass.decoding.rest(), self._declared_end())
+        if clock.strays:
+            log.warning(
+                "%s: %d time stamps were far out of line; those pictures were timed by their neighbours",
+                self._stream_name,
+                clock.strays,
+            )
 
-class _LostFrames:
-    """Which packets never became a picture, once the decoder has complained."""
+    def _open(self) -> _Pass:
+        container = open_container(self._path, hardware_decoder(self._decoder))
+        try:
+            video = video_stream(container, str(self._path), self._track)
+            return _Pass(container, video, Decoding(container, video, self._counted(video)))
+        except BaseException:
+            container.close()
+            raise
 
-    def __init__(self) -> None:
-        self._expected: list[int] = []
-        self._damaged: list[int] = []
-        self._errors = False
+    def _counted(self, video: av.VideoStream) -> Fraction:
+        """Seconds from picture to picture where the stream has no clock."""
+        if self._rate is not None:
+            return 1 / Fraction(self._rate).limit_denominator(1_000_000)
+        stated = video.codec_context.framerate
+        return 1 / Fraction(stated) if stated and 1 <= stated <= 1000 else Fraction(1, _ASSUMED_RATE)
 
-    def expect(self, pts: int) -> None:
-        heapq.heappush(self._expected, pts)
+    def _beginning(self) -> list[Picture]:
+        """The first few pictures: they prove that the file can be decoded, and show what is missing before them."""
+        begun: list[Picture] = []
+        for picture in self._pictures:
+            begun.append(picture)
+            if sum(not one.damaged for one in begun) > LOOKAHEAD:
+                break
+        whole = next((place for place, one in enumerate(begun) if not one.damaged), None)
+        if whole is None:
+            raise SourceRefused(
+                f"{self._path}: no frame could be decoded (empty or damaged video); check that it plays, or re-encode it"
+            )
+        stamps = [one.stamp.ticks for one in begun if one.stamp.ticks is not None]
+        if stamps and self._pass.decoding.kind is StampKind.SHOWN:
+            missing = self._pass.decoding.missing_before(min(stamps))
+            begun[whole] = replace(begun[whole], lost=tuple(sorted({*missing, *begun[whole].lost})))
+        return begun
 
-    def note_error(self) -> None:
-        self._errors = True
+    @property
+    def _first_whole(self) -> Picture:
+        return next(picture for picture in self._first if not picture.damaged)
 
-    def before(self, pts: int, damaged: bool) -> list[int]:
-        """Time stamps lost up to the good picture at `pts`; a damaged picture is kept for the next good one."""
-        unmatched = []
-        while self._expected and self._expected[0] <= pts:
-            expected = heapq.heappop(self._expected)
-            if expected != pts:
-                unmatched.append(expected)
-        # Field-coded streams send two packets a picture, so unmatched packets alone prove nothing.
-        if self._errors:
-            self._damaged.extend(unmatched)
-        if damaged:
-            self._damaged.append(pts)
-            return []
-        lost, self._damaged = self._damaged, []
-        if lost:
-            self._errors = False
-        return lost
-
-    def rest(self) -> list[int]:
-        """What is still lost at the end of the file."""
-        return self._damaged + (sorted(self._expected) if self._errors else [])
-
-
-def open_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.InputContainer:
-    """Open a local file for demuxing; `ValueError` with the remedy when that cannot work. `hwaccel`: what decodes."""
-    if not path.exists():
-        raise SourceRefused(f"{path}: no such file; check the path")
-    if not path.is_file():
-        raise SourceRefused(
-            f"{path}: not a regular file; give a video file, a directory of images or a stream address"
+    def _introduce(self, start_ns: int | None) -> SourceInfo:
+        first, video, container = self._first_whole, self._pass.video, self._pass.container
+        geometry = geometry_of(first.frame, first.aspect)
+        duration_ns = self._duration_ns()
+        notices = list(video_track(container, str(self._path), self._track)[1])
+        if self._pass.decoding.kind is StampKind.COUNTED:
+            said = (
+                "as asked for"
+                if self._rate is not None
+                else "as the stream says or by custom; --rate says it better"
+            )
+            notices.append(
+                f"it has no clock: played at {float(1 / self._pass.time_base):g} pictures a second, {said}"
+            )
+        if start_ns is None:
+            start = film_start(
+                (video.metadata, container.metadata),
+                modified_ns=self._path.stat().st_mtime_ns,
+                duration_ns=duration_ns,
+                now_ns=time.time_ns(),
+            )
+            start_ns = start.wall_ns
+            notices += start.notices
+        width, height = geometry.display
+        return SourceInfo(
+            stream=self._stream_name,
+            address=str(self._path),
+            kind=SourceKind.FILE,
+            width=width,
+            height=height,
+            start_wall_ns=start_ns,
+            fingerprint=file_fingerprint(self._path),
+            duration_ns=duration_ns,
+            frames=video.frames or None,
+            nominal_fps=float(video.average_rate) if video.average_rate else None,
+            pixel_aspect=str(geometry.aspect),
+            notices=tuple(notices),
         )
-    if path.stat().st_size == 0:
-        raise SourceRefused(f"{path}: the file is empty (0 bytes); copy or record it again")
-    try:
-        # Absolute, for FFmpeg takes what stands before a colon for a protocol.
-        container = av.open(str(path.absolute()), metadata_errors="replace", hwaccel=hwaccel)
-    except PermissionError:
-        raise SourceRefused(f"{path}: no permission to read it; change its permissions") from None
-    except (FFmpegError, OSError, ValueError):
-        raise SourceRefused(_unreadable(path)) from None
-    if container.format.name in _TEXT_FORMATS:
-        container.close()
-        raise SourceRefused(_unreadable(path))
-    return container
 
-
-def video_stream(
-    container: av.container.InputContainer, name: str, wanted: int | None = None
-) -> av.VideoStream:
-    """The film's stream, or track `wanted` (`tracks.py`), set to decode with little delay."""
-    stream, _ = video_track(container, name, wanted)
-    # Slice threads keep errors next to the packet that caused them.
-    stream.thread_type = "SLICE"
-    return stream
-
-
-def _unreadable(path: Path) -> str:
-    head = path.open("rb").read(64)
-    if head[4:8] == b"ftyp" or (path.suffix.lower() in {".mp4", ".mov", ".m4v"} and b"ftyp" in head):
-        return (
-            f"{path}: the MP4 is cut off (its index, the moov atom, is missing); "
-            "copy it again in full, or record to MKV, which survives a cut"
+    def _clock(self, exact_origin: int | None = None) -> FilmClock[Picture]:
+        container = self._pass.container
+        rate = self._pass.video.average_rate
+        return FilmClock(
+            self._pass.time_base,
+            self._info.start_wall_ns,
+            origin=self._origin_hint() if exact_origin is None else exact_origin,
+            exact=exact_origin is not None,
+            wrap=_WRAP.get(container.format.name),
+            step_ns=round(NS / rate) if rate and 0.01 <= rate <= 1000 else None,
+            end=self._declared_end(),
         )
-    return f"{path}: not a video that FFmpeg can read; check the file, or convert it to MP4 or MKV"
+
+    def _known_origin(self) -> int:
+        """Ticks of PTS 0, as reading from the beginning finds it."""
+        if self._origin is None:
+            clock = self._clock()
+            found = any(True for picture in self._first for _ in clock.push(picture.stamp, picture))
+            while not found:
+                picture = next(self._pictures, None)
+                if picture is None:
+                    found = any(True for _ in clock.flush())
+                    break
+                self._first.append(picture)
+                found = any(True for _ in clock.push(picture.stamp, picture))
+            self._origin = clock.origin
+        return self._origin
+
+    def _origin_hint(self) -> int | None:
+        """Where sound begins, or the first packet that could not be decoded: before the first picture, perhaps."""
+        if self._pass.decoding.kind is not StampKind.SHOWN:
+            return 0
+        hints = list(self._first_whole.lost)
+        for sound in self._pass.container.streams.audio:
+            if sound.start_time is not None and sound.time_base is not None:
+                hints.append(round(sound.start_time * sound.time_base / self._pass.time_base))
+        return min(hints, default=None)
+
+    def _declared_end(self) -> int | None:
+        """The tick at which the file says that its video ends; None where nothing or nobody reliable says so."""
+        container, video = self._pass.container, self._pass.video
+        if self._pass.decoding.kind is StampKind.COUNTED or container.format.flags & _DISCONTINUOUS:
+            return None
+        if video.duration:
+            return (video.start_time or 0) + video.duration
+        if not container.duration or container.duration < 0:
+            return None
+        end_ns = ((container.start_time or 0) + container.duration) * 1000
+        # The sound that lasts longer than the picture is no picture that is missing.
+        if self._pass.decoding.others_until_ns >= end_ns - NS // 2:
+            return None
+        return ns_to_ticks(end_ns, self._pass.time_base)
+
+    def _duration_ns(self) -> int | None:
+        """How long the film is from PTS 0, by what the file says."""
+        first = self._first_whole.stamp.ticks
+        hint = self._origin_hint()
+        declared = self._declared_end()
+        if declared is not None and first is not None:
+            return max(
+                0, ticks_to_ns(declared - min(first, first if hint is None else hint), self._pass.time_base)
+            )
+        if self._pass.video.duration and self._pass.decoding.kind is not StampKind.COUNTED:
+            return ticks_to_ns(self._pass.video.duration, self._pass.time_base)
+        return self._pass.container.duration * 1000 if self._pass.container.duration else None
+
+
+def _timed(pictures: Iterator[Picture], clock: FilmClock[Picture]) -> Iterator[Timed[Picture]]:
+    for picture in pictures:
+        yield from clock.push(picture.stamp, picture)
+    yield from clock.flush()

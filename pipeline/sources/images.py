@@ -14,6 +14,7 @@ from pipeline.core.errors import SourceRefused
 from pipeline.core.frame import ClockSource, FrameTime
 from pipeline.core.records import Gap, GapReason, ResumePoint
 from pipeline.sources.deep_pixels import ValueRange, value_range
+from pipeline.sources.geometry import fitted
 from pipeline.sources.identity import images_fingerprint
 from pipeline.sources.picture import DecodedFrame, from_array
 from pipeline.sources.picture_files import Page, read_page, read_pages
@@ -65,6 +66,7 @@ class ImageSequence:
             notices=scaled,
         )
         self._start = 0
+        self._size_now = (self._info.width, self._info.height)
         self._frames = 0
         self._corrupt = 0
 
@@ -75,6 +77,11 @@ class ImageSequence:
     @property
     def counts(self) -> SourceCounts:
         return SourceCounts(frames=self._frames, corrupt=self._corrupt)
+
+    @property
+    def resumed_at(self) -> DecodedFrame | None:
+        known = read_page(self._pages[self._start - 1]) if 0 < self._start <= len(self._pages) else None
+        return None if known is None else self._frame(self._start - 1, known)
 
     def resume_after(self, point: ResumePoint) -> None:
         self._start = point.frame + 1
@@ -91,9 +98,24 @@ class ImageSequence:
                 self._corrupt += 1
                 yield Gap(wall_ns + pts_ns, wall_ns + end_ns, GapReason.CORRUPT, 1)
                 continue
+            yield from self._resized(wall_ns + pts_ns, pixels)
             self._frames += 1
-            time = FrameTime(pts_ns, wall_ns + pts_ns, 0, ClockSource.FILE)
-            yield from_array(self._info.stream, index, time, self._eight_bits(pixels))
+            yield self._frame(index, pixels)
+
+    def _frame(self, index: int, pixels: np.ndarray) -> DecodedFrame:
+        pts_ns, end_ns = self._starts[index : index + 2]
+        time = FrameTime(pts_ns, self._info.start_wall_ns + pts_ns, 0, ClockSource.FILE)
+        rgb = fitted(self._eight_bits(pixels), (self._info.width, self._info.height))
+        frame = from_array(self._info.stream, index, time, rgb)
+        frame.lasts_ns = end_ns - pts_ns
+        return frame
+
+    def _resized(self, wall_ns: int, pixels: np.ndarray) -> Iterator[Gap]:
+        """Say where pictures begin to have another size: they are fitted into that of the first one."""
+        size = (int(pixels.shape[1]), int(pixels.shape[0]))
+        if size != self._size_now:
+            self._size_now = size
+            yield Gap(wall_ns, wall_ns, GapReason.RESIZED, 0)
 
     def _value_range(self, first: np.ndarray) -> ValueRange | None:
         if first.dtype == np.uint8:

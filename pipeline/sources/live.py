@@ -17,8 +17,9 @@ from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects
 from pipeline.sources.camera import Camera, ConnectionLost, Feed, Picture
 from pipeline.sources.clocks import Arrival, LiveClock
+from pipeline.sources.geometry import geometry_of
 from pipeline.sources.latest import FrameMailbox
-from pipeline.sources.picture import DecodedFrame, displayed_size, from_video_frame
+from pipeline.sources.picture import DecodedFrame, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceOptions
 from pipeline.sources.unwatched import Unwatched
 
@@ -80,6 +81,10 @@ class LiveStream:
     @property
     def counts(self) -> SourceCounts:
         return replace(self._counts, dropped=self._box.dropped)
+
+    @property
+    def resumed_at(self) -> DecodedFrame | None:
+        return None
 
     def resume_after(self, point: ResumePoint) -> None:
         """A camera cannot go back: numbering goes on, and the time since `point` becomes an outage."""
@@ -216,7 +221,7 @@ class LiveStream:
             connection.close()
 
     def _introduce(self, connection: Feed, picture: Picture) -> SourceInfo:
-        width, height = displayed_size(picture.frame)
+        width, height = geometry_of(picture.frame, connection.pixel_aspect).display
         return SourceInfo(
             stream=self._stream,
             address=self._address,
@@ -226,6 +231,7 @@ class LiveStream:
             start_wall_ns=self._wall_clock_ns(),
             fingerprint=self._camera.fingerprint,
             nominal_fps=connection.nominal_fps,
+            pixel_aspect=str(connection.pixel_aspect),
         )
 
     def _take(self, connection: Feed, picture: Picture) -> None:
@@ -244,6 +250,7 @@ class LiveStream:
         if gap is not None:
             self._box.put_gap(gap)
         size = (self.info.width, self.info.height)
-        self._box.put(from_video_frame(self._stream, self._index, moment, picture.frame, size))
+        aspect = connection.pixel_aspect
+        self._box.put(from_video_frame(self._stream, self._index, moment, picture.frame, size, aspect))
         self._counts = replace(self._counts, frames=self._counts.frames + 1)
         self._index += 1

@@ -26,7 +26,8 @@ from pipeline.core.redaction import BLANK, fill_in, redact_text, redact_url
 from pipeline.core.restarts import LossCause
 from pipeline.sources.camera import ConnectionLost, Picture
 from pipeline.sources.clocks import SenderClock
-from pipeline.sources.file import video_stream
+from pipeline.sources.container import video_stream
+from pipeline.sources.geometry import pixel_aspect
 from pipeline.sources.identity import address_fingerprint
 from pipeline.sources.source import SourceKind, SourceOptions
 
@@ -131,6 +132,10 @@ class Connection:
     @property
     def nominal_fps(self) -> float | None:
         return float(self._video.average_rate) if self._video.average_rate else None
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        return pixel_aspect(self._video.sample_aspect_ratio)
 
     def pictures(self) -> Iterator[Picture]:
         """Pictures until the connection ends, which is always told by `ConnectionLost`."""

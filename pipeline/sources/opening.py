@@ -52,6 +52,10 @@ class RealTime:
     def counts(self) -> SourceCounts:
         return self._source.counts
 
+    @property
+    def resumed_at(self) -> DecodedFrame | None:
+        return self._source.resumed_at
+
     def resume_after(self, point: ResumePoint) -> None:
         self._source.resume_after(point)
 
@@ -111,7 +115,12 @@ def open_source(
         kind = picture_kind(path)
         if kind not in (MediaKind.PICTURE, MediaKind.PAGES):
             return VideoFile(
-                path, stream=name, start_ns=start_ns, decoder=options.decoder, track=options.track
+                path,
+                stream=name,
+                start_ns=start_ns,
+                decoder=options.decoder,
+                track=options.track,
+                rate=options.rate,
             )
         pages = pages_of(path) if kind is MediaKind.PAGES else [Page(path)]
     if options.track is not None:

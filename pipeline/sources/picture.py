@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
 
 from pipeline.core.frame import Frame, FrameTime
-from pipeline.core.thumbnail import thumbnail_of
+from pipeline.core.thumbnail import thumbnail_of, thumbnail_size
+from pipeline.sources.geometry import geometry_of
 
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 
@@ -17,10 +19,12 @@ _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444
 class DecodedFrame:
     """One frame of a stream, still in the decoder's pixel format.
 
-    Most frames are not keyframes of the pipeline, so the costly conversion to RGB waits for `to_frame`.
+    Most frames are not keyframes of the pipeline, so the costly conversion to RGB waits for `to_frame`. `held`: the
+    same picture as before, that is still shown at this later time. `lasts_ns`: how long its file says that it is shown,
+    0 where it does not say.
     """
 
-    __slots__ = ("_luma", "_rgb", "_thumbnail", "index", "stream", "time")
+    __slots__ = ("_luma", "_rgb", "_thumbnail", "held", "index", "lasts_ns", "stream", "time")
 
     def __init__(
         self,
@@ -30,6 +34,7 @@ class DecodedFrame:
         *,
         rgb: Callable[[], np.ndarray],
         luma: Callable[[], np.ndarray],
+        held: bool = False,
     ) -> None:
         self.stream = stream
         self.index = index
@@ -37,6 +42,8 @@ class DecodedFrame:
         self._rgb = rgb
         self._luma = luma
         self._thumbnail: np.ndarray | None = None
+        self.held = held
+        self.lasts_ns = 0
 
     def thumbnail(self) -> np.ndarray:
         """A small grey picture, (h, 64) uint8, made when it is first asked for."""
@@ -56,18 +63,24 @@ class DecodedFrame:
 
 
 def from_video_frame(
-    stream: str, index: int, time: FrameTime, picture: av.VideoFrame, size: tuple[int, int] | None = None
+    stream: str,
+    index: int,
+    time: FrameTime,
+    picture: av.VideoFrame,
+    size: tuple[int, int] | None = None,
+    aspect: Fraction = Fraction(1),
 ) -> DecodedFrame:
-    """Wrap a PyAV frame; the display rotation of phone videos is applied to the pixels.
+    """Wrap a PyAV frame; its pixels come out as a player shows them: turned, mirrored, and square.
 
-    `size`: (width, height) of the stream, for a frame that has another.
+    `size`: (width, height) of the stream, for a frame that has another. `aspect`: of the stored pixels.
     """
+    geometry = geometry_of(picture, aspect)
     return DecodedFrame(
         stream,
         index,
         time,
-        rgb=lambda: _sized(_upright(picture, _rgb(picture)), size),
-        luma=lambda: _upright(picture, _luma(picture)),
+        rgb=lambda: geometry.shown(_rgb(picture), size),
+        luma=lambda: geometry.shown(_luma(picture), thumbnail_size(*(size or geometry.display))),
     )
 
 
@@ -78,34 +91,19 @@ def from_array(stream: str, index: int, time: FrameTime, rgb: np.ndarray) -> Dec
     )
 
 
-def displayed_size(picture: av.VideoFrame) -> tuple[int, int]:
-    """(width, height) in pixels after the display rotation."""
-    turned = _quarter_turns(picture) % 2 == 1
-    return (picture.height, picture.width) if turned else (picture.width, picture.height)
-
-
-def _quarter_turns(picture: av.VideoFrame) -> int:
-    return round(picture.rotation / 90) % 4
-
-
-def _upright(picture: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
-    turns = _quarter_turns(picture)
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-def _sized(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    if size is None or (pixels.shape[1], pixels.shape[0]) == size:
-        return pixels
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+def still_shown(frame: DecodedFrame, time: FrameTime) -> DecodedFrame:
+    """The same picture at a later time."""
+    return DecodedFrame(frame.stream, frame.index, time, rgb=frame._rgb, luma=frame._luma, held=True)
 
 
 def _rgb(picture: av.VideoFrame) -> np.ndarray:
-    return picture.to_ndarray(format="rgb24")
+    # One thread: FFmpeg starts them anew for every picture, which costs more than they save.
+    return picture.to_ndarray(format="rgb24", threads=1)
 
 
 def _luma(picture: av.VideoFrame) -> np.ndarray:
     if picture.format.name not in _LUMA_FIRST:
-        return picture.to_ndarray(format="gray")
+        return picture.to_ndarray(format="gray", threads=1)
     plane = picture.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     return rows[: picture.height, : picture.width]

@@ -28,6 +28,12 @@ class SourceOptions(Options):
         ge=1,
         description="which video track of a file, from 1; none: the film, by its own flags or size",
     )
+    rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description="pictures a second of files without a clock (raw .h264, .hevc, .m4v); none: as they say, or 25",
+    )
     decoder: Literal["cpu", "nvdec"] = Field(
         default="cpu", description="nvdec: video files are decoded on an NVIDIA GPU"
     )
@@ -66,7 +72,8 @@ class SourceInfo:
     `address`: without credentials. `width`, `height`: pixels, as displayed. `duration_ns`, `frames`: None when
     unknown (live). `start_wall_ns`: wall clock of PTS 0, ns UTC. `fingerprint`: tells two videos apart, so that a
     run is never resumed on another video. `nominal_fps`: for display only; time is never computed from it.
-    `notices`: what the user must know of how the source is read.
+    `pixel_aspect`: width over height of a stored pixel ("16/9"); it is applied to what is delivered. `notices`: what
+    the user must know of how the source is read.
     """
 
     stream: str
@@ -79,6 +86,7 @@ class SourceInfo:
     duration_ns: int | None = None
     frames: int | None = None
     nominal_fps: float | None = None
+    pixel_aspect: str = "1"
     notices: tuple[str, ...] = ()
 
     @property
@@ -112,6 +120,10 @@ class Source(Protocol):
 
     @property
     def counts(self) -> SourceCounts: ...
+
+    @property
+    def resumed_at(self) -> DecodedFrame | None:
+        """The frame at the point behind which this source goes on, where it has it; known with the first event."""
 
     def resume_after(self, point: ResumePoint) -> None:
         """Continue behind `point` instead of from the beginning. Call before iterating."""

@@ -41,6 +41,7 @@ class Capture:
 
     time_base = Fraction(1)
     nominal_fps = None
+    pixel_aspect = Fraction(1)
 
     def __init__(self, device: str) -> None:
         self._capture = cv2.VideoCapture(int(device) if device.isdigit() else device)

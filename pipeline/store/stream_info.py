@@ -18,6 +18,7 @@ class StreamInfo:
 
     `uri`: the source; without its secrets. `model`: name of the model that captioned.
     `fingerprint`: tells the content of two sources apart, so that a run is never resumed on another video.
+    `pixel_aspect`: width over height of the source's stored pixels ("16/9"); boxes, masks and sizes are of square ones.
     `engines`: what computed each of the model's stages in the last run, and why nothing faster did.
     """
 
@@ -30,6 +31,7 @@ class StreamInfo:
     model: str = ""
     fingerprint: str = ""
     engines: str = ""
+    pixel_aspect: str = "1"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", redact_url(self.uri))

@@ -1,0 +1,84 @@
+"""Opening a video file's container: what decodes it, which of its streams is the film, and what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+from av.codec.hwaccel import HWAccel, hwdevices_available
+from av.error import FFmpegError
+
+from pipeline.core.errors import SourceRefused
+from pipeline.sources.tracks import video_track
+
+_TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "microdvd", "lrc", "concat", "ffmetadata"}
+
+# Video decoding on the GPU: FFmpeg still demuxes and tells the time, NVDEC makes the pictures.
+
+CPU, NVDEC = "cpu", "nvdec"
+
+
+def hardware_decoder(name: str) -> HWAccel | None:
+    """What `av.open` takes as `hwaccel`: None for the CPU.
+
+    A stream that the GPU cannot decode (its codec, its size) is decoded on the CPU all the same. Raises `SourceRefused`
+    where there is no GPU that decodes.
+    """
+    if name == CPU:
+        return None
+    assert name == NVDEC, name
+    if "cuda" not in hwdevices_available():
+        raise SourceRefused(
+            "sources.decoder=nvdec: this build of FFmpeg has no CUDA; install the PyAV wheel, or use cpu"
+        )
+    try:
+        HWAccel("cuda").create(av.codec.Codec("h264", "r"))
+    except (FFmpegError, OSError, RuntimeError, NotImplementedError):
+        raise SourceRefused(
+            "sources.decoder=nvdec: no NVIDIA GPU that decodes video is visible here; use cpu, or give the container "
+            "the video capability (NVIDIA_DRIVER_CAPABILITIES=compute,video,utility)"
+        ) from None
+    return HWAccel("cuda", allow_software_fallback=True)
+
+
+def open_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.InputContainer:
+    """Open a local file for demuxing; `ValueError` with the remedy when that cannot work. `hwaccel`: what decodes."""
+    if not path.exists():
+        raise SourceRefused(f"{path}: no such file; check the path")
+    if not path.is_file():
+        raise SourceRefused(
+            f"{path}: not a regular file; give a video file, a directory of images or a stream address"
+        )
+    if path.stat().st_size == 0:
+        raise SourceRefused(f"{path}: the file is empty (0 bytes); copy or record it again")
+    try:
+        # Absolute, for FFmpeg takes what stands before a colon for a protocol.
+        container = av.open(str(path.absolute()), metadata_errors="replace", hwaccel=hwaccel)
+    except PermissionError:
+        raise SourceRefused(f"{path}: no permission to read it; change its permissions") from None
+    except (FFmpegError, OSError, ValueError):
+        raise SourceRefused(_unreadable(path)) from None
+    if container.format.name in _TEXT_FORMATS:
+        container.close()
+        raise SourceRefused(_unreadable(path))
+    return container
+
+
+def video_stream(
+    container: av.container.InputContainer, name: str, wanted: int | None = None
+) -> av.VideoStream:
+    """The film's stream, or track `wanted` (`tracks.py`), set to decode with little delay."""
+    stream, _ = video_track(container, name, wanted)
+    # Slice threads keep errors next to the packet that caused them.
+    stream.thread_type = "SLICE"
+    return stream
+
+
+def _unreadable(path: Path) -> str:
+    head = path.open("rb").read(64)
+    if head[4:8] == b"ftyp" or (path.suffix.lower() in {".mp4", ".mov", ".m4v"} and b"ftyp" in head):
+        return (
+            f"{path}: the MP4 is cut off (its index, the moov atom, is missing); "
+            "copy it again in full, or record to MKV, which survives a cut"
+        )
+    return f"{path}: not a video that FFmpeg can read; check the file, or convert it to MP4 or MKV"

@@ -1,0 +1,169 @@
+"""Every decodable picture once, in order, at its time: random films of every container and codec, cut and resumed."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.records import GapReason, ResumePoint
+from pipeline.sources import SourceOptions, open_source
+from pipeline.sources.file import VideoFile
+from tests.media.corpus import faults_of, random_trial
+from tests.media.films import CONTAINERS, NS, Film, restamped, write_film
+from tests.media.reading import plain_decode, point_of, read_film
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(seed=st.integers(0, 2**32))
+def test_any_film_cut_and_resumed_anywhere_gives_what_a_plain_decode_gives(tmp_path: Path, seed: int) -> None:
+    trial = random_trial(random.Random(seed))
+    assert not list(faults_of(trial, tmp_path))
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg2"])
+@pytest.mark.parametrize("container", ["ts", "m2ts"])
+@pytest.mark.parametrize("gop", [20, 250])
+def test_a_broadcast_loses_none_of_its_first_group(
+    tmp_path: Path, container: str, codec: str, gop: int
+) -> None:
+    if codec not in CONTAINERS[container].codecs:
+        codec = "h264"
+    film = Film(container, codec, count=60, rate=25, gop=gop, bframes=2)
+    seen = read_film(write_film(film, tmp_path / f"clip{film.ending}"))
+    assert seen.numbers == list(range(60))
+    assert seen.times_ns[0] == 0
+    assert not seen.gaps
+
+
+@pytest.mark.parametrize("at", [0, 11, 150, 290, 398])
+@pytest.mark.parametrize(
+    ("container", "codec"), [("ts", "h264"), ("mpg", "mpeg2"), ("vob", "mpeg2"), ("mkv", "h264")]
+)
+def test_resuming_goes_on_with_the_very_next_picture(
+    tmp_path: Path, container: str, codec: str, at: int
+) -> None:
+    film = Film(container, codec, count=400, rate=25, gop=100)
+    path = write_film(film, tmp_path / f"clip{film.ending}")
+    seen = read_film(path)
+    rest = read_film(path, point_of(seen.frames[at]))
+    assert rest.numbers == list(range(at + 1, 400))
+    assert [(f.index, f.time) for f in rest.frames] == [(f.index, f.time) for f in seen.frames[at + 1 :]]
+    assert not rest.gaps
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg4", "mpeg2"])
+def test_an_avi_plays_its_pictures_in_display_order_at_an_even_pace(tmp_path: Path, codec: str) -> None:
+    film = Film("avi", codec, count=30, rate=25, bframes=3)
+    seen = read_film(write_film(film, tmp_path / "clip.avi"))
+    assert seen.numbers == list(range(30))
+    assert seen.times_ns == film.times_ns
+    assert {frame.time.epoch for frame in seen.frames} == {0}
+
+
+def test_a_film_that_begins_between_key_pictures_has_a_gap_at_its_beginning(tmp_path: Path) -> None:
+    path = write_film(Film("ts", "mpeg4", count=60, rate=25, gop=20), tmp_path / "clip.ts")
+    data = path.read_bytes()
+    path.write_bytes(data[len(data) // 188 // 8 * 188 :])
+    seen = read_film(path)
+    first = seen.numbers[0]
+    assert first is not None
+    assert first % 20 == 0
+    assert seen.numbers == list(range(first, 60)) == plain_decode(path)
+    (gap,) = seen.gaps
+    assert gap.reason is GapReason.CORRUPT
+    assert gap.start_ns == 0
+    assert gap.end_ns == seen.times_ns[0] == gap.frames * NS // 25
+
+
+def test_a_broadcast_that_begins_anew_goes_on_in_a_new_epoch_also_behind_a_resume(tmp_path: Path) -> None:
+    first = write_film(Film("ts", count=50), tmp_path / "a.ts").read_bytes()
+    second = write_film(Film("ts", count=50, first=50), tmp_path / "b.ts").read_bytes()
+    path = tmp_path / "joined.ts"
+    path.write_bytes(first + second)
+    seen = read_film(path)
+    assert seen.numbers == list(range(100))
+    assert seen.times_ns == [index * NS // 25 for index in range(100)]
+    assert [frame.time.epoch for frame in seen.frames] == [0] * 50 + [1] * 50
+    for at in (20, 49, 50, 80):
+        rest = read_film(path, point_of(seen.frames[at]))
+        assert [(f.index, f.time) for f in rest.frames] == [(f.index, f.time) for f in seen.frames[at + 1 :]]
+
+
+@pytest.mark.parametrize(("rate", "pace"), [(None, 25), (10.0, 10)])
+def test_a_stream_without_a_clock_plays_at_the_rate_given_and_says_so(
+    tmp_path: Path, rate: float | None, pace: int
+) -> None:
+    path = write_film(Film("h264", "h264", count=20, bframes=2), tmp_path / "clip.h264")
+    source = open_source(str(path), start_ns=0, options=SourceOptions(rate=rate))
+    times = [frame.time.pts_ns for frame in source]
+    assert times == [index * NS // pace for index in range(20)]
+    (notice,) = source.info.notices
+    assert f"{pace} pictures a second" in notice
+    source.close()
+
+
+def test_sound_that_begins_before_the_picture_counts_as_the_beginning(tmp_path: Path) -> None:
+    for container in ("mp4", "mkv"):
+        film = Film(container, count=50, sound=True, late_s=Fraction(3))
+        seen = read_film(write_film(film, tmp_path / f"clip{film.ending}"))
+        assert abs(seen.times_ns[0] - 3 * NS) < NS // 10
+        assert not seen.gaps
+        assert seen.info.duration_ns is not None
+        assert abs(seen.info.duration_ns - 5 * NS) < NS // 5
+
+
+def test_one_stray_stamp_of_a_file_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    stamps = [index * 40 for index in range(50)]
+    for container in ("mkv", "ts"):
+        film = Film(container, count=50)
+        clean = write_film(film, tmp_path / f"clean{film.ending}")
+
+        def astray(number: int, packet: av.Packet) -> None:
+            if number == 10 and packet.pts is not None:
+                packet.pts += round(3600 / packet.time_base)
+
+        seen = read_film(restamped(clean, tmp_path / f"stray{film.ending}", astray))
+        assert seen.numbers == list(range(50))
+        assert [round(time / 1e6) for time in seen.times_ns] == stamps
+        assert not seen.gaps
+
+
+def test_a_resume_point_that_is_no_picture_of_the_file_goes_on_with_the_next_one(tmp_path: Path) -> None:
+    path = write_film(Film("mp4", count=500, gop=25), tmp_path / "clip.mp4")
+    between = ResumePoint(pts_ns=18 * NS + 1, frame=450, wall_ns=18 * NS + 1)
+    rest = read_film(path, between)
+    assert rest.numbers == list(range(451, 500))
+    assert rest.frames[0].index == 451
+
+
+def test_a_long_film_is_sought_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_film(Film("ts", count=700, gop=25, bframes=2), tmp_path / "clip.ts")
+    source = VideoFile(path, stream="film", start_ns=0)
+    frames = [event for event in source if hasattr(event, "index")]
+    source.close()
+    monkeypatch.setattr(VideoFile, "_shown", lambda *_: pytest.fail("the film is decoded from its beginning"))
+    source = VideoFile(path, stream="film", start_ns=0)
+    source.resume_after(point_of(frames[600]))
+    assert [frame.index for frame in source] == list(range(601, 700))
+    source.close()
+
+
+def test_times_of_all_containers_grow(tmp_path: Path) -> None:
+    for name, container in CONTAINERS.items():
+        film = Film(name, container.codecs[0], count=12, rate=25)
+        if container.codecs[0] in ("dv",):
+            film = film.but(size=(720, 576))
+        seen = read_film(write_film(film, tmp_path / f"{name}{film.ending}"))
+        assert len(seen.frames) == 12, name
+        assert all(a.time.order < b.time.order for a, b in pairwise(seen.frames)), name

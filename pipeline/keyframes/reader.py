@@ -9,6 +9,7 @@ from pipeline.core.frame import Frame, FrameTime
 from pipeline.core.records import Cut, Gap, ResumePoint
 from pipeline.keyframes.gate import KeyframeGate, KeyframeOptions
 from pipeline.sources import DecodedFrame, Source, SourceCounts
+from pipeline.sources.source import resumed_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class KeyframeReader:
         for item in self._items:
             if self._resumed:
                 self._resumed = False
-                if (known := self._source.resumed_at) is not None:
+                if (known := resumed_at(self._source)) is not None:
                     self._gate.remember(known)
             if item is None:
                 return self._step(gaps), None

@@ -82,10 +82,6 @@ class LiveStream:
     def counts(self) -> SourceCounts:
         return replace(self._counts, dropped=self._box.dropped)
 
-    @property
-    def resumed_at(self) -> DecodedFrame | None:
-        return None
-
     def resume_after(self, point: ResumePoint) -> None:
         """A camera cannot go back: numbering goes on, and the time since `point` becomes an outage."""
         self._resume = point

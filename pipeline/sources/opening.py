@@ -23,7 +23,7 @@ from pipeline.sources.kinds import SOURCES, SourceRequest
 from pipeline.sources.media_kinds import FILM_SUFFIXES, PICTURE_SUFFIXES, MediaKind, picture_kind
 from pipeline.sources.picture import DecodedFrame
 from pipeline.sources.picture_files import Page, pages_of
-from pipeline.sources.source import Source, SourceCounts, SourceInfo, SourceOptions
+from pipeline.sources.source import Source, SourceCounts, SourceInfo, SourceOptions, resumed_at
 
 if TYPE_CHECKING:
     from pipeline.sources.camera import Camera
@@ -54,7 +54,7 @@ class RealTime:
 
     @property
     def resumed_at(self) -> DecodedFrame | None:
-        return self._source.resumed_at
+        return resumed_at(self._source)
 
     def resume_after(self, point: ResumePoint) -> None:
         self._source.resume_after(point)

@@ -121,13 +121,18 @@ class Source(Protocol):
     @property
     def counts(self) -> SourceCounts: ...
 
-    @property
-    def resumed_at(self) -> DecodedFrame | None:
-        """The frame at the point behind which this source goes on, where it has it; known with the first event."""
-
     def resume_after(self, point: ResumePoint) -> None:
         """Continue behind `point` instead of from the beginning. Call before iterating."""
 
     def __iter__(self) -> Iterator[DecodedFrame | Gap | None]: ...
 
     def close(self) -> None: ...
+
+
+def resumed_at(source: Source) -> DecodedFrame | None:
+    """The frame at the point behind which `source` goes on, known with the first event; None where it has none.
+
+    It tells what the last keyframe looked like, and what is still shown. A source need not have a `resumed_at`.
+    """
+    frame: DecodedFrame | None = getattr(source, "resumed_at", None)
+    return frame

@@ -8,7 +8,7 @@ from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.picture import DecodedFrame, still_shown
-from pipeline.sources.source import Source, SourceCounts, SourceInfo
+from pipeline.sources.source import Source, SourceCounts, SourceInfo, resumed_at
 
 # A picture that stands is looked at again so often.
 AGAIN_NS = NS
@@ -35,7 +35,7 @@ class StandingPictures:
 
     @property
     def resumed_at(self) -> DecodedFrame | None:
-        return self._source.resumed_at
+        return resumed_at(self._source)
 
     def resume_after(self, point: ResumePoint) -> None:
         self._after = point
@@ -46,7 +46,7 @@ class StandingPictures:
         begins = self._after is not None
         for event in self._source:
             if begins:
-                last, begins = self._source.resumed_at, False
+                last, begins = resumed_at(self._source), False
             if isinstance(event, DecodedFrame):
                 if last is not None:
                     pause = event.time.wall_ns - last.time.wall_ns
@@ -55,7 +55,7 @@ class StandingPictures:
             elif isinstance(event, Gap) and event.end_ns > event.start_ns:
                 last = None
             yield event
-        last = self._source.resumed_at if begins else last
+        last = resumed_at(self._source) if begins else last
         if last is not None and last.lasts_ns > AGAIN_NS + AGAIN_NS // 2:
             end = last.time.pts_ns + last.lasts_ns
             yield from self._held(last, end - AGAIN_NS // 2)

@@ -1,6 +1,7 @@
 """Random small films of every container and codec at hand, cut and resumed at random, against a plain decode.
 
-`python -m tests.media.corpus --examples 5000 --seed 7 --write docs/formats.md` makes a long run and writes what it found.
+`python -m tests.media.corpus --examples 5000 --seed 7 --write docs/formats.md` makes a long run and writes what it found;
+as many random histories of time stamps are tried on the clock alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from av.error import PatchWelcomeError
 from pipeline.core.errors import SourceRefused
 from tests.media.films import CODECS, CONTAINERS, NS, Film, write_film
 from tests.media.reading import plain_decode, point_of, read_film
+from tests.sources.test_film_clock import check_many
 
 # Containers that can be read from any byte on, and to any byte.
 CUT_AT_HEAD = ("ts", "m2ts", "mpg", "vob", "h264", "hevc", "m4v", "m2v", "m1v", "mjpeg")
@@ -187,8 +189,8 @@ def long_run(examples: int, seed: int) -> Findings:
     return findings
 
 
-def report(findings: Findings, examples: int, seed: int, seconds: float) -> str:
-    """The page about formats, in Markdown."""
+def report(findings: Findings, examples: int, seed: int, seconds: float, histories: str) -> str:
+    """The page about formats, in Markdown. `histories`: how the clock's run ended."""
     rows = []
     for name, container in CONTAINERS.items():
         tried = ", ".join(f"{codec} {findings.tried[name, codec]}" for codec in container.codecs)
@@ -211,6 +213,8 @@ def report(findings: Findings, examples: int, seed: int, seconds: float) -> str:
             "",
             f"* Seed {seed}, {examples} films in {seconds / 60:.0f} minutes with FFmpeg {_ffmpeg()}: {kinds}.",
             f"* {findings.pictures:,} pictures compared; {len(findings.faults)} films not as they must be.",
+            f"* The clock alone, on {examples} random histories of time stamps (resets, wraps, strays, missing, equal and",
+            f"  shuffled stamps; `tests/sources/test_film_clock.py`), seed {seed}: {histories}.",
             "",
             "| container | ending | films by codec |",
             "|---|---|---|",
@@ -246,7 +250,13 @@ def main() -> None:
     av.logging.set_level(None)
     begun = time.monotonic()
     findings = long_run(given.examples, given.seed)
-    page = report(findings, given.examples, given.seed, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    try:
+        check_many(given.examples, given.seed)
+        histories = "no failure"
+    except AssertionError as error:
+        histories = f"a failure: {error}"
+    page = report(findings, given.examples, given.seed, seconds, histories)
     if given.write:
         given.write.write_text(page)
     else:

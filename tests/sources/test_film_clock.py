@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from pipeline.core.clock import NS
@@ -198,6 +198,37 @@ def histories(draw: st.DrawFn) -> History:
     return History(stamps, truth, wall, parts, wrap, step)
 
 
+def check(history: History) -> None:
+    """Times in order, exact where the stamps are, and nothing added or lost in all."""
+    base, wrap = (BROADCAST, WRAP) if history.wrap else (MS, None)
+    found = times(list(history.stamps), base, wrap=wrap, step_ns=history.step * 1_000_000)
+    assert len({time.epoch for time in found}) == history.epochs
+    assert all(before.order < after.order for before, after in pairwise(found))
+    assert all(before.wall_ns < after.wall_ns for before, after in pairwise(found))
+    # A joint is as long as the usual step, of which the clock and this test may choose another by a picture.
+    slack = 2 * history.step * 1_000_000 * (history.epochs - 1) + 1000 * history.epochs
+    for time, due in zip(found, history.truth, strict=True):
+        assert due is None or abs(time.wall_ns - due * 1_000_000) <= slack
+    assert abs(found[-1].wall_ns - history.end * 1_000_000) <= slack
+
+
+def check_many(examples: int, chosen: int) -> None:
+    """A long run over as many histories, from a seed."""
+
+    @seed(chosen)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(histories())
+    def all_of(history: History) -> None:
+        check(history)
+
+    all_of()
+
+
 @settings(
     max_examples=200,
     deadline=None,
@@ -207,14 +238,4 @@ def histories(draw: st.DrawFn) -> History:
 def test_any_history_of_stamps_gives_times_in_order_that_are_exact_where_the_stamps_are(
     history: History,
 ) -> None:
-    base, wrap = (BROADCAST, WRAP) if history.wrap else (MS, None)
-    found = times(list(history.stamps), base, wrap=wrap, step_ns=history.step * 1_000_000)
-    assert len({time.epoch for time in found}) == history.epochs
-    assert all(before.order < after.order for before, after in pairwise(found))
-    assert all(before.wall_ns < after.wall_ns for before, after in pairwise(found))
-    # A joint is as long as the usual step, of which the clock and this test may choose another by a picture.
-    slack = 2 * history.step * 1_000_000 * (history.epochs - 1)
-    for time, due in zip(found, history.truth, strict=True):
-        if due is not None:
-            assert abs(time.wall_ns - due * 1_000_000) <= slack + 1000 * history.epochs
-    assert abs(found[-1].wall_ns - history.end * 1_000_000) <= slack + 1000 * history.epochs
+    check(history)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -14,14 +15,14 @@ from pipeline.keyframes.reader import KeyframeReader
 from pipeline.sources import DecodedFrame, SourceOptions, open_source
 from pipeline.sources.standing import StandingPictures
 from tests.media.films import NS, Film, restamped, write_film
-from tests.media.numbered import number_of
+from tests.media.numbered import number_of, numbered
 from tests.media.reading import point_of
 
 
-def slides(folder: Path) -> Path:
+def slides(folder: Path, draw: Callable[[int, int, int], np.ndarray] = numbered) -> Path:
     """Two pictures of ten seconds each."""
-    film = Film("mp4", count=2, rate=1, stamps=(0, 10_000))
-    path = write_film(film, folder / "plain.mp4")
+    film = Film("mp4", count=2, rate=1, stamps=(0, 10_000), size=(160, 96))
+    path = write_film(film, folder / "plain.mp4", draw)
 
     def ten_seconds(_: int, packet: object) -> None:
         packet.duration = round(10 / packet.time_base)  # type: ignore[attr-defined]

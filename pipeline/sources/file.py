@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 from av.error import FFmpegError
 
-from pipeline.core.clock import NS
+from pipeline.core.clock import NS, iso_text
 from pipeline.core.errors import SourceRefused
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.clocks import ns_to_ticks, ticks_to_ns
@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 # Formats in which time stamps may leap at any moment: FFmpeg's AVFMT_TS_DISCONT. Their clock has 33 bits.
 _DISCONTINUOUS = 0x200
 _WRAP = {"mpegts": 1 << 33, "mpeg": 1 << 33}
+# Broadcasts repeat their tables so often that they never hold less.
+_LEAST_BITS_A_SECOND = 2_000
+_TAIL_NS = 5 * NS
+_PAUSE_NS = 60 * NS
 # Streams without a clock play at this rate unless they or the user say another.
 _ASSUMED_RATE = 25
 
@@ -234,14 +238,20 @@ class VideoFile:
                 f"it has no clock: played at {float(1 / self._pass.time_base):g} pictures a second, {said}"
             )
         if start_ns is None:
+            length_ns = self._checked_length_ns(duration_ns)
             start = film_start(
                 (video.metadata, container.metadata),
                 modified_ns=self._path.stat().st_mtime_ns,
-                duration_ns=duration_ns,
+                duration_ns=length_ns,
                 now_ns=time.time_ns(),
             )
             start_ns = start.wall_ns
             notices += start.notices
+            if start.by_length and length_ns != duration_ns:
+                notices.append(
+                    "its header and its pictures do not agree on how long it is; its wall clock, taken from its last "
+                    f"change, is {iso_text(start_ns)}; --start says it better"
+                )
         width, height = geometry.display
         return SourceInfo(
             stream=self._stream_name,
@@ -310,6 +320,28 @@ class VideoFile:
         if self._pass.decoding.others_until_ns >= end_ns - NS // 2:
             return None
         return ns_to_ticks(end_ns, self._pass.time_base)
+
+    def _checked_length_ns(self, stated_ns: int | None) -> int | None:
+        """The length that the file states, unless its last pictures or its size say otherwise; None: not known."""
+        first, time_base = self._first_whole.stamp.ticks, self._pass.time_base
+        if stated_ns is None or first is None or self._pass.decoding.kind is not StampKind.SHOWN:
+            return stated_ns
+        if self._pass.container.format.flags & _DISCONTINUOUS:
+            rate = self._path.stat().st_size * 8 * NS / max(1, stated_ns)
+            return stated_ns if rate >= _LEAST_BITS_A_SECOND else None
+        probe = self._open()
+        try:
+            near = first + ns_to_ticks(max(0, stated_ns - _TAIL_NS), time_base)
+            probe.container.seek(near, stream=probe.video, backward=True, any_frame=False)
+            stamps = [packet.pts for packet in probe.container.demux(probe.video) if packet.pts is not None]
+        except FFmpegError:
+            return stated_ns
+        finally:
+            probe.container.close()
+        found_ns = ticks_to_ns(max(stamps[-LOOKAHEAD:], default=first) - first, time_base)
+        # A last picture may be shown for long, so that only a header that says far more is doubted.
+        last_ns = ticks_to_ns(self._first_whole.stamp.duration, time_base)
+        return stated_ns if stated_ns - found_ns <= max(_PAUSE_NS, 2 * last_ns) else found_ns
 
     def _duration_ns(self) -> int | None:
         """How long the film is from PTS 0, by what the file says."""

@@ -20,10 +20,12 @@ _DATES = ("creation_time", "com.apple.quicktime.creationdate", "date_time_origin
 
 @dataclass(frozen=True, slots=True)
 class FilmStart:
-    """Wall clock of PTS 0, ns UTC. `notices`: what was not believed, and what was taken in its place."""
+    """Wall clock of PTS 0, ns UTC. `notices`: what was not believed, and what was taken in its place. `by_length`:
+    whether it rests on how long the film is."""
 
     wall_ns: int
     notices: tuple[str, ...] = ()
+    by_length: bool = False
 
 
 def film_start(
@@ -49,7 +51,8 @@ def film_start(
             if said not in refused:
                 refused.append(said)
     start = modified_ns - (duration_ns or 0)
-    return FilmStart(start, _told(refused, "time of its last change less its length, taken", start))
+    told = _told(refused, "time of its last change less its length, taken", start)
+    return FilmStart(start, told, by_length=True)
 
 
 def _told(refused: list[str], what: str, wall_ns: int) -> tuple[str, ...]:

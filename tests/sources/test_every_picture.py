@@ -167,3 +167,42 @@ def test_times_of_all_containers_grow(tmp_path: Path) -> None:
         seen = read_film(write_film(film, tmp_path / f"{name}{film.ending}"))
         assert len(seen.frames) == 12, name
         assert all(a.time.order < b.time.order for a, b in pairwise(seen.frames)), name
+
+
+@pytest.mark.parametrize("container", ["ts", "mpg"])
+@pytest.mark.parametrize("begins_s", [36_000, (1 << 33) // 90_000 - 10, (1 << 33) // 90_000 - 100])
+def test_late_stamps_and_a_clock_that_wraps_change_no_time(
+    tmp_path: Path, container: str, begins_s: int
+) -> None:
+    film = Film(container, "mpeg2", count=500, gop=25, bframes=2)
+    clean = write_film(film, tmp_path / f"clean{film.ending}")
+
+    def later(_: int, packet: av.Packet) -> None:
+        packet.pts = None if packet.pts is None else packet.pts + begins_s * 90_000
+        packet.dts = None if packet.dts is None else packet.dts + begins_s * 90_000
+
+    path = restamped(clean, tmp_path / f"late{film.ending}", later)
+    seen = read_film(path)
+    assert seen.numbers == list(range(500))
+    assert seen.times_ns == film.times_ns
+    rest = read_film(path, point_of(seen.frames[470]))
+    assert [(f.index, f.time) for f in rest.frames] == [(f.index, f.time) for f in seen.frames[471:]]
+
+
+def test_a_length_that_is_not_true_moves_no_wall_clock_without_a_word(tmp_path: Path) -> None:
+    film = Film("mkv", count=100)
+    clean = write_film(film, tmp_path / "clean.mkv")
+
+    def astray(number: int, packet: av.Packet) -> None:
+        if number == 10 and packet.pts is not None:
+            packet.pts += round(3600 / packet.time_base)
+
+    path = restamped(clean, tmp_path / "stray.mkv", astray)
+    source = open_source(str(path))
+    assert abs(source.info.start_wall_ns - (path.stat().st_mtime_ns - 4 * NS)) < NS
+    assert "do not agree" in " ".join(source.info.notices)
+    source.close()
+    source = open_source(str(clean))
+    assert abs(source.info.start_wall_ns - (clean.stat().st_mtime_ns - 4 * NS)) < NS // 10
+    assert not source.info.notices
+    source.close()

@@ -303,7 +303,9 @@ class VideoFile:
         hints = list(self._first_whole.lost)
         for sound in self._pass.container.streams.audio:
             if sound.start_time is not None and sound.time_base is not None:
-                hints.append(round(sound.start_time * sound.time_base / self._pass.time_base))
+                begins = round(sound.start_time * sound.time_base / self._pass.time_base)
+                # Before 0 lies only what a decoder of sound needs to begin.
+                hints.append(max(0, begins) if self._pass.container.format.name not in _WRAP else begins)
         return min(hints, default=None)
 
     def _declared_end(self) -> int | None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from pipeline.core.clock import DAY_NS, to_datetime
 from pipeline.core.errors import StoreRefused
+from pipeline.store.archive_files import (
+    CHECKSUMS,
+    ArchiveFiles,
+    check_file,
+    check_unlisted,
+    read_checksums,
+    write_checksums,
+)
 from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec
+from pipeline.store.damage import SegmentDamaged, hold_against_name
 from pipeline.store.durable_files import TEMPORARY, fsync_directory
 from pipeline.store.place import LocalPlace
 from pipeline.store.segment import (
@@ -27,11 +36,13 @@ from pipeline.store.segment import (
     resume_of,
     worth_keeping,
 )
-from pipeline.store.segment_name import DAY_LEVEL, SegmentName
+from pipeline.store.segment_name import DAY_LEVEL, SegmentName, is_ahead
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.zarr_metadata import attributes, chunk_rows, dimension_names
 
 CHUNKS_PER_SHARD = 32
+
+_DAMAGE = (OSError, ValueError, LookupError, RuntimeError, TypeError, OverflowError, zlib.error)
 
 # First and last time of a row, by table: what the sparse index covers.
 _TIMES = {
@@ -45,21 +56,35 @@ _TIMES = {
 }
 
 
-def closed_days(segments: Sequence[SegmentName], now_ns: int) -> list[tuple[str, tuple[SegmentName, ...]]]:
+def closed_days(
+    segments: Sequence[SegmentName],
+    now_ns: int,
+    *,
+    clock_ns: int | None = None,
+    skip: Collection[str] = frozenset(),
+) -> list[tuple[str, tuple[SegmentName, ...]]]:
     """UTC days before that of `now_ns` whose segments are not archived yet, each with consecutive segments.
 
-    A segment belongs to the day of its last moment, and never to an earlier day than the one before it.
+    A segment belongs to the day of its last moment, and never to an earlier day than the one before it. Moments more
+    than a day ahead of the clock (`clock_ns`) are no dates: such a segment belongs to the day of the one before it.
+    `skip`: paths of segments that cannot be archived.
     """
     today = now_ns // DAY_NS
     days: list[tuple[int, list[SegmentName]]] = []
+    known: int | None = None
     for segment in segments:
-        if segment.level == DAY_LEVEL:
+        ahead = is_ahead(segment.t_max, clock_ns)
+        if segment.level == DAY_LEVEL or segment.path in skip:
+            known = known if ahead else segment.t_max // DAY_NS
             continue
-        day = segment.t_max // DAY_NS
+        if ahead and known is None:
+            continue
+        day = known if ahead and known is not None else segment.t_max // DAY_NS
         if days and days[-1][1][-1].hi == segment.lo:
             day = max(day, days[-1][0])
         if day >= today:
             break
+        known = day
         if days and days[-1][0] == day and days[-1][1][-1].hi == segment.lo:
             days[-1][1].append(segment)
         else:
@@ -102,7 +127,8 @@ def build_day(directory: Path, date: str, inputs: Sequence[SegmentName], epoch: 
     final = directory / output.path
     temporary = final.with_name(f"{final.name}{TEMPORARY}{os.getpid()}")
     try:
-        _write(temporary, rows, described)
+        _write(temporary, rows, {**described, "checksums": CHECKSUMS})
+        write_checksums(temporary, final.name, attrs["stream"])
         _fsync_tree(temporary)
         os.rename(temporary, final)
     except BaseException:
@@ -181,27 +207,34 @@ def _fsync_tree(path: Path) -> None:
 
 
 class DayArchiveReader:
-    """Columns of a day archive through zarr-python; chunks carry a CRC-32C.
+    """Columns of a day archive through zarr-python. Every file is held against its size and checksum when it is first read.
 
-    Raises FileNotFoundError, `StoreRefused` when a part of it is missing or damaged.
+    Raises FileNotFoundError when it is not there (any more), `SegmentDamaged` when a part of it is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
             raise FileNotFoundError(path)
         self.path = path
+        stream = path.absolute().parent.parent.name
+        self._arrays: dict[str, zarr.Array] = {}
+        self._whole: dict[str, np.ndarray] = {}
         try:
-            self._group = zarr.open_group(path, mode="r", zarr_format=3)
+            self._sums = read_checksums(path, stream)
+            self._group = zarr.open_group(ArchiveFiles(path, sums=self._sums), mode="r", zarr_format=3)
             self.attrs: dict[str, Any] = dict(self._group.attrs)
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(error) from error
+        except _DAMAGE as error:
+            raise self._failed(error) from error
         if self.attrs.get("schema") != SCHEMA:
             raise StoreRefused(
                 f"day archive {path} has schema {self.attrs.get('schema')!r}, this program reads {SCHEMA!r}"
             )
-        self._arrays: dict[str, zarr.Array] = {}
-        self._whole: dict[str, np.ndarray] = {}
-        self._check_complete()
+        try:
+            hold_against_name(self.attrs, stream, f"day/{path.name}")
+            if self._sums is None:
+                self._check_without_checksums()
+        except _DAMAGE as error:
+            raise self._failed(error) from error
 
     def close(self) -> None:
         self._whole.clear()
@@ -256,7 +289,7 @@ class DayArchiveReader:
 
     def rows(self) -> SegmentRows:
         """Everything in the archive, every byte checked. `StoreRefused` for tables that this version does not know."""
-        refuse_unknown_tables(self.attrs, self.path)
+        refuse_unknown_tables(self.attrs, self.path, f"day/{self.path.name}")
         tables = {
             kind.group: kind(**{name: self._read(f"{kind.group}/{name}", 0, None) for name in kind.specs()})
             for kind in TABLES
@@ -264,10 +297,21 @@ class DayArchiveReader:
         }
         return SegmentRows(**tables)  # type: ignore[arg-type]
 
+    def verify(self) -> None:
+        """Check every file. Raises as reading does."""
+        try:
+            for path in self._sums or ():
+                check_file(self.path, path, self._sums or {})
+        except _DAMAGE as error:
+            raise self._failed(error) from error
+        if self._sums is None:
+            self.rows()
+
     def _array(self, path: str) -> zarr.Array:
         if path not in self._arrays:
             array = self._group[path]
-            assert isinstance(array, zarr.Array)
+            if not isinstance(array, zarr.Array):
+                raise ValueError(f"{path} is no array")
             self._arrays[path] = array
         return self._arrays[path]
 
@@ -279,25 +323,36 @@ class DayArchiveReader:
     def _read(self, path: str, start: int, stop: int | None) -> np.ndarray:
         try:
             return np.asarray(self._array(path)[start:stop])
-        except (OSError, ValueError, KeyError, RuntimeError, zlib.error) as error:
-            raise self._damaged(error) from error
+        except _DAMAGE as error:
+            raise self._failed(error) from error
 
-    def _check_complete(self) -> None:
-        """To Zarr a missing chunk is one of zeros; here it is damage. Empty chunks were written as well."""
+    def _check_without_checksums(self) -> None:
+        """An archive of an older version: the rows that it tells must be there, and all files of them."""
+        if "checksums" in self.attrs:
+            raise ValueError(f"{CHECKSUMS} is missing")
+        lengths: dict[str, int] = {}
         for kind in TABLES:
-            if not self.count(kind):
+            count = self.count(kind)
+            if bool(count) != (kind.group in self._group):
+                raise ValueError(f"zarr.json tells of {count} rows of {kind.group}")
+            if not count:
                 continue
-            for name in kind.specs():
-                array = self._array(f"{kind.group}/{name}")
-                shards = array.shards or array.chunks
-                tail = "/0" * (array.ndim - 1)
-                for number in range(-(-array.shape[0] // shards[0]) if 0 not in array.shape else 0):
-                    key = f"{kind.group}/{name}/c/{number}{tail}"
-                    if not (self.path / key).exists():
-                        raise self._damaged(FileNotFoundError(f"{key} is missing"))
+            for name, spec in kind.specs().items():
+                lengths[f"{kind.group}/{name}"] = -1 if spec.byte_string else count
+            if kind.group in _TIMES:
+                tracks = ("track_min", "track_max") if "track" in kind.specs() else ()
+                chunks = -(-count // chunk_rows(ColumnSpec("<i8"), count))
+                for name in ("t_start_min", "t_end_max", *tracks):
+                    lengths[f"index/{kind.group}/{name}"] = chunks
+        for path, length in lengths.items():
+            if length >= 0 and self._array(path).shape[0] != length:
+                raise ValueError(f"{path} has {self._array(path).shape[0]} rows, not {length}")
+        check_unlisted(self.path, {path: self._array(path) for path in lengths})
 
-    def _damaged(self, error: Exception) -> StoreRefused:
-        return StoreRefused(
-            f"day archive {self.path} is damaged ({error}): restore it from a copy, or move it out of the store; "
-            "the time it held then counts as a gap"
-        )
+    def _failed(self, error: Exception) -> Exception:
+        """An archive that was deleted meanwhile is gone, not damaged. What the system refuses stays as it is."""
+        if not self.path.exists():
+            return FileNotFoundError(self.path)
+        if isinstance(error, SegmentDamaged | PermissionError):
+            return error
+        return SegmentDamaged("day archive", self.path, f"day/{self.path.name}", error)

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import ResumePoint
 from pipeline.store.columns import TABLES, Columns, ColumnSpec
+from pipeline.store.damage import SegmentDamaged, SegmentRefused, hold_against_name
 from pipeline.store.place import StorePlace
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.zarr_zip import ZarrZip, encode
@@ -61,13 +62,14 @@ def encode_segment(rows: SegmentRows, attributes: SegmentAttributes) -> bytes:
     return encode([rows.table(table.group) for table in TABLES], attributes.document(rows))
 
 
-def refuse_unknown_tables(attrs: Mapping[str, Any], path: Path | str) -> None:
-    """Raise `StoreRefused` if a newer version wrote tables that this one would leave out of what it makes of the rows."""
+def refuse_unknown_tables(attrs: Mapping[str, Any], path: Path | str, key: str = "") -> None:
+    """Raise `SegmentRefused` if a newer version wrote tables that this one would leave out of what it makes of the rows."""
     unknown = {name for name, count in attrs["rows"].items() if count} - {table.group for table in TABLES}
     if unknown:
-        raise StoreRefused(
+        raise SegmentRefused(
             f"{path} holds tables that this version does not know ({', '.join(sorted(unknown))}): it is read, but merged "
-            "and archived only by the version that wrote it, or a newer one"
+            "and archived only by the version that wrote it, or a newer one",
+            key,
         )
 
 
@@ -88,7 +90,17 @@ class SegmentReader:
                 f"segment {self._file.path} has schema {self.attrs.get('schema')!r}, this program reads {SCHEMA!r}: "
                 "read it with the version that wrote it"
             )
+        try:
+            hold_against_name(self.attrs, place.where.rpartition("/")[2], key)
+        except ValueError as error:
+            self._file.close()
+            raise SegmentDamaged("segment", self._file.path, key, error) from error
+        self._key = key
         self._whole: dict[str, np.ndarray] = {}
+
+    def verify(self) -> None:
+        """Check every byte. Raises as reading does."""
+        self._file.verify()
 
     def close(self) -> None:
         self._file.close()
@@ -118,7 +130,7 @@ class SegmentReader:
 
     def rows(self) -> SegmentRows:
         """Everything in the segment, every byte checked. `StoreRefused` if it holds tables that this version does not know."""
-        refuse_unknown_tables(self.attrs, self._file.path)
+        refuse_unknown_tables(self.attrs, self._file.path, self._key)
         tables = {
             table.group: table(**{name: self._read(table, name) for name in table.specs()})
             for table in TABLES

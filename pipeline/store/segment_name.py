@@ -7,6 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 DAY_LEVEL = 3
+AHEAD_NS = 86_400 * 10**9  # clocks of machines and cameras differ by a day where a zone was set wrong
+
+
+def is_ahead(wall_ns: int, clock_ns: int | None) -> bool:
+    """Whether a stored moment is so far ahead of the clock that it cannot be a date. Never without a clock."""
+    return clock_ns is not None and wall_ns > clock_ns + AHEAD_NS
+
 
 _HOT = re.compile(r"(\d{12,})-(\d{12,})\.e(\d{4,})\.(\d+)-(\d+)\.L([012])\.zarr\.zip")
 _DAY = re.compile(r"\d{4}-\d\d-\d\d\.(\d{12,})-(\d{12,})\.e(\d{4,})\.(\d+)-(\d+)\.zarr")

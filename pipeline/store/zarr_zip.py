@@ -18,12 +18,16 @@ from typing import Any
 import numcodecs
 import numpy as np
 
-from pipeline.core.errors import StoreRefused
 from pipeline.store.columns import Columns
+from pipeline.store.damage import SegmentDamaged
 from pipeline.store.place import StorePlace
 from pipeline.store.zarr_metadata import array_document, chunk_rows, compressor, group_document
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, KeyError, ValueError, EOFError)
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, LookupError, ValueError, EOFError, TypeError, OverflowError,
+)  # fmt: skip
+# A position in the zip that cannot be one, and a sector that cannot be read.
+_DAMAGE_CODES = (errno.EINVAL, errno.EIO)
 
 
 def encode(tables: Iterable[Columns], attrs: Mapping[str, Any]) -> bytes:
@@ -67,6 +71,7 @@ class ZarrZip:
 
     def __init__(self, place: StorePlace, key: str) -> None:
         self.path = f"{place.where}/{key}"
+        self._key = key
         self._file = place.open(key)
         try:
             self._zip = zipfile.ZipFile(self._file)
@@ -78,7 +83,7 @@ class ZarrZip:
             raise self._damaged(error) from error
         except OSError as error:
             self._file.close()
-            if error.errno == errno.EINVAL:  # a position in the zip that cannot be one
+            if error.errno in _DAMAGE_CODES:
                 raise self._damaged(error) from error
             raise
 
@@ -117,6 +122,10 @@ class ZarrZip:
             broken = self._zip.testzip()
         except _DAMAGE as error:
             raise self._damaged(error) from error
+        except OSError as error:
+            if error.errno in _DAMAGE_CODES:
+                raise self._damaged(error) from error
+            raise
         if broken is not None:
             raise self._damaged(ValueError(broken))
 
@@ -141,15 +150,16 @@ class ZarrZip:
                 parts.append(np.frombuffer(data, dtype).reshape(shape))
         except _DAMAGE as error:
             raise self._damaged(error) from error
+        except OSError as error:
+            if error.errno in _DAMAGE_CODES:
+                raise self._damaged(error) from error
+            raise
         if not parts:
             return np.empty((self.length(path) if 0 in shape else 0, *shape[1:]), dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _damaged(self, error: Exception) -> StoreRefused:
-        return StoreRefused(
-            f"segment {self.path} is damaged ({error}): restore it from a copy, or move it out of the store; "
-            "the time it held then counts as a gap"
-        )
+    def _damaged(self, error: Exception) -> SegmentDamaged:
+        return SegmentDamaged("segment", self.path, self._key, error)
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -1,0 +1,53 @@
+"""What is wrong with a segment or archive: which one cannot be read, and whether its content belongs to its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.core.errors import StoreRefused
+from pipeline.store.segment_name import SegmentName
+
+
+class SegmentRefused(StoreRefused):
+    """One segment or archive that cannot be used. `key`: its name in the stream's place; the others can be."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class SegmentDamaged(SegmentRefused):
+    """A segment or archive of which some byte is not what was written. The time in its name counts as a gap."""
+
+    def __init__(self, kind: str, path: object, key: str, reason: object) -> None:
+        super().__init__(
+            f"{kind} {path} is damaged ({reason}): restore it from a copy, or move it out of the store; "
+            "the time it held then counts as a gap",
+            key,
+        )
+        self.path = str(path)
+        self.reason = str(reason)
+
+
+def hold_against_name(attrs: Mapping[str, Any], stream: str, key: str) -> None:
+    """Raise ValueError where the root attributes are those of another stream or of other commits than the name tells.
+
+    A key that is no name of a segment (a file that lies elsewhere) is held against nothing.
+    """
+    folder, _, entry = key.rpartition("/")
+    name = SegmentName.parse(folder, entry)
+    if name is None:
+        return
+    try:
+        told = (*attrs["seq"], *(attrs[each] for each in ("epoch", "t_min", "t_max", "level")))
+        whose = attrs["stream"]
+        whole = isinstance(attrs["rows"], Mapping) and isinstance(attrs["resume"], Mapping)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"its attributes lack {error}") from None
+    if not whole:
+        raise ValueError("its attributes are not those of a segment")
+    if whose != stream:
+        raise ValueError(f"its content is that of stream {whose!r}")
+    if told != (name.lo, name.hi, name.epoch, name.t_min, name.t_max, name.level):
+        raise ValueError("its content is that of other commits than its name tells")

@@ -64,7 +64,9 @@ def read_checksums(folder: Path, stream: str) -> FileSums | None:
     for path, (size, _) in sums.items():
         there = _size(folder / path)
         if there != size:
-            raise ArchiveFileWrong(f"{path} is missing" if there is None else f"{path} has {there} of {size} bytes")
+            raise ArchiveFileWrong(
+                f"{path} is missing" if there is None else f"{path} has {there} of {size} bytes"
+            )
     return sums
 
 

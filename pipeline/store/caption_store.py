@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,7 +17,7 @@ from pipeline.core.clock import Moment, TimeSpan, nanoseconds, share_watched, ti
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import ResumePoint
 from pipeline.store import arrow_tables
-from pipeline.store.compaction import Compaction
+from pipeline.store.compaction import Compaction, forget
 from pipeline.store.durable_files import TEMPORARY, refusal
 from pipeline.store.place import StorePlace, place_of
 from pipeline.store.row_query import (
@@ -36,7 +37,7 @@ from pipeline.store.segment import SCHEMA, resume_of
 from pipeline.store.segment_name import SegmentName
 from pipeline.store.stream_directory import list_visible, lost_spans
 from pipeline.store.stream_info import StreamInfo, check_stream_id
-from pipeline.store.stream_writer import StreamWriter
+from pipeline.store.stream_writer import StreamWriter, hold_stream
 from pipeline.store.zarr_metadata import group_document
 from sca.setting_errors import did_you_mean
 
@@ -106,8 +107,15 @@ class CaptionStore:
             )
         return cls(place)
 
-    def writer(self, stream: str, info: StreamInfo, *, compaction: Compaction | None = None) -> StreamWriter:
-        """Become the writer of a stream, new or known. A known stream keeps its `start_wall_ns`.
+    def writer(
+        self,
+        stream: str,
+        info: StreamInfo,
+        *,
+        compaction: Compaction | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> StreamWriter:
+        """Become the writer of a stream, new or known. A known stream keeps its `start_wall_ns`. `clock`: wall ns.
 
         Raises `StoreRefused` when another process writes it (its pid is named) or the place cannot be written.
         """
@@ -116,7 +124,7 @@ class CaptionStore:
             place.prepare()
         except OSError as error:
             raise refusal(error, place.where, "write to") from error
-        writer = StreamWriter(place, model=info.model, compaction=compaction)
+        writer = StreamWriter(place, model=info.model, compaction=compaction, clock=clock)
         try:
             known = self._info(stream)
             if known is not None:
@@ -312,12 +320,19 @@ class CaptionStore:
     def forget_before(self, moment: Moment, *, stream: str | None = None) -> int:
         """Delete what was stored before `moment`, in whole segments and days. Returns how many went.
 
-        Takes the writer's place meanwhile, as `archive_closed_days` does.
+        Writes nothing, so that it frees a full disk. Takes the writer's place meanwhile, as `archive_closed_days` does.
         """
         count = 0
         for name in self._chosen(stream):
-            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
-                count += writer.forget_before(nanoseconds(moment))
+            place = self._stream_place(name)
+            try:
+                lock = hold_stream(place)
+                try:
+                    count += forget(place, nanoseconds(moment), time.time_ns())
+                finally:
+                    lock.release()
+            except OSError as error:
+                raise refusal(error, place.where, "delete from") from error
         return count
 
     def close(self) -> None:

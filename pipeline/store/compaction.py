@@ -6,32 +6,50 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.clock import NS
 from pipeline.core.errors import StoreRefused
+from pipeline.store.damage import SegmentRefused
 from pipeline.store.place import StorePlace
 from pipeline.store.segment import SegmentAttributes, SegmentReader, encode_segment, resume_of
-from pipeline.store.segment_name import DAY_LEVEL, SegmentName, Visible, superseded, visible
+from pipeline.store.segment_name import DAY_LEVEL, SegmentName, Visible, is_ahead, superseded, visible
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.stream_directory import FOLDERS, list_epochs, list_names, list_visible
 
 # Forgetting what is older than a moment: whole segments and days, by their names alone.
 
 
-def expired(names: Iterable[SegmentName], shown: Visible, cutoff_ns: int) -> list[SegmentName]:
+def expired(
+    names: Iterable[SegmentName], shown: Visible, cutoff_ns: int, clock_ns: int | None = None
+) -> list[SegmentName]:
     """Segments that end before `cutoff_ns`, in the order in which they may be deleted one by one.
 
     Only from the stream's beginning on, so that no hole appears, and never the last one: it tells where to go on. What
-    a merge has replaced goes before the merge, or it would count again.
+    a merge has replaced goes before the merge, or it would count again. A segment that ends more than a day ahead of the
+    clock (`clock_ns`) has no date; it goes with the one after it.
     """
     end = 0
     for segment in shown.segments[:-1]:
+        if is_ahead(segment.t_max, clock_ns):
+            continue
         if segment.t_max >= cutoff_ns:
             break
         end = segment.hi
     return sorted((n for n in names if n.hi <= end), key=lambda n: (n in shown.segments, n.lo))
+
+
+def forget(place: StorePlace, cutoff_ns: int, clock_ns: int) -> int:
+    """Delete segments that end before `cutoff_ns`. Returns how many of those that counted.
+
+    Only for who holds the stream. Nothing is written, so that it can free a full disk. Raises OSError.
+    """
+    shown = list_visible(place)
+    old = expired(list_names(place), shown, cutoff_ns, clock_ns)
+    if old:
+        delete_segments(place, old)
+    return len(set(old) & set(shown.segments))
 
 
 def delete_segments(place: StorePlace, names: Iterable[SegmentName]) -> None:
@@ -46,6 +64,8 @@ def delete_segments(place: StorePlace, names: Iterable[SegmentName]) -> None:
 log = logging.getLogger(__name__)
 
 RETRY_S = 60.0
+# How long a segment that cannot be merged is left alone: its owner may put a copy in its place.
+SET_ASIDE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +85,18 @@ class Compaction:
     housekeeping_s: float = 3600.0
 
 
-def next_merge(segments: Sequence[SegmentName], fan_in: int) -> tuple[SegmentName, ...]:
-    """The oldest `fan_in` consecutive segments of one level below the top; empty when there is nothing to merge."""
+def next_merge(
+    segments: Sequence[SegmentName], fan_in: int, skip: Collection[str] = frozenset()
+) -> tuple[SegmentName, ...]:
+    """The oldest `fan_in` consecutive segments of one level below the top; empty when there is nothing to merge.
+
+    `skip`: paths of segments that cannot be merged.
+    """
     run: list[SegmentName] = []
     for segment in segments:
+        if segment.path in skip:
+            run = []
+            continue
         if run and (segment.level != run[-1].level or segment.lo != run[-1].hi):
             run = []
         run.append(segment)
@@ -82,7 +110,7 @@ def next_merge(segments: Sequence[SegmentName], fan_in: int) -> tuple[SegmentNam
 def merge(place: StorePlace, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
     """Write consecutive segments as one of the next level. Doing it again gives the same rows.
 
-    Raises `StoreRefused` for a damaged input, OSError when the disk refuses.
+    Raises `SegmentRefused` for a damaged input, OSError when the disk refuses.
     """
     parts: list[SegmentRows] = []
     attrs = {}
@@ -125,16 +153,25 @@ def bury(place: StorePlace, grace_s: float, now: float) -> int:
 
 
 class Compactor:
-    """Merges and buries in its own thread. A failure is logged and tried again later; commits never see it."""
+    """Merges, buries, forgets and archives in its own thread. A failure is logged and tried again later; commits never see it.
 
-    def __init__(self, place: StorePlace, epoch: int, settings: Compaction) -> None:
+    What cannot be merged or archived, because it is damaged, is left as it is and the rest goes on without it.
+    `clock`: wall ns.
+    """
+
+    def __init__(
+        self, place: StorePlace, epoch: int, settings: Compaction, clock: Callable[[], int] = time.time_ns
+    ) -> None:
         self.mutex = threading.Lock()  # held while segments are being replaced
         self._place = place
         self._stream = place.where.rpartition("/")[2]
         self._epoch = epoch
         self._settings = settings
+        self._clock = clock
         self._wake = threading.Event()
         self._kept_house = time.monotonic()
+        self._short_of_space = False
+        self._set_aside_until: dict[str, float] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"compact-{self._stream}", daemon=True)
         if settings.enabled:
@@ -145,6 +182,11 @@ class Compactor:
         if (seq + 1) % self._settings.fan_in == 0:
             self._wake.set()
 
+    def refused(self) -> None:
+        """Tell of a commit that the disk refused: what may be forgotten goes now."""
+        self._short_of_space = True
+        self._wake.set()
+
     def close(self) -> None:
         self._stopping = True
         self._wake.set()
@@ -154,12 +196,19 @@ class Compactor:
     def run_once(self) -> int:
         """Do all merges that are due now. Returns the number of replaced segments that wait for their grace."""
         with self.mutex:
-            while not self._stopping:
-                inputs = next_merge(list_visible(self._place).segments, self._settings.fan_in)
-                if not inputs:
-                    break
-                merge(self._place, inputs, self._epoch)
-            return bury(self._place, self._settings.grace_s, time.time())
+            try:
+                while not self._stopping:
+                    shown = list_visible(self._place)
+                    inputs = next_merge(shown.segments, self._settings.fan_in, self._skipped())
+                    if not inputs:
+                        break
+                    try:
+                        merge(self._place, inputs, self._epoch)
+                    except SegmentRefused as error:
+                        self._set_aside(error)
+            finally:  # a full disk refuses the merge, and this is what frees it
+                waiting = bury(self._place, self._settings.grace_s, time.time())
+            return waiting
 
     def archive(self, now_ns: int) -> list[SegmentName]:
         """Build the archives of closed days, then bury what they replaced once its grace is over."""
@@ -170,19 +219,36 @@ class Compactor:
             raise StoreRefused(
                 f"{self._place.where}: day archives are made on local disks only; leave them out"
             )
+        made: list[SegmentName] = []
         with self.mutex:
-            days = closed_days(list_visible(self._place).segments, now_ns)
-            made = [build_day(folder, date, inputs, self._epoch) for date, inputs in days]
-            bury(self._place, self._settings.grace_s, time.time())
+            try:
+                again = True
+                while again:
+                    again = False
+                    segments = list_visible(self._place).segments
+                    days = closed_days(segments, now_ns, clock_ns=self._clock(), skip=self._skipped())
+                    for date, inputs in days:
+                        try:
+                            made.append(build_day(folder, date, inputs, self._epoch))
+                        except SegmentRefused as error:
+                            self._set_aside(error)
+                            again = True  # the rest of that day, without it
+            finally:
+                bury(self._place, self._settings.grace_s, time.time())
             return made
 
     def forget(self, cutoff_ns: int) -> int:
         """Delete segments that end before `cutoff_ns`. Returns how many of those that counted."""
         with self.mutex:
-            shown = list_visible(self._place)
-            old = expired(list_names(self._place), shown, cutoff_ns)
-            delete_segments(self._place, old)
-            return len(set(old) & set(shown.segments))
+            return forget(self._place, cutoff_ns, self._clock())
+
+    def _set_aside(self, error: SegmentRefused) -> None:
+        log.warning("stream %s is merged and archived without one segment: %s", self._stream, error)
+        self._set_aside_until[error.key] = time.monotonic() + SET_ASIDE_S
+
+    def _skipped(self) -> frozenset[str]:
+        now = time.monotonic()
+        return frozenset(key for key, until in self._set_aside_until.items() if until > now)
 
     def _run(self) -> None:
         timeout: float | None = 0.0
@@ -191,20 +257,39 @@ class Compactor:
             self._wake.clear()
             if self._stopping:
                 return
-            try:
-                timeout = self._settings.grace_s if self.run_once() else None
-                self._keep_house()
-            except (OSError, ValueError) as error:
-                log.warning("segments of %s not merged, trying again: %s", self._stream, error)
-                timeout = RETRY_S
+            timeout = self._work()
 
-    def _keep_house(self) -> None:
-        """Archive closed days and forget what is too old, when it is time to."""
+    def _work(self) -> float | None:
+        """Everything that is due. Returns after how many s there is more to do; None when a commit will tell.
+
+        What frees space comes first, and no step waits for another to succeed.
+        """
         settings = self._settings
-        if time.monotonic() - self._kept_house < settings.housekeeping_s:
-            return
-        self._kept_house = time.monotonic()
-        if settings.archive_days and self._place.folder is not None:
-            self.archive(time.time_ns())
-        if settings.keep_s is not None:
-            self.forget(time.time_ns() - round(settings.keep_s * NS))
+        due = time.monotonic() - self._kept_house >= settings.housekeeping_s
+        failed, waiting = False, 0
+        if settings.keep_s is not None and (due or self._short_of_space):
+            self._short_of_space = False
+            failed |= self._failed("forgotten", self._forget_old)
+        try:
+            waiting = self.run_once()
+        except (OSError, ValueError) as error:
+            failed = self._short_of_space = True
+            log.warning("segments of %s not merged, trying again: %s", self._stream, error)
+        if due and settings.archive_days and self._place.folder is not None:
+            failed |= self._failed("archived", lambda: self.archive(self._clock()))
+        if due and not failed:
+            self._kept_house = time.monotonic()
+        if failed:
+            return RETRY_S
+        return settings.grace_s if waiting else None
+
+    def _forget_old(self) -> int:
+        return self.forget(self._clock() - round((self._settings.keep_s or 0) * NS))
+
+    def _failed(self, what: str, step: Callable[[], object]) -> bool:
+        try:
+            step()
+        except (OSError, ValueError) as error:
+            log.warning("segments of %s not %s, trying again: %s", self._stream, what, error)
+            return True
+        return False

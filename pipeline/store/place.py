@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -141,6 +142,10 @@ class LocalPlace:
     def delete(self, key: str) -> None:
         path = self.folder / key
         if path.is_dir():
+            # In one step, so that nobody finds a half of it; if the disk refuses even that, file by file.
+            going = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}")
+            with contextlib.suppress(OSError):
+                path = path.rename(going)
             shutil.rmtree(path)
         else:
             os.unlink(path)

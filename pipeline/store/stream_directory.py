@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
 from pipeline.core.clock import TimeSpan
+from pipeline.core.errors import StoreRefused
 from pipeline.store.place import Stamp, StorePlace
 from pipeline.store.segment_name import SegmentName, Visible, visible
 
 FOLDERS = ("hot", "day")
+# What else lies there (._0000.json, "0000 copy.json") was left by file managers and is no claim.
+_EPOCH = re.compile(r"(\d{4,})\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +46,24 @@ def list_names(place: StorePlace) -> list[SegmentName]:
 
 def list_epochs(place: StorePlace) -> list[EpochClaim]:
     """Claims in order. One that was made but not yet filled in (its writer is still starting) is left out."""
-    claims = [_claim(place, f"epoch/{entry}") for entry in place.list("epoch") if entry.endswith(".json")]
+    claims = [_claim(place, f"epoch/{entry}") for entry in place.list("epoch") if _EPOCH.fullmatch(entry)]
     return sorted((claim for claim in claims if claim is not None), key=lambda claim: claim.epoch)
 
 
 def newest_epoch(place: StorePlace) -> int:
     """Number of the newest claim, filled in or not; -1 without any."""
-    entries = [entry for entry in place.list("epoch") if entry.endswith(".json")]
-    return max((int(entry.removesuffix(".json")) for entry in entries), default=-1)
+    entries = [match for entry in place.list("epoch") if (match := _EPOCH.fullmatch(entry))]
+    return max((int(match[1]) for match in entries), default=-1)
 
 
-def list_visible(place: StorePlace) -> Visible:
-    """The segments a reader counts.
+def list_visible(place: StorePlace, without: Collection[str] = frozenset()) -> Visible:
+    """The segments a reader counts. `without`: paths of those that cannot be read; what they were merged from may be there.
 
     A directory changes while it is listed, so a commit may be missed where a later one is seen. A commit missing in
     a second listing as well is really lost, and named in `holes`.
     """
-    shown = _visible_now(place)
-    return _visible_now(place) if shown.holes else shown
+    shown = _visible_now(place, without)
+    return _visible_now(place, without) if shown.holes else shown
 
 
 def remove_temporaries(place: StorePlace) -> None:
@@ -67,20 +72,24 @@ def remove_temporaries(place: StorePlace) -> None:
         place.tidy(folder)
 
 
-def _visible_now(place: StorePlace) -> Visible:
-    names = list_names(place)
+def _visible_now(place: StorePlace, without: Collection[str]) -> Visible:
+    names = [name for name in list_names(place) if name.path not in without]
     return visible(names, {claim.epoch: claim.start_seq for claim in list_epochs(place)})
 
 
 @lru_cache(maxsize=4096)
 def _read_claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
-    document = json.loads(place.read(key) or b"null")
     epoch = int(key.rpartition("/")[2].removesuffix(".json"))
-    return (
-        None
-        if document is None
-        else EpochClaim(epoch, document["start_seq"], document["host"], document["pid"])
-    )
+    try:
+        document = json.loads(place.read(key) or b"null")
+        if document is None:
+            return None
+        return EpochClaim(epoch, int(document["start_seq"]), str(document["host"]), int(document["pid"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreRefused(
+            f"{place.where}/{key} is damaged ({error}), which tells from where on its writer's commits count: restore it "
+            "from a copy, or delete it if only one program at a time has ever written this stream"
+        ) from error
 
 
 def _claim(place: StorePlace, key: str) -> EpochClaim | None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from pipeline.core.clock import NS
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch, ResumePoint
-from pipeline.store.compaction import Compaction, Compactor
+from pipeline.store.compaction import Compaction, Compactor, forget
+from pipeline.store.damage import SegmentDamaged
 from pipeline.store.durable_files import refusal
 from pipeline.store.place import Hold, PlaceHeld, StorePlace
 from pipeline.store.row_query import open_segment
 from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
-from pipeline.store.segment_name import SegmentName
+from pipeline.store.segment_name import SegmentName, Visible
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.stream_directory import (
     FOLDERS,
@@ -28,14 +32,23 @@ from pipeline.store.stream_directory import (
     remove_temporaries,
 )
 
+log = logging.getLogger(__name__)
+
 
 class StreamWriter:
-    """Appends to one stream. Use as a context manager; made by `CaptionStore.writer`.
+    """Appends to one stream. Use as a context manager; made by `CaptionStore.writer`. `clock`: wall ns.
 
     Raises `StoreRefused` when another process writes this stream (its pid is named) or the directory refuses.
     """
 
-    def __init__(self, place: StorePlace, *, model: str = "", compaction: Compaction | None = None) -> None:
+    def __init__(
+        self,
+        place: StorePlace,
+        *,
+        model: str = "",
+        compaction: Compaction | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.stream = place.where.rpartition("/")[2]
         self._place = place
         self._model = model
@@ -47,16 +60,20 @@ class StreamWriter:
             for folder in (*FOLDERS, "epoch"):
                 place.prepare(folder)
             place.settle()
-            self._lock = self._hold_lock()
+            self._lock = hold_stream(place)
             try:
                 remove_temporaries(place)
+                if (
+                    settings.enabled and settings.keep_s is not None
+                ):  # on a full disk nothing can be written before it
+                    forget(place, clock() - round(settings.keep_s * NS), clock())
                 self._epoch, self._seq, self._resume = self._claim()
             except BaseException:
                 self._lock.release()
                 raise
         except OSError as error:
             raise refusal(error, place.where, "write to") from error
-        self._compactor = Compactor(place, self._epoch, settings)
+        self._compactor = Compactor(place, self._epoch, settings, clock)
 
     @property
     def resume(self) -> ResumePoint:
@@ -106,7 +123,7 @@ class StreamWriter:
     def compact(self) -> None:
         """Do now what the background thread would do: merge what is due, delete what was replaced long enough ago.
 
-        Raises `StoreRefused` for a damaged segment or when the disk refuses.
+        A damaged segment is left as it is, and a warning names it. Raises `StoreRefused` when the disk refuses.
         """
         try:
             self._compactor.run_once()
@@ -116,7 +133,8 @@ class StreamWriter:
     def archive_closed_days(self, now_ns: int) -> list[Path]:
         """Turn every UTC day before that of `now_ns` into a day archive. Returns the archives made.
 
-        Commits go on meanwhile. Raises `StoreRefused` for a damaged segment or when the disk refuses.
+        Commits go on meanwhile. A damaged segment is left as it is, and a warning names it. Raises `StoreRefused` when the
+        disk refuses.
         """
         try:
             made = self._compactor.archive(now_ns)
@@ -161,6 +179,7 @@ class StreamWriter:
                     self._place.delete(name.path)
             except OSError:
                 self._uncertain = True
+            self._compactor.refused()
             raise refusal(error, f"{self._place.where}/{name.path}", "write") from error
         with contextlib.suppress(FileNotFoundError):
             if newest_epoch(self._place) > self._epoch:
@@ -168,18 +187,6 @@ class StreamWriter:
                 raise StoreRefused(
                     f"stream {self.stream} was taken over by another writer: stop this process, the other one goes on"
                 )
-
-    def _hold_lock(self) -> Hold:
-        try:
-            return self._place.hold("writer.lock")
-        except PlaceHeld:
-            claims = list_epochs(self._place)
-            holder = f"process {claims[-1].pid} on {claims[-1].host}" if claims else "another process"
-            store = self._place.where.removesuffix(f"/streams/{self.stream}")
-            raise StoreRefused(
-                f"stream {self.stream} in {store} is being written by {holder}: "
-                "wait for it, stop it, or write under another stream name"
-            ) from None
 
     def _claim(self) -> tuple[int, int, ResumePoint]:
         """Create the next epoch, then see what is stored: whoever commits with an older epoch now is fenced off."""
@@ -189,9 +196,31 @@ class StreamWriter:
         shown = list_visible(self._place)
         claim = EpochClaim(epoch, shown.next_seq, socket.gethostname(), os.getpid())
         self._place.put(key, claim.document())
-        resume = ResumePoint()
-        if shown.segments:
-            last = open_segment(self._place, shown.segments[-1])
-            resume = resume_of(last.attrs)
-            last.close()
-        return epoch, shown.next_seq, resume
+        return epoch, shown.next_seq, newest_resume(self._place, shown)
+
+
+def newest_resume(place: StorePlace, shown: Visible) -> ResumePoint:
+    """Where the stream goes on after the newest segment that can be read; what comes after it is seen again."""
+    for name in reversed(shown.segments):
+        try:
+            last = open_segment(place, name)
+        except SegmentDamaged as error:
+            log.warning("going on from before it: %s", error)
+            continue
+        last.close()
+        return resume_of(last.attrs)
+    return ResumePoint()
+
+
+def hold_stream(place: StorePlace) -> Hold:
+    """Become the only one who changes a stream. Raises `StoreRefused` naming who does."""
+    try:
+        return place.hold("writer.lock")
+    except PlaceHeld:
+        claims = list_epochs(place)
+        holder = f"process {claims[-1].pid} on {claims[-1].host}" if claims else "another process"
+        stream = place.where.rpartition("/")[2]
+        raise StoreRefused(
+            f"stream {stream} in {place.where.removesuffix(f'/streams/{stream}')} is being written by {holder}: "
+            "wait for it, stop it, or write under another stream name"
+        ) from None

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.damage_exit import leave_with_damage
 from pipeline.core.clock import local_zone
 from pipeline.core.errors import UserError
 from pipeline.export.interface import exporter_for
@@ -42,13 +43,16 @@ def export(
     utc: Annotated[
         bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Write nothing (exit 2) where a file of the store is damaged.")
+    ] = False,
 ) -> None:
     """Write captions as JSON lines, CSV, SubRip or WebVTT subtitles (times from the stream's start).
 
     Example: sca export street.zarr street.vtt --min-score 0.5
     """
     exporter = exporter_for(out, output)
-    with CaptionStore.open(store) as opened:
+    with CaptionStore.open(store, strict=strict) as opened:
         windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
         for note in told_notes(windows):
             typer.echo(note, err=True)
@@ -63,3 +67,4 @@ def export(
                 exporter.write(rows, file)
         except OSError as error:
             raise refusal(error, out, "write") from error
+        leave_with_damage(opened.damage())

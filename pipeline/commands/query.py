@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.commands.damage_exit import leave_with_damage
 from pipeline.core.clock import local_zone, to_datetime
 from pipeline.export.csv import csv_lines, gap_csv_lines
 from pipeline.export.jsonl import json_lines
@@ -85,18 +86,24 @@ def query(
     output: Annotated[
         OutputFormat, typer.Option("--format", help="json: one object a line.")
     ] = OutputFormat.TABLE,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse to answer (exit 2) where a file of the store is damaged.")
+    ] = False,
 ) -> None:
     """Show what was seen, by time.
 
     Examples: sca query yard.zarr --from 14:00 --to 14:05 --text dog; sca query street.zarr --from 90s --format json
     """
     zone = UTC if utc else local_zone()
-    with CaptionStore.open(store) as opened:
+    with CaptionStore.open(store, strict=strict) as opened:
         windows = stream_windows(opened, stream, start, end, zone)
         for note in told_notes(windows):
             typer.echo(note, err=True)
         if gaps:
+            for window in windows:
+                opened.verify(window.start, window.end, stream=window.stream)
             _print_gaps(opened, windows, zone, limit, output)
+            leave_with_damage(opened.damage())
             return
         rows = window_rows(
             opened, windows, track=track, text=text, min_score=min_score, shot=shot,
@@ -110,6 +117,7 @@ def query(
             else:
                 kept = itertools.islice(rows, limit)
                 sys.stdout.writelines(json_lines(kept) if output is OutputFormat.JSON else csv_lines(kept))
+        leave_with_damage(opened.damage())
 
 
 def _print_gaps(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.clock import NS
+from pipeline.core.clock import NS, TimeSpan
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import GapReason
 from pipeline.store.row_query import OLD_EFFORT, Selection, shots_at
@@ -78,12 +78,34 @@ def clock_table(stream: str, found: Sequence[Selection]) -> pa.Table:
     return _table(stream, found, ("stream", "t", "pts_s", "epoch", "clock", "drift_ppm"), makers)
 
 
-def gap_table(stream: str, found: Sequence[Selection], lost: Sequence[tuple[int, int]]) -> pa.Table:
+def gap_table(stream: str, found: Sequence[Selection], lost: Sequence[TimeSpan]) -> pa.Table:
     """Gaps of one stream; `lost`: wall ns of stretches whose segments are missing from the store."""
-    starts = [*_joined(found, "t_start", np.int64).tolist(), *(a for a, _ in lost)]
-    ends = [*_joined(found, "t_end", np.int64).tolist(), *(b for _, b in lost)]
+    starts = [*_joined(found, "t_start", np.int64).tolist(), *(span.start for span in lost)]
+    ends = [*_joined(found, "t_end", np.int64).tolist(), *(span.end for span in lost)]
     reasons = [*_texts(found, "reason").to_pylist(), *(GapReason.LOST.value for _ in lost)]
     frames = [*_joined(found, "frames", np.uint32).tolist(), *(0 for _ in lost)]
+    return _gaps(stream, starts, ends, reasons, frames)
+
+
+def damage_table(stream: str, spans: Sequence[TimeSpan]) -> pa.Table:
+    """Gaps of one stream where its segments are damaged, wall ns."""
+    count = len(spans)
+    reasons = [GapReason.DAMAGED.value] * count
+    return _gaps(stream, [s.start for s in spans], [s.end for s in spans], reasons, [0] * count)
+
+
+def overlapping(gaps: pa.Table, start: int | None, end: int | None) -> pa.Table:
+    """The gaps that overlap wall ns [start, end]."""
+    starts, ends = (gaps[name].cast(pa.int64()).to_numpy() for name in ("t_start", "t_end"))
+    keep = np.ones(len(gaps), bool)
+    if start is not None:
+        keep &= ends >= start
+    if end is not None:
+        keep &= starts <= end
+    return gaps.filter(pa.array(keep))
+
+
+def _gaps(stream: str, starts: list[int], ends: list[int], reasons: list[str], frames: list[int]) -> pa.Table:
     return pa.table(
         {
             "stream": _repeated(stream, len(starts)),

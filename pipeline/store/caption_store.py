@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -17,8 +15,9 @@ from pipeline.core.clock import Moment, TimeSpan, nanoseconds, share_watched, ti
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import ResumePoint
 from pipeline.store import arrow_tables
-from pipeline.store.compaction import Compaction, forget
+from pipeline.store.compaction import Compaction
 from pipeline.store.durable_files import TEMPORARY, refusal
+from pipeline.store.open_segments import Answer, DamagedFile, OpenSegments
 from pipeline.store.place import StorePlace, place_of
 from pipeline.store.row_query import (
     RowFilter,
@@ -31,20 +30,16 @@ from pipeline.store.row_query import (
     find_observations,
     find_tracks,
     holds_tracks,
-    open_segment,
 )
-from pipeline.store.segment import SCHEMA, resume_of
-from pipeline.store.segment_name import SegmentName
+from pipeline.store.segment import SCHEMA
 from pipeline.store.stream_directory import list_visible, lost_spans
 from pipeline.store.stream_info import StreamInfo, check_stream_id
-from pipeline.store.stream_writer import StreamWriter, hold_stream
+from pipeline.store.stream_writer import StreamWriter, forget_unwritten, newest_resume
 from pipeline.store.zarr_metadata import group_document
 from sca.setting_errors import did_you_mean
 
 Box = tuple[float, float, float, float]
 
-OPEN_SEGMENTS = 96
-_ATTEMPTS = 5
 _NAMED = 12
 
 
@@ -52,15 +47,15 @@ class CaptionStore:
     """A directory of streams. Any number of processes may read while one writer per stream writes.
 
     Times given may be ns UTC, `datetime` with a zone, or `numpy.datetime64` (UTC); both ends count. Every query
-    raises StoreRefused when `start` is after `end`, the stream is unknown, or a segment is damaged.
+    raises StoreRefused when `start` is after `end` or the stream is unknown. A damaged segment is left out of the answer:
+    `damage()` names it, and `gaps()` tells its time; opened `strict`, the store raises for it.
     """
 
-    def __init__(self, place: StorePlace) -> None:
+    def __init__(self, place: StorePlace, *, strict: bool = False) -> None:
         self._place = place
         # Where it lies on a local disk; elsewhere its address, which names no file.
         self.path = place.folder or Path(place.where)
-        self._readers: OrderedDict[tuple[str, str], StoredSegment] = OrderedDict()
-        self._mutex = threading.Lock()
+        self._open = OpenSegments(strict)
 
     @classmethod
     def create(cls, path: str | Path, *, exist_ok: bool = True) -> CaptionStore:
@@ -86,7 +81,7 @@ class CaptionStore:
         return cls(place)
 
     @classmethod
-    def open(cls, path: str | Path) -> CaptionStore:
+    def open(cls, path: str | Path, *, strict: bool = False) -> CaptionStore:
         """Open an existing store. Raises `StoreRefused` when it is not one, or one of another schema."""
         place = place_of(path)
         try:
@@ -105,7 +100,7 @@ class CaptionStore:
                 f"{path} {told}, this program reads and writes {SCHEMA!r}: choose another store, or use the version "
                 "that wrote it"
             )
-        return cls(place)
+        return cls(place, strict=strict)
 
     def writer(
         self,
@@ -148,13 +143,11 @@ class CaptionStore:
     def resume(self, stream: str) -> ResumePoint:
         """How far a stream is stored."""
         self._chosen(stream)
-        for _ in range(_ATTEMPTS):
-            shown = list_visible(self._stream_place(stream))
-            if not shown.segments:
-                return ResumePoint()
-            with contextlib.suppress(FileNotFoundError):
-                return resume_of(self._reader(self._stream_place(stream), shown.segments[-1]).attrs)
-        raise self._vanishing(stream)
+        place = self._stream_place(stream)
+        try:
+            return newest_resume(place, list_visible(place))
+        except OSError as error:
+            raise refusal(error, place.where, "read") from error
 
     def span(self, stream: str) -> TimeSpan | None:
         """Wall ns of what is stored, from the stream's start unless that was forgotten; None when nothing is."""
@@ -196,10 +189,9 @@ class CaptionStore:
         if unknown := [name for name in names if name not in known]:
             raise StoreRefused(f"no column {unknown[0]!r} in captions: choose from {', '.join(known)}")
         needed = tuple(dict.fromkeys((*names, "t_start", "track")))
-        tables = [
-            arrow_tables.caption_table(name, find_captions(self._sources(name, wanted), wanted), needed)
-            for name in self._chosen(stream)
-        ]
+        tables = self._ask(
+            stream, wanted, lambda n, s: arrow_tables.caption_table(n, find_captions(s, wanted), needed)
+        )
         return arrow_tables.by_time(tables, "t_start", limit).select(names)
 
     def observations(
@@ -215,10 +207,9 @@ class CaptionStore:
     ) -> pa.Table:
         """Where each tracked region was in each keyframe of [start, end]: stream, track, t, t_s, score, box, frame, shot."""
         wanted = RowFilter(*time_window(start, end), track, None, min_score, box)
-        tables = [
-            arrow_tables.observation_table(name, find_observations(self._sources(name, wanted), wanted))
-            for name in self._chosen(stream)
-        ]
+        tables = self._ask(
+            stream, wanted, lambda n, s: arrow_tables.observation_table(n, find_observations(s, wanted))
+        )
         return arrow_tables.by_time(tables, "t", limit)
 
     def tracks(
@@ -233,11 +224,14 @@ class CaptionStore:
     ) -> pa.Table:
         """Tracks that have ended and overlap [start, end]: stream, track, t_first, t_last, observations, text."""
         wanted = RowFilter(*time_window(start, end), track, text)
-        tables = []
-        for name in self._chosen(stream):
-            # The names' time ranges leave tracks out; the attributes tell which segments hold some of that time.
-            sources = [s for s in self._sources(name, RowFilter()) if holds_tracks(s, wanted)]
-            tables.append(arrow_tables.track_table(name, find_tracks(sources, wanted)))
+        # The names' time ranges leave tracks out; the attributes tell which segments hold some of that time.
+        tables = self._ask(
+            stream,
+            RowFilter(),
+            lambda n, sources: arrow_tables.track_table(
+                n, find_tracks([s for s in sources if holds_tracks(s, wanted)], wanted)
+            ),
+        )
         return arrow_tables.by_time(tables, "t_first", limit)
 
     def gaps(
@@ -245,32 +239,55 @@ class CaptionStore:
     ) -> pa.Table:
         """Stretches that overlap [start, end] and were not watched: stream, t_start, t_end, reason, frames.
 
-        Segments that are missing from the store show as gaps with the reason "lost".
+        Segments that are missing show with the reason "lost", those that a question so far could not read with "damaged".
         """
         wanted = RowFilter(*time_window(start, end))
-        tables = []
+
+        def told(name: str, sources: list[StoredSegment]) -> pa.Table:
+            lost = lost_spans(list_visible(self._stream_place(name)))
+            return arrow_tables.gap_table(name, find_gaps(sources, wanted), lost)
+
+        tables = self._ask(stream, wanted, told)
         for name in self._chosen(stream):
-            shown = list_visible(self._stream_place(name))
-            lost = [s for s in lost_spans(shown) if s.overlaps(wanted.start, wanted.end)]
-            found = find_gaps(self._sources(name, wanted), wanted)
-            tables.append(arrow_tables.gap_table(name, found, [(s.start, s.end) for s in lost]))
+            self._open.recheck(self._stream_place(name))
+            damaged = [d.span for d in self._open.damage(self._stream_place(name))]
+            tables.append(arrow_tables.damage_table(name, damaged))
+        tables = [arrow_tables.overlapping(table, wanted.start, wanted.end) for table in tables]
         return arrow_tables.by_time(tables, "t_start", None)
+
+    def verify(
+        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
+    ) -> list[DamagedFile]:
+        """Read every byte of the segments that may hold rows of [start, end]. Returns the damage, as `damage` does."""
+
+        def verify(_: str, sources: list[StoredSegment]) -> None:
+            for source in sources:
+                source.verify()
+
+        self._ask(stream, RowFilter(*time_window(start, end)), verify)
+        return self.damage()
+
+    def damage(self) -> list[DamagedFile]:
+        """What no question so far could read, and therefore left out of its answer."""
+        return self._open.damage()
 
     def efforts(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
     ) -> pa.Table:
         """From when on each stream got how much work, in [start, end]: stream, t, effort."""
         wanted = RowFilter(*time_window(start, end))
-        found = [(s, *find_efforts(self._sources(s, wanted), wanted)) for s in self._chosen(stream)]
-        return arrow_tables.by_time([arrow_tables.effort_table(*rows) for rows in found], "t", None)
+        tables = self._ask(
+            stream, wanted, lambda n, s: arrow_tables.effort_table(n, *find_efforts(s, wanted))
+        )
+        return arrow_tables.by_time(tables, "t", None)
 
     def cuts(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
     ) -> pa.Table:
         """Where shots begin in [start, end]: stream, t, pts_s. Nothing is followed over a cut."""
         wanted = RowFilter(*time_window(start, end))
-        found = [(s, find_cuts(self._sources(s, wanted), wanted)) for s in self._chosen(stream)]
-        return arrow_tables.by_time([arrow_tables.cut_table(*rows) for rows in found], "t", None)
+        tables = self._ask(stream, wanted, lambda n, s: arrow_tables.cut_table(n, find_cuts(s, wanted)))
+        return arrow_tables.by_time(tables, "t", None)
 
     def clocks(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
@@ -280,8 +297,7 @@ class CaptionStore:
         Each row holds until the next one: for a new epoch, another source of time, or the drift of the last minutes.
         """
         wanted = RowFilter(*time_window(start, end))
-        chosen = self._chosen(stream)
-        tables = [arrow_tables.clock_table(s, find_clocks(self._sources(s, wanted), wanted)) for s in chosen]
+        tables = self._ask(stream, wanted, lambda n, s: arrow_tables.clock_table(n, find_clocks(s, wanted)))
         return arrow_tables.by_time(tables, "t", None)
 
     def coverage(
@@ -326,19 +342,14 @@ class CaptionStore:
         for name in self._chosen(stream):
             place = self._stream_place(name)
             try:
-                lock = hold_stream(place)
-                try:
-                    count += forget(place, nanoseconds(moment), time.time_ns())
-                finally:
-                    lock.release()
+                count += forget_unwritten(place, nanoseconds(moment), time.time_ns())
             except OSError as error:
                 raise refusal(error, place.where, "delete from") from error
         return count
 
     def close(self) -> None:
         """Forget what is cached. The store can be used again."""
-        with self._mutex:
-            self._readers.clear()
+        self._open.clear()
 
     def __enter__(self) -> CaptionStore:
         return self
@@ -348,19 +359,21 @@ class CaptionStore:
     ) -> None:
         self.close()
 
-    def _vanishing(self, stream: str) -> StoreRefused:
-        where = self._stream_place(stream).where
-        return StoreRefused(f"segments of {where} vanish while they are read: is it being deleted?")
-
     def _stream_place(self, stream: str) -> StorePlace:
         return self._place.below(f"streams/{stream}")
 
     def _info(self, stream: str) -> StreamInfo | None:
         try:
             document = json.loads(self._stream_place(stream).read("zarr.json"))
+            return StreamInfo.from_attributes(document["attributes"])
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return StreamInfo.from_attributes(document["attributes"])
+        except OSError as error:
+            raise refusal(error, f"{self._stream_place(stream).where}/zarr.json", "read") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreRefused(
+                f"{self._stream_place(stream).where}/zarr.json is damaged ({error}): restore that file from a copy"
+            ) from error
 
     def _chosen(self, stream: str | None) -> list[str]:
         """The named stream, or all of them. Raises `StoreRefused` with the nearest name."""
@@ -374,31 +387,11 @@ class CaptionStore:
             f"no stream {stream!r} in {self.path}{did_you_mean(stream, known)}; it has {streams}"
         )
 
-    def _sources(self, stream: str, wanted: RowFilter) -> list[StoredSegment]:
-        """Open the segments that may hold rows of that time, in order of commit."""
-        for _ in range(_ATTEMPTS):
-            shown = list_visible(self._stream_place(stream))
-            try:
-                names = [n for n in shown.segments if n.overlaps(wanted.start, wanted.end)]
-                return [self._reader(self._stream_place(stream), name) for name in names]
-            except FileNotFoundError:  # merged and buried since it was listed
-                continue
-        raise self._vanishing(stream)
-
-    def _reader(self, place: StorePlace, name: SegmentName) -> StoredSegment:
-        path = (place.where, name.path)
-        with self._mutex:
-            if path in self._readers:
-                self._readers.move_to_end(path)
-                return self._readers[path]
-        try:
-            reader = open_segment(place, name)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise refusal(error, "/".join(path), "read") from error
-        with self._mutex:
-            self._readers[path] = reader
-            while len(self._readers) > OPEN_SEGMENTS:
-                self._readers.popitem(last=False)
-        return reader
+    def _ask(
+        self, stream: str | None, wanted: RowFilter, question: Callable[[str, list[StoredSegment]], Answer]
+    ) -> list[Answer]:
+        """The answers of the named stream, or of each, from the segments that may hold rows of that time."""
+        return [
+            self._open.ask(self._stream_place(name), wanted.start, wanted.end, partial(question, name))
+            for name in self._chosen(stream)
+        ]

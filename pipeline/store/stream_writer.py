@@ -224,3 +224,12 @@ def hold_stream(place: StorePlace) -> Hold:
             f"stream {stream} in {place.where.removesuffix(f'/streams/{stream}')} is being written by {holder}: "
             "wait for it, stop it, or write under another stream name"
         ) from None
+
+
+def forget_unwritten(place: StorePlace, cutoff_ns: int, clock_ns: int) -> int:
+    """`forget` in a stream that nobody writes. Raises `StoreRefused` where somebody does, OSError."""
+    lock = hold_stream(place)
+    try:
+        return forget(place, cutoff_ns, clock_ns)
+    finally:
+        lock.release()

@@ -234,7 +234,7 @@ def test_a_damaged_segment_is_named_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr/streams/cam/hot" / hot_files(store)[1]
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=f"segment .*{path.name} is damaged .*move it out of the store"):
-        store.captions()
+        CaptionStore.open(store.path, strict=True).captions()
     path.rename(tmp_path / "set-aside")
     assert {100, 102} <= set(store.captions()["track"].to_pylist())
 
@@ -302,7 +302,7 @@ def test_a_damaged_segment_is_not_merged_away(tmp_path: Path) -> None:
     others = {100, *range(102, 112)}
     path.rename(tmp_path / "set-aside")
     assert others <= set(store.captions()["track"].to_pylist())
-    assert len(hot_files(store)) < 12
+    assert len(list_visible(LocalPlace(tmp_path / "a.zarr/streams/cam")).segments) < 12
 
 
 def test_what_a_killed_writer_left_half_written_is_removed(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_damage_to_an_archive_is_named_and_never_read_as_zeros(large: CaptionSto
     else:
         path.write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"day archive .* is damaged .*restore it"):
-        CaptionStore.open(large.path).captions()
+        CaptionStore.open(large.path, strict=True).captions()
 
 
 def test_a_stream_that_is_being_written_is_not_archived_by_others(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""How a command that answered without a damaged file of the store ends: one line, and a code of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from pipeline.core.clock import iso_text
+from pipeline.store.open_segments import DamagedFile
+
+EXIT_DAMAGED = 3
+
+
+def leave_with_damage(damage: Sequence[DamagedFile]) -> None:
+    """Name what was left out on stderr and end with EXIT_DAMAGED; do nothing where all was read."""
+    if not damage:
+        return
+    first, more = damage[0], len(damage) - 1
+    others = f" and {more} more" if more else ""
+    typer.echo(
+        f"sca: {first.path} is damaged ({first.reason}){others}: what it held from {iso_text(first.span.start)} to "
+        f"{iso_text(first.span.end)} is left out and counts as a gap; restore it from a copy, or move it out of the store",
+        err=True,
+    )
+    raise typer.Exit(EXIT_DAMAGED)

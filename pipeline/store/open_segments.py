@@ -1,0 +1,164 @@
+"""Questions to the segments of a stream, and what is done when one of them is damaged or goes away meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pipeline.core.clock import TimeSpan
+from pipeline.core.errors import StoreRefused
+from pipeline.store.damage import SegmentDamaged
+from pipeline.store.durable_files import refusal
+from pipeline.store.place import StorePlace
+from pipeline.store.row_query import StoredSegment, open_segment
+from pipeline.store.segment_name import SegmentName, Visible
+from pipeline.store.stream_directory import list_visible
+
+OPEN_SEGMENTS = 96
+_ATTEMPTS = 5
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedFile:
+    """A segment or archive that could not be read, and the time (wall ns) that its name tells."""
+
+    stream: str
+    path: str
+    span: TimeSpan
+    reason: str
+
+
+class OpenSegments:
+    """Segments that are kept open between questions, and the damage that was met. `strict`: damage ends a question."""
+
+    def __init__(self, strict: bool = False) -> None:
+        self._strict = strict
+        self._readers: OrderedDict[tuple[str, str], StoredSegment] = OrderedDict()
+        self._damage: dict[tuple[str, str], tuple[SegmentName, DamagedFile]] = {}
+        self._mutex = threading.Lock()
+
+    def ask(
+        self,
+        place: StorePlace,
+        start: int | None,
+        end: int | None,
+        question: Callable[[list[StoredSegment]], Answer],
+    ) -> Answer:
+        """The answer from all segments of a stream that may hold rows of [start, end], in order of commit.
+
+        A damaged one is left out, and what it was merged from asked in its place while that is there. Raises
+        `StoreRefused` where the stream cannot be read at all, or for damage if `strict`.
+        """
+        damaged: dict[str, SegmentDamaged] = {}
+        attempts = 0
+        while attempts < _ATTEMPTS:
+            names: list[SegmentName] = []
+            try:
+                shown = list_visible(place, without=damaged.keys())
+                names = [name for name in shown.segments if name.overlaps(start, end)]
+                answer = question([self._reader(place, name) for name in names])
+                self._remember(place, shown, damaged)
+                return answer
+            except FileNotFoundError:  # merged and buried, or forgotten, since it was listed
+                attempts += 1
+                self._drop(place, names)
+            except SegmentDamaged as error:
+                if self._strict or error.key in damaged:
+                    raise
+                damaged |= {error.key: error, **self._all_damaged(place, names)}
+                self._drop(place, names)
+            except OSError as error:
+                raise refusal(error, place.where, "read") from error
+        raise StoreRefused(f"segments of {place.where} vanish while they are read: is it being deleted?")
+
+    def damage(self, place: StorePlace | None = None) -> list[DamagedFile]:
+        """What could not be read so far and still cannot, by time; of one stream or of all."""
+        with self._mutex:
+            met = list(self._damage.items())
+        return sorted(
+            (file for (where, _), (_, file) in met if place is None or where == place.where),
+            key=lambda file: (file.stream, file.span.start),
+        )
+
+    def recheck(self, place: StorePlace) -> None:
+        """Forget damage that was mended: whose file was put right, or moved out of the store (then it is lost)."""
+        with self._mutex:
+            met = [(key, name) for key, (name, _) in self._damage.items() if key[0] == place.where]
+        for key, name in met:
+            try:
+                self._verified(place, name)
+            except SegmentDamaged:
+                continue
+            except OSError:
+                pass
+            with self._mutex:
+                self._damage.pop(key, None)
+
+    def clear(self) -> None:
+        with self._mutex:
+            self._readers.clear()
+            self._damage.clear()
+
+    def _all_damaged(self, place: StorePlace, names: list[SegmentName]) -> dict[str, SegmentDamaged]:
+        """Where one is damaged more may be: all are looked at at once, not one more in each repetition."""
+        found = {}
+        for name in names:
+            try:
+                self._verified(place, name)
+            except SegmentDamaged as error:
+                found[error.key] = error
+            except FileNotFoundError:
+                pass
+        return found
+
+    def _verified(self, place: StorePlace, name: SegmentName) -> None:
+        segment = open_segment(place, name)
+        try:
+            segment.verify()
+        finally:
+            segment.close()
+
+    def _remember(self, place: StorePlace, shown: Visible, damaged: dict[str, SegmentDamaged]) -> None:
+        for key, error in damaged.items():
+            name = SegmentName.parse(*key.split("/", 1))
+            if name is None or _covered(name, shown):
+                continue
+            file = DamagedFile(
+                place.where.rpartition("/")[2], error.path, TimeSpan(name.t_min, name.t_max), error.reason
+            )
+            with self._mutex:
+                self._damage[place.where, key] = (name, file)
+
+    def _drop(self, place: StorePlace, names: list[SegmentName]) -> None:
+        with self._mutex:
+            for name in names:
+                self._readers.pop((place.where, name.path), None)
+
+    def _reader(self, place: StorePlace, name: SegmentName) -> StoredSegment:
+        path = (place.where, name.path)
+        with self._mutex:
+            if path in self._readers:
+                self._readers.move_to_end(path)
+                return self._readers[path]
+        try:
+            reader = open_segment(place, name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise refusal(error, "/".join(path), "read") from error
+        with self._mutex:
+            self._readers[path] = reader
+            while len(self._readers) > OPEN_SEGMENTS:
+                self._readers.popitem(last=False)
+        return reader
+
+
+def _covered(name: SegmentName, shown: Visible) -> bool:
+    """Whether other segments hold every commit of one that cannot be read."""
+    held = sum(max(0, min(name.hi, s.hi) - max(name.lo, s.lo)) for s in shown.segments)
+    return held >= name.hi - name.lo

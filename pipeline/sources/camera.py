@@ -10,6 +10,7 @@ from typing import Protocol
 import av
 
 from pipeline.core.restarts import LossCause
+from pipeline.sources.film_or_camera import FeedTiming
 from pipeline.sources.source import SourceKind
 
 
@@ -34,10 +35,13 @@ class ConnectionLost(Exception):
 
 
 class Feed(Protocol):
-    """An open connection to a camera. `time_base`: seconds in a tick of its time stamps."""
+    """An open connection to a camera. `time_base`: seconds in a tick of its time stamps; `timing`: their worth."""
 
     @property
     def time_base(self) -> Fraction: ...
+
+    @property
+    def timing(self) -> FeedTiming: ...
 
     @property
     def nominal_fps(self) -> float | None: ...

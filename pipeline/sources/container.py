@@ -11,7 +11,7 @@ from av.error import FFmpegError
 from pipeline.core.errors import SourceRefused
 from pipeline.sources.tracks import video_track
 
-_TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "microdvd", "lrc", "concat", "ffmetadata"}
+TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "microdvd", "lrc", "concat", "ffmetadata"}
 
 # Video decoding on the GPU: FFmpeg still demuxes and tells the time, NVDEC makes the pictures.
 
@@ -58,7 +58,7 @@ def open_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.I
         raise SourceRefused(f"{path}: no permission to read it; change its permissions") from None
     except (FFmpegError, OSError, ValueError):
         raise SourceRefused(_unreadable(path)) from None
-    if container.format.name in _TEXT_FORMATS:
+    if container.format.name in TEXT_FORMATS:
         container.close()
         raise SourceRefused(_unreadable(path))
     return container

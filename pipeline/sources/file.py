@@ -17,13 +17,13 @@ from pipeline.core.clock import NS, iso_text
 from pipeline.core.errors import SourceRefused
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.clocks import ns_to_ticks, ticks_to_ns
-from pipeline.sources.container import CPU, hardware_decoder, open_container, video_stream
+from pipeline.sources.container import CPU, hardware_decoder, video_stream
 from pipeline.sources.decoding import Decoding, Picture, StampKind
 from pipeline.sources.film_clock import LOOKAHEAD, FilmClock, Timed
 from pipeline.sources.film_events import FilmEvents
+from pipeline.sources.film_place import FilmPlace, LocalFilm
 from pipeline.sources.film_start import film_start
 from pipeline.sources.geometry import geometry_of
-from pipeline.sources.identity import file_fingerprint
 from pipeline.sources.picture import DecodedFrame
 from pipeline.sources.resuming import Landing, places_to_resume
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
@@ -71,7 +71,7 @@ class VideoFile:
 
     def __init__(
         self,
-        path: str | Path,
+        film: str | Path | FilmPlace,
         *,
         stream: str,
         start_ns: int | None = None,
@@ -79,7 +79,8 @@ class VideoFile:
         track: int | None = None,
         rate: float | None = None,
     ) -> None:
-        self._path = Path(path)
+        self._place = LocalFilm(Path(film)) if isinstance(film, str | Path) else film
+        self._address = self._place.address
         self._stream_name = stream
         self._decoder = decoder
         self._track = track
@@ -186,9 +187,9 @@ class VideoFile:
             )
 
     def _open(self) -> _Pass:
-        container = open_container(self._path, hardware_decoder(self._decoder))
+        container = self._place.open(hardware_decoder(self._decoder))
         try:
-            video = video_stream(container, str(self._path), self._track)
+            video = video_stream(container, self._address, self._track)
             return _Pass(container, video, Decoding(container, video, self._counted(video)))
         except BaseException:
             container.close()
@@ -211,7 +212,7 @@ class VideoFile:
         whole = next((place for place, one in enumerate(begun) if not one.damaged), None)
         if whole is None:
             raise SourceRefused(
-                f"{self._path}: no frame could be decoded (empty or damaged video); check that it plays, or re-encode it"
+                f"{self._address}: no frame could be decoded (empty or damaged video); check that it plays, or re-encode it"
             )
         stamps = [one.stamp.ticks for one in begun if one.stamp.ticks is not None]
         if stamps and self._pass.decoding.kind is StampKind.SHOWN:
@@ -227,7 +228,7 @@ class VideoFile:
         first, video, container = self._first_whole, self._pass.video, self._pass.container
         geometry = geometry_of(first.frame, first.aspect)
         duration_ns = self._duration_ns()
-        notices = list(video_track(container, str(self._path), self._track)[1])
+        notices = list(video_track(container, self._address, self._track)[1])
         if self._pass.decoding.kind is StampKind.COUNTED:
             said = (
                 "as asked for"
@@ -241,7 +242,7 @@ class VideoFile:
             length_ns = self._checked_length_ns(duration_ns)
             start = film_start(
                 (video.metadata, container.metadata),
-                modified_ns=self._path.stat().st_mtime_ns,
+                modified_ns=self._place.modified_ns(),
                 duration_ns=length_ns,
                 now_ns=time.time_ns(),
             )
@@ -255,12 +256,12 @@ class VideoFile:
         width, height = geometry.display
         return SourceInfo(
             stream=self._stream_name,
-            address=str(self._path),
+            address=self._address,
             kind=SourceKind.FILE,
             width=width,
             height=height,
             start_wall_ns=start_ns,
-            fingerprint=file_fingerprint(self._path),
+            fingerprint=self._place.fingerprint(),
             duration_ns=duration_ns,
             frames=video.frames or None,
             nominal_fps=float(video.average_rate) if video.average_rate else None,
@@ -329,8 +330,9 @@ class VideoFile:
         if stated_ns is None or first is None or self._pass.decoding.kind is not StampKind.SHOWN:
             return stated_ns
         if self._pass.container.format.flags & _DISCONTINUOUS:
-            rate = self._path.stat().st_size * 8 * NS / max(1, stated_ns)
-            return stated_ns if rate >= _LEAST_BITS_A_SECOND else None
+            size = self._place.size_bytes()
+            rate = None if size is None else size * 8 * NS / max(1, stated_ns)
+            return stated_ns if rate is None or rate >= _LEAST_BITS_A_SECOND else None
         probe = self._open()
         try:
             near = first + ns_to_ticks(max(0, stated_ns - _TAIL_NS), time_base)

@@ -16,9 +16,11 @@ from pipeline.core.leaving import READER_THREAD
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects
 from pipeline.sources.camera import Camera, ConnectionLost, Feed, Picture
-from pipeline.sources.clocks import Arrival, LiveClock
+from pipeline.sources.clocks import Arrival, LiveClock, ticks_to_ns
+from pipeline.sources.film_or_camera import FeedTiming
 from pipeline.sources.geometry import geometry_of
 from pipeline.sources.latest import FrameMailbox
+from pipeline.sources.pacing import Pacing
 from pipeline.sources.picture import DecodedFrame, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceOptions
 from pipeline.sources.unwatched import Unwatched
@@ -197,6 +199,8 @@ class LiveStream:
         """One connection's life. Ends with `ConnectionLost`, or because of `close`."""
         connection = self._camera.connect()
         try:
+            asked_ns = time.monotonic_ns()
+            pacing = Pacing() if connection.timing is FeedTiming.SEGMENTED else None
             for picture in connection.pictures():
                 if self._stop.is_set():
                     return
@@ -212,9 +216,24 @@ class LiveStream:
                     self._counts = replace(
                         self._counts, connected=True, reconnects=self._counts.reconnects + again
                     )
-                self._take(connection, picture)
+                arrival = self._awaited(connection, picture, pacing, asked_ns)
+                if self._stop.is_set():
+                    return
+                self._take(connection, picture, arrival)
+                asked_ns = time.monotonic_ns()
         finally:
             connection.close()
+
+    def _awaited(self, connection: Feed, picture: Picture, pacing: Pacing | None, asked_ns: int) -> Arrival:
+        """Wait until `picture` is due, and when that was: now, unless it came in a burst."""
+        now_ns = time.monotonic_ns()
+        if pacing is None or picture.frame.pts is None or picture.damaged:
+            return Arrival(self._wall_clock_ns(), now_ns)
+        media_ns = ticks_to_ns(picture.frame.pts, connection.time_base)
+        due_ns = pacing.due_ns(media_ns, asked_ns=asked_ns, now_ns=now_ns)
+        while (left_ns := due_ns - time.monotonic_ns()) > 0 and not self._stop.wait(left_ns / NS):
+            pass
+        return Arrival(self._wall_clock_ns() + due_ns - time.monotonic_ns(), due_ns)
 
     def _introduce(self, connection: Feed, picture: Picture) -> SourceInfo:
         width, height = geometry_of(picture.frame, connection.pixel_aspect).display
@@ -230,7 +249,7 @@ class LiveStream:
             pixel_aspect=str(connection.pixel_aspect),
         )
 
-    def _take(self, connection: Feed, picture: Picture) -> None:
+    def _take(self, connection: Feed, picture: Picture, arrival: Arrival) -> None:
         """Time and hand on one picture."""
         assert self._clock is not None
         assert self._unwatched is not None
@@ -238,8 +257,8 @@ class LiveStream:
             self._counts = replace(self._counts, corrupt=self._counts.corrupt + 1)
             self._unwatched.damaged()
             return
-        arrival = Arrival(self._wall_clock_ns(), time.monotonic_ns())
-        moment = self._clock.at(picture.frame.pts, connection.time_base, picture.sender_ns, arrival)
+        ticks = None if connection.timing is FeedTiming.INVENTED else picture.frame.pts
+        moment = self._clock.at(ticks, connection.time_base, picture.sender_ns, arrival)
         if moment is None:
             return
         gap = self._unwatched.seen(moment.wall_ns, arrival.steady_ns)

@@ -27,15 +27,21 @@ from pipeline.core.restarts import LossCause
 from pipeline.sources.camera import ConnectionLost, Picture
 from pipeline.sources.clocks import SenderClock
 from pipeline.sources.container import video_stream
+from pipeline.sources.film_or_camera import AddressKind, ContainerSays, FeedTiming, by_container, timing
 from pipeline.sources.geometry import pixel_aspect
 from pipeline.sources.identity import address_fingerprint
 from pipeline.sources.source import SourceKind, SourceOptions
 
 
 class NetworkCamera:
-    """A stream at an address, which may hold credentials or blanks for them (`secrets.py`)."""
+    """A stream at an address, which may hold credentials or blanks for them (`secrets.py`).
 
-    def __init__(self, uri: str, options: SourceOptions) -> None:
+    `segmented`: it is known to be delivered so (`FeedTiming`).
+    """
+
+    def __init__(self, uri: str, options: SourceOptions, *, segmented: bool = False) -> None:
+        self._first: Connection | None = None
+        self._segmented = segmented
         self._uri = uri
         self._options = options
         self.kind = SourceKind.LIVE
@@ -43,11 +49,37 @@ class NetworkCamera:
         self.fingerprint = address_fingerprint(uri)
 
     def connect(self) -> Connection:
+        first, self._first = self._first, None
+        connection = first or self.open()
+        if connection.kind is AddressKind.FILM:
+            # A broadcast that is over may leave its recording at the same address: that was watched when it was live.
+            connection.close()
+            raise ConnectionLost(
+                "the sender ended the stream; what stands there is a recording", LossCause.OVER
+            )
+        return connection
+
+    def use_first(self, connection: Connection) -> None:
+        """`connection` is open already: it is the next one that `connect` gives."""
+        self._first = connection
+
+    def open(self) -> Connection:
+        """A new connection, whatever is there."""
         try:
             url = fill_in(self._uri)
         except ValueError as error:
             raise ConnectionLost(str(error), LossCause.FAILED, "then start again") from None
-        deadlines = Deadlines(self._options.open_timeout_s, self._options.stall_timeout_s)
+        connection = self._open(url)
+        if connection.timing is FeedTiming.SEGMENTED and not self._segmented:
+            # FFmpeg cannot be told so later: between two segments nothing comes for as long as a segment lasts.
+            self._segmented = True
+            connection.close()
+            connection = self._open(url)
+        return connection
+
+    def _open(self, url: str) -> Connection:
+        patience = _SEGMENT_PATIENCE if self._segmented else 1
+        deadlines = Deadlines(self._options.open_timeout_s, patience * self._options.stall_timeout_s)
         return Connection(url, transport=self._options.rtsp_transport, deadlines=deadlines)
 
     def answers(self) -> bool | None:
@@ -81,9 +113,11 @@ def answers(url: str) -> bool | None:
 
 # Guessing a frame rate would read twenty frames before the first is shown; time stamps are used as they come.
 _QUICK_START = {"fpsprobesize": "0"}
-_REFUSED = "check them; they are not tried again, since cameras lock accounts"
+REFUSED_REMEDY = "check them; they are not tried again, since cameras lock accounts"
 # Cameras may send a key picture only every ten seconds or more, and nothing can be decoded before.
 _PICTURE_PATIENCE = 6
+# Segments last 2 to 10 s as a rule, and may be late by one.
+_SEGMENT_PATIENCE = 6
 # AVProducerReferenceTime begins with the wall clock in microseconds.
 _REFERENCE_TIME = struct.Struct("=q")
 
@@ -128,9 +162,15 @@ class Connection:
         self._video.thread_type = "NONE"
         assert self._video.time_base is not None
         self.time_base: Fraction = self._video.time_base
+        self.timing = timing(self._container.format.name)
+        says = ContainerSays(self._container.format.name, self._container.duration)
+        web = url.lower().startswith(("http://", "https://"))
+        self.kind = by_container(says) if web else AddressKind.CAMERA
 
     @property
     def nominal_fps(self) -> float | None:
+        if self.timing is FeedTiming.INVENTED:
+            return None
         return float(self._video.average_rate) if self._video.average_rate else None
 
     @property
@@ -174,7 +214,7 @@ def _lost(error: Exception, late: str) -> ConnectionLost:
     """An error of FFmpeg in the user's words."""
     match error:
         case HTTPUnauthorizedError() | HTTPForbiddenError():
-            return ConnectionLost("the user name or password is refused", LossCause.REFUSED, _REFUSED)
+            return ConnectionLost("the user name or password is refused", LossCause.REFUSED, REFUSED_REMEDY)
         case HTTPNotFoundError():
             return ConnectionLost("there is no such stream (404)", LossCause.FAILED)
         case ExitError() | TimeoutError():

@@ -27,6 +27,7 @@ from pipeline.sources.source import Source, SourceCounts, SourceInfo, SourceOpti
 
 if TYPE_CHECKING:
     from pipeline.sources.camera import Camera
+    from pipeline.sources.film_place import FilmPlace
 
 
 # A recording that plays at its own speed, as a camera would.
@@ -89,9 +90,10 @@ def open_source(
     """Open a video file, a directory or glob of images, a network stream, a webcam, or what an installed package knows.
 
     `stream`: the name under which it is stored (default: from the address). `start_ns`: wall clock of the first
-    frame, ns UTC; files and images only. `known`: what an earlier opening found out; a network stream or a webcam is
-    then opened without waiting for it to answer. `drop`: what gives way where it cannot wait for its reader. `${NAME}` and `${file:PATH}` in an address are filled in from the
-    environment and from files. Raises `SourceRefused` naming the input and the remedy.
+    frame, ns UTC; films and images only. `known`: what an earlier opening found out; a network stream or a webcam is
+    then opened without waiting for it to answer. `drop`: what gives way where it cannot wait for its reader. `${NAME}`
+    and `${file:PATH}` in an address are filled in from the environment and from files. Raises `SourceRefused` naming
+    the input and the remedy.
     """
     options = options or SourceOptions()
     uri = plain_input(uri)
@@ -114,14 +116,7 @@ def open_source(
     else:
         kind = picture_kind(path)
         if kind not in (MediaKind.PICTURE, MediaKind.PAGES):
-            return VideoFile(
-                path,
-                stream=name,
-                start_ns=start_ns,
-                decoder=options.decoder,
-                track=options.track,
-                rate=options.rate,
-            )
+            return _film(path, request)
         pages = pages_of(path) if kind is MediaKind.PAGES else [Page(path)]
     if options.track is not None:
         raise SourceRefused(f"{uri}: pictures have no tracks; leave --track out")
@@ -140,10 +135,24 @@ def _literal_path(uri: str) -> Path:
 
 
 def open_network_camera(request: SourceRequest) -> Source:
-    """A stream on the network, which is connected to again when it breaks."""
+    """A film at a web address, or a stream on the network, which is connected to again when it breaks."""
     from pipeline.sources.network import NetworkCamera
+    from pipeline.sources.web_source import at_address
 
-    return _watched(NetworkCamera(request.uri, request.options), request)
+    met = request.known is not None and request.known.live
+    there = NetworkCamera(request.uri, request.options) if met else at_address(request.uri, request.options)
+    return _watched(there, request) if isinstance(there, NetworkCamera) else _film(there, request)
+
+
+def _film(film: Path | FilmPlace, request: SourceRequest) -> VideoFile:
+    return VideoFile(
+        film,
+        stream=request.stream,
+        start_ns=request.start_ns,
+        decoder=request.options.decoder,
+        track=request.options.track,
+        rate=request.options.rate,
+    )
 
 
 def _watched(camera: Camera, request: SourceRequest) -> Source:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.core.restarts import LossCause
 from pipeline.sources.camera import ConnectionLost, Picture
+from pipeline.sources.film_or_camera import FeedTiming
 from pipeline.sources.source import SourceKind
 
 _REMEDY = "check that it is plugged in and not used elsewhere"
@@ -41,6 +42,7 @@ class Capture:
 
     time_base = Fraction(1)
     nominal_fps = None
+    timing = FeedTiming.INVENTED
     pixel_aspect = Fraction(1)
 
     def __init__(self, device: str) -> None:

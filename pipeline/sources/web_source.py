@@ -1,0 +1,186 @@
+"""Films at web addresses, and which addresses are films: asked of the server first, then of the container."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import threading
+import time
+from collections.abc import Callable
+from urllib.error import HTTPError
+
+import av
+from av.codec.hwaccel import HWAccel
+from av.error import FFmpegError
+
+from pipeline.core.errors import SourceRefused
+from pipeline.core.redaction import fill_in, redact_url
+from pipeline.core.restarts import RestartPolicy
+from pipeline.sources.camera import ConnectionLost
+from pipeline.sources.container import TEXT_FORMATS
+from pipeline.sources.film_or_camera import AddressKind, by_server, is_playlist
+from pipeline.sources.network import REFUSED_REMEDY, Connection, NetworkCamera
+from pipeline.sources.source import SourceOptions
+from pipeline.sources.web_file import WebAnswer, WebFile, WebServer
+
+# What tells two films apart: their size and so much of their beginning.
+_TELLING_BYTES = 64 << 10
+# FFmpeg asks in small pieces otherwise, and each is a step into Python.
+_BUFFER_BYTES = 256 << 10
+_POLL_S = 0.2
+
+
+class WebFilm:
+    """A film of known size at an address: read in place, from any byte that the server can begin at."""
+
+    def __init__(self, address: str, server: WebServer, answer: WebAnswer, options: SourceOptions) -> None:
+        self.address = address
+        self._server = server
+        self._answer = answer
+        self._options = options
+
+    def open(self, hwaccel: HWAccel | None) -> av.container.InputContainer:
+        try:
+            container = av.open(
+                self._file(), metadata_errors="replace", hwaccel=hwaccel, buffer_size=_BUFFER_BYTES
+            )
+        except (FFmpegError, OSError):
+            raise SourceRefused(f"{self.address}: {_NO_VIDEO}") from None
+        return _video_only(container, self.address)
+
+    def fingerprint(self) -> str:
+        with self._file() as file:
+            head = b""
+            while len(head) < _TELLING_BYTES and (more := file.read(_TELLING_BYTES - len(head))):
+                head += more
+        return f"web:{self._answer.says.size}:{hashlib.sha256(head).hexdigest()[:32]}"
+
+    def modified_ns(self) -> int:
+        told = self._answer.modified_ns
+        return time.time_ns() if told is None else told
+
+    def size_bytes(self) -> int | None:
+        return self._answer.says.size
+
+    def _file(self) -> WebFile:
+        return WebFile(
+            self._server,
+            self._answer,
+            address=self.address,
+            retry=self._options.reconnect is not RestartPolicy.NEVER,
+            longest_pause_s=self._options.max_backoff_s,
+        )
+
+
+class PlaylistFilm:
+    """A film that a finished playlist (HLS) or a static manifest (DASH) describes, and whatever else knows its length."""
+
+    def __init__(self, uri: str, options: SourceOptions) -> None:
+        self.address = redact_url(uri)
+        self._uri = uri
+        self._options = options
+
+    def open(self, hwaccel: HWAccel | None) -> av.container.InputContainer:
+        try:
+            container = av.open(
+                fill_in(self._uri),
+                options=_GO_ON if self._options.reconnect is not RestartPolicy.NEVER else {},
+                metadata_errors="replace",
+                hwaccel=hwaccel,
+                timeout=(self._options.open_timeout_s, 2 * self._options.open_timeout_s),
+            )
+        except (FFmpegError, OSError, ValueError):
+            raise SourceRefused(f"{self.address}: {_NO_VIDEO}") from None
+        return _video_only(container, self.address)
+
+    def fingerprint(self) -> str:
+        with self.open(None) as container:
+            told = f"{self.address} {container.duration}"
+        return f"web:{hashlib.sha256(told.encode()).hexdigest()[:32]}"
+
+    def modified_ns(self) -> int:
+        return time.time_ns()
+
+    def size_bytes(self) -> int | None:
+        return None
+
+
+_NO_VIDEO = (
+    "not a video that FFmpeg can read; check the address in a browser: is it the film or a page about it?"
+)
+# FFmpeg's own way to go on after a broken connection; seconds.
+_GO_ON = {"reconnect": "1", "reconnect_on_network_error": "1", "reconnect_delay_max": "10"}
+_LOST_LOGIN = {401, 403}
+
+
+def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | NetworkCamera:
+    """What stands at `uri`: decided by `film_or_camera.py`; any address but http(s) is a camera's.
+
+    Raises `SourceRefused` when a web address cannot be reached, or needs another login.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return NetworkCamera(uri, options)
+    address = redact_url(uri)
+    try:
+        url = fill_in(uri)
+    except ValueError as error:
+        raise SourceRefused(f"{address}: cannot connect: {error}; then start again") from None
+    found = _server_says(url, options)
+    if isinstance(found, HTTPError):
+        why = f"the user name or password is refused; {REFUSED_REMEDY}"
+        raise SourceRefused(f"{address}: cannot connect: {why}") from None
+    if found is not None:
+        server, answer = found
+        kind = by_server(answer.says)
+        if kind is AddressKind.FILM:
+            return WebFilm(address, server, answer, options)
+        if kind is AddressKind.CAMERA:
+            return NetworkCamera(uri, options)
+    camera = NetworkCamera(uri, options, segmented=found is not None and is_playlist(found[1].says))
+    try:
+        connection = _unhurried(camera.open)
+    except ConnectionLost as lost:
+        raise SourceRefused(f"{address}: cannot connect: {lost}; {lost.remedy}") from None
+    if connection.kind is AddressKind.FILM:
+        connection.close()
+        return PlaylistFilm(uri, options)
+    camera.use_first(connection)
+    return camera
+
+
+def _server_says(url: str, options: SourceOptions) -> tuple[WebServer, WebAnswer] | HTTPError | None:
+    """The server's answer, its refusal, or None where FFmpeg may know better: cameras speak odd dialects."""
+    try:
+        server = WebServer(url, timeout_s=options.open_timeout_s)
+        return server, server.ask()
+    except HTTPError as error:
+        return error if error.code in _LOST_LOGIN else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+
+
+def _unhurried(connect: Callable[[], Connection]) -> Connection:
+    """What `connect` gives, made in a thread, so that an interrupt gets through at any moment."""
+    made: list[Connection | Exception] = []
+
+    def run() -> None:
+        try:
+            made.append(connect())
+        except Exception as error:
+            made.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_S)
+    if isinstance(made[0], Exception):
+        raise made[0]
+    return made[0]
+
+
+def _video_only(container: object, address: str) -> av.container.InputContainer:
+    assert isinstance(container, av.container.InputContainer)
+    if container.format.name in TEXT_FORMATS:
+        container.close()
+        raise SourceRefused(f"{address}: {_NO_VIDEO}")
+    return container

@@ -1,0 +1,132 @@
+"""Cameras at web addresses against real servers: HLS in bursts, MJPEG without a clock."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import av
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.core.clock import NS
+from pipeline.keyframes.gate import KeyframeOptions
+from pipeline.keyframes.reader import KeyframeReader
+from pipeline.sources import DecodedFrame, open_source
+from pipeline.sources.pacing import Pacing
+from tests.videos import picture
+from tests.web_servers import HlsServer, mjpeg, serving
+
+_SEGMENT_S = 2
+
+
+@pytest.fixture(scope="module")
+def segments() -> list[bytes]:
+    """MPEG-TS of two seconds each, 25 pictures a second, time stamps going on from one to the next."""
+    made = []
+    for number in range(8):
+        out = io.BytesIO()
+        with av.open(out, "w", format="mpegts", options={"muxdelay": "0"}) as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+            stream.codec_context.options = {"g": "50", "bf": "2", "preset": "ultrafast", "threads": "1"}
+            for place in range(25 * _SEGMENT_S):
+                frame = av.VideoFrame.from_ndarray(picture(place, 160, 96), format="rgb24")
+                frame.pts = number * 25 * _SEGMENT_S + place
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        made.append(out.getvalue())
+    return made
+
+
+def test_live_hls_is_spread_over_its_media_time(segments: list[bytes]) -> None:
+    with serving(HlsServer(segments, _SEGMENT_S)) as address:
+        source = open_source(f"{address}/live.m3u8")
+        assert source.info.live
+        reader = KeyframeReader(source, KeyframeOptions(interval_s=0.5, max_interval_s=0.5))
+        frames, gaps, begun = [], [], time.monotonic()
+        while time.monotonic() - begun < 8:
+            step, frame = reader.step()
+            gaps += step.gaps
+            frames += [] if frame is None else [frame.time]
+        reader.close()
+    assert len(frames) >= 0.95 * 16
+    walls = [(after.wall_ns - before.wall_ns) / NS for before, after in pairwise(frames)]
+    assert all(abs(apart - 0.5) <= 0.1 for apart in walls), walls
+    assert {time.epoch for time in frames} == {0}
+    assert not [gap for gap in gaps if getattr(gap, "reason", "") == "outage"]
+
+
+def test_finished_hls_is_a_film(segments: list[bytes]) -> None:
+    with serving(HlsServer(segments, _SEGMENT_S)) as address:
+        source = open_source(f"{address}/vod.m3u8", start_ns=0)
+        assert not source.info.live
+        frames = [event for event in source if isinstance(event, DecodedFrame)]
+    assert len(frames) == 8 * 25 * _SEGMENT_S
+    assert frames[-1].time.pts_ns == pytest.approx(15.96 * NS, abs=NS // 100)
+
+
+def test_mjpeg_is_timed_by_arrival() -> None:
+    """Four pictures a second, which FFmpeg would stamp as twenty-five."""
+    pictures = []
+    for number in range(4):
+        out = io.BytesIO()
+        Image.fromarray(picture(8 * number, 160, 96)).save(out, "JPEG")
+        pictures.append(out.getvalue())
+    with serving(mjpeg(pictures, 0.25)) as address:
+        source = open_source(f"{address}/stream")
+        assert source.info.live
+        assert source.info.nominal_fps is None
+        frames = [event for event, _ in zip(_frames(source), range(9), strict=False)]
+        source.close()
+    span = (frames[-1].time.pts_ns - frames[1].time.pts_ns) / NS
+    numbers = frames[-1].index - frames[1].index
+    assert span == pytest.approx(0.25 * numbers, rel=0.25)
+    assert {frame.time.epoch for frame in frames} == {0}
+
+
+def _frames(source: object) -> Iterator[DecodedFrame]:
+    assert hasattr(source, "__iter__")
+    for event in source:
+        if isinstance(event, DecodedFrame):
+            yield event
+
+
+_BURSTS = st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1)), min_size=1, max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(bursts=_BURSTS, step_ms=st.integers(10, 200))
+def test_pictures_that_are_there_in_time_are_shown_at_the_pace_of_their_stamps(
+    bursts: list[tuple[int, float]], step_ms: int
+) -> None:
+    """Whatever the bursts: each is shown when due; only a sender that is late moves the schedule, and only onwards."""
+    pacing, now, media, offset = Pacing(), 0, 0, None
+    for count, wait_s in bursts:
+        asked, arrived = now, now + round(wait_s * NS)
+        for _ in range(count):
+            now = max(now, arrived)
+            due = pacing.due_ns(media, asked_ns=asked, now_ns=now)
+            moved = offset is None or due - media != offset
+            if moved and offset is not None:
+                assert due - media > offset
+                assert arrived - asked > NS // 4
+                assert due == now
+            offset = due - media
+            now = max(now, due)
+            asked = now
+            media += step_ms * NS // 1000
+
+
+@settings(max_examples=100, deadline=None)
+@given(slow_ms=st.lists(st.integers(0, 2000), min_size=2, max_size=40))
+def test_our_own_slowness_moves_no_schedule(slow_ms: list[int]) -> None:
+    pacing, now = Pacing(), 0
+    for number, took in enumerate(slow_ms):
+        due = pacing.due_ns(number * NS // 25, asked_ns=now, now_ns=now)
+        assert due == number * NS // 25
+        now = max(now, due) + took * NS // 1000

@@ -103,11 +103,11 @@ def mjpeg(pictures: list[bytes], interval_s: float) -> Callable[[Handler], None]
     def answer(request: Handler) -> None:
         request.begin("multipart/x-mixed-replace; boundary=frame")
         number = 0
-        while request.write(
-            b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(pictures[0])
-            + pictures[number % len(pictures)]
-            + b"\r\n"
-        ):
+        while True:
+            picture = pictures[number % len(pictures)]
+            head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture)
+            if not request.write(head + picture + b"\r\n"):
+                return
             number += 1
             time.sleep(interval_s)
 

@@ -36,7 +36,8 @@ def segments() -> list[bytes]:
             stream.codec_context.options = {"g": "50", "bf": "2", "preset": "ultrafast", "threads": "1"}
             for place in range(25 * _SEGMENT_S):
                 frame = av.VideoFrame.from_ndarray(picture(place, 160, 96), format="rgb24")
-                frame.pts = number * 25 * _SEGMENT_S + place
+                # Not from 0: muxers move what would begin before it.
+                frame.pts = 25 + number * 25 * _SEGMENT_S + place
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         made.append(out.getvalue())

@@ -75,7 +75,7 @@ def test_a_run_takes_a_strangers_source_tracker_rule_and_policy(installed: Path,
     config = load_config("default", settings, changes={"model": str(checkpoint)})
     frames = np.full((60, 96, 128, 3), 90, np.uint8)
     for index, frame in enumerate(frames):
-        frame[20:60, 5 + index : 40 + index] = (200, 40, 40)
+        frame[20:60, 5 + index : 40 + index] = (240, 200, 40)
     np.save(tmp_path / "shots.npy", frames)
     store = tmp_path / "s.zarr"
     plan = plan_run([str(tmp_path / "shots.npy")], config, store=store)

@@ -109,7 +109,7 @@ def tiny_predictor(tiny_checkpoint: Path) -> Predictor:
 def ray_keeper() -> Iterator[SharedRay]:
     keeper = SharedRay()
     yield keeper
-    keeper.stop()
+    keeper.end()
 
 
 @pytest.fixture
@@ -119,6 +119,8 @@ def shared_ray(ray_keeper: SharedRay) -> None:
 
 
 @pytest.fixture
-def own_ray(ray_keeper: SharedRay) -> None:
+def own_ray(ray_keeper: SharedRay) -> Iterator[None]:
     """No Ray runs in this process: the test starts one of its own."""
     ray_keeper.stop()
+    with ray_keeper.warm_workers():
+        yield

@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.damage_exit import leave_with_damage
+from pipeline.commands.terminal import quiet_pipe
 from pipeline.core.clock import local_zone
 from pipeline.core.errors import UserError
+from pipeline.core.output_files import check_output, writing_output
 from pipeline.export.interface import exporter_for
 from pipeline.query.typed_times import TIME_HELP
 from pipeline.query.windows import stream_windows, told_notes, window_rows
 from pipeline.store import CaptionStore
-from pipeline.store.durable_files import refusal, writing_durably
+from pipeline.store.durable_files import refusal
 
 
 def export(
@@ -23,7 +25,9 @@ def export(
         Path, typer.Argument(help="The .zarr directory that `sca run` wrote.", show_default=False)
     ],
     out: Annotated[
-        Path, typer.Argument(help="The file to write; an older one is replaced.", show_default=False)
+        Path, typer.Argument(
+            help="The file to write; an older one is replaced. -: standard output.", show_default=False
+        )
     ],
     output: Annotated[
         str | None,
@@ -52,6 +56,7 @@ def export(
     Example: sca export street.zarr street.vtt --min-score 0.5
     """
     exporter = exporter_for(out, output)
+    check_output(out, store=store)
     with CaptionStore.open(store, strict=strict) as opened:
         windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
         for note in told_notes(windows):
@@ -63,7 +68,7 @@ def export(
             raise UserError(f"{what} one stream: choose it with --stream {streams}")
         rows = window_rows(opened, windows, text=text, min_score=min_score)
         try:
-            with writing_durably(out) as file:
+            with quiet_pipe(), writing_output(out) as file:
                 exporter.write(rows, file)
         except OSError as error:
             raise refusal(error, out, "write") from error

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import sys
-from collections.abc import Iterator
 from datetime import UTC, tzinfo
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.damage_exit import leave_with_damage
+from pipeline.commands.terminal import quiet_pipe
 from pipeline.core.clock import local_zone, to_datetime
 from pipeline.export.csv import csv_lines, gap_csv_lines
 from pipeline.export.jsonl import json_lines
@@ -34,20 +32,6 @@ from pipeline.query.rows import (
 from pipeline.query.typed_times import TIME_HELP, clock_text, clock_texts, offset_text
 from pipeline.query.windows import StreamWindow, stream_windows, told_notes, window_rows
 from pipeline.store import CaptionStore
-
-# Writing to standard output that a reader such as `head` may close at any time.
-
-
-@contextlib.contextmanager
-def quiet_pipe() -> Iterator[None]:
-    """End the block quietly when the reader of standard output has gone."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes standard output once more at exit, which would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
 
 PIPED_WIDTH = 140
 

@@ -104,6 +104,7 @@ def run(
     sca run cams.yaml --store site.zarr --preset live --metrics-port 9464
     """
     from pipeline.core.clock import NS, iso_ns
+    from pipeline.core.output_files import check_output
     from pipeline.runtime.plan import plan_run
     from pipeline.settings.stream_list import stream_requests
     from sca.model_names import find_model
@@ -130,6 +131,8 @@ def run(
             check_annotation([request.uri for request in requests], annotate)
         start_ns = None if start is None else iso_ns(start)
         plan = plan_run(requests, config, store=store, start_ns=start_ns, name=name)
+        if annotate is not None:
+            check_output(annotate, store=plan.store)
         for stream in plan.streams:
             for notice in stream.source.notices:
                 log.warning("%s: %s", stream.stream, notice)
@@ -171,6 +174,7 @@ def hide_typed_secrets() -> None:
 
 def check_annotation(inputs: list[str], output: Path) -> None:
     """Raise `UserError` when an annotated video of `inputs` cannot be written to `output`."""
+    from pipeline.core.output_files import check_output
     from pipeline.sources.addresses import is_webcam
 
     if len(inputs) != 1 or "://" in inputs[0] or is_webcam(inputs[0]):
@@ -179,8 +183,10 @@ def check_annotation(inputs: list[str], output: Path) -> None:
         raise UserError(f"--annotate {output}: the name must end in .mp4, .mkv or .mov")
     if not output.parent.is_dir():
         raise UserError(f"--annotate {output}: there is no directory {output.parent}; make it first")
-    if output.exists() and Path(inputs[0]).exists() and output.samefile(inputs[0]):
-        raise UserError(f"--annotate {output}: that is the input itself; choose another name")
+    try:
+        check_output(output, source=inputs[0])
+    except UserError as error:
+        raise UserError(f"--annotate {error}") from None
 
 
 def _execute(plan: RunPlan, console: Console, port: int | None, address: str) -> bool:

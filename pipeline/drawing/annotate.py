@@ -13,11 +13,14 @@ import pyarrow as pa
 
 from pipeline.core.clock import NS
 from pipeline.core.errors import UserError
+from pipeline.core.output_files import output_by_name
 from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels
 from pipeline.sources import DecodedFrame, Source
 from pipeline.store import CaptionStore
 
 _TIME_BASE = Fraction(1, 90_000)
+_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
+ANNOTATED_SUFFIXES = frozenset(_FORMATS)
 _REPEATED = 0.6  # share of the smaller box: above it, the same words mean the same thing
 
 
@@ -133,7 +136,15 @@ def write_annotated(
     written = 0
     last_ticks = -1
     try:
-        with av.open(str(output), "w", options={"movflags": "+faststart"}) as container:
+        with (
+            output_by_name(output) as (name, seekable),
+            av.open(
+                str(name),
+                "w",
+                format=_FORMATS[output.suffix.lower()],
+                options={"movflags": "+faststart" if seekable else "+frag_keyframe+empty_moov"},
+            ) as container,
+        ):
             stream = container.add_stream(
                 "libx264", rate=Fraction(source.info.nominal_fps or 25).limit_denominator(1001)
             )

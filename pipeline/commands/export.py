@@ -25,9 +25,10 @@ def export(
         Path, typer.Argument(help="The .zarr directory that `sca run` wrote.", show_default=False)
     ],
     out: Annotated[
-        Path, typer.Argument(
+        Path,
+        typer.Argument(
             help="The file to write; an older one is replaced. -: standard output.", show_default=False
-        )
+        ),
     ],
     output: Annotated[
         str | None,

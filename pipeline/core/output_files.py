@@ -46,7 +46,9 @@ def check_output(path: Path, *, source: str | None = None, store: Path | None = 
     if source is not None and os.path.exists(source) and not target.kept and _same(target.path, source):
         raise UserError(f"{path}: that is the input itself; choose another name")
     if store is not None and target.path.is_relative_to(os.path.realpath(store)):
-        raise UserError(f"{path}: this lies inside the store {store}, which holds nothing else; choose another place")
+        raise UserError(
+            f"{path}: this lies inside the store {store}, which holds nothing else; choose another place"
+        )
 
 
 def output_target(path: Path) -> OutputTarget:
@@ -70,7 +72,9 @@ def output_target(path: Path) -> OutputTarget:
     if not stat.S_ISREG(found.st_mode):
         return OutputTarget(path.absolute(), kept=True)
     if not os.access(real, os.W_OK):
-        raise UserError(f"cannot write {path}: this file may not be written to; change its permissions, or choose another")
+        raise UserError(
+            f"cannot write {path}: this file may not be written to; change its permissions, or choose another"
+        )
     return OutputTarget(real, found)
 
 

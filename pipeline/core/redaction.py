@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -157,6 +158,10 @@ def _known(token: str, digits: int) -> bool:
 
 # Passwords that are not written into an address: filled in from the environment or a file when it is opened.
 
+SECRET_FOLDERS = (Path("/run/secrets"),)
+"""Where containers find their secrets."""
+
+_MOST_SECRET_BYTES = 4096
 BLANK = re.compile(r"\$\{(file:[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -179,12 +184,63 @@ def _value(name: str, environment: Mapping[str, str]) -> str:
         return value
     path = Path(name.removeprefix("file:")).expanduser()
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
+        lines = _secret_text(path).splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a small text file"
         raise UserError(
             f"${{{name}}}: cannot read this file ({reason}); check path and permissions"
         ) from None
     if not lines or not lines[0].strip():
         raise UserError(f"${{{name}}}: this file is empty; write the password into its first line")
     return lines[0].strip()
+
+
+def _secret_text(path: Path) -> str:
+    """A small regular file. Raises OSError, and ValueError where it is another thing."""
+    # Without waiting: a FIFO might never be written to.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError
+        data = file.read(_MOST_SECRET_BYTES + 1)
+    if len(data) > _MOST_SECRET_BYTES:
+        raise ValueError
+    return data.decode()
+
+
+def check_file_blanks(uri: str, folder: Path) -> None:
+    """Raise `UserError` unless each `${file:PATH}` of an address from a list in `folder` may be filled in.
+
+    A list may come from elsewhere and name any host. So it can hand on no file but those that were put beside or below
+    it, or among the secrets of a container; and those only as user, password or query value, never as host or path.
+    """
+    for blank in BLANK.finditer(uri):
+        name = blank.group(1)
+        if not name.startswith("file:"):
+            continue
+        if not _is_credential(uri, blank):
+            raise UserError(
+                f"${{{name}}}: a file fills in only user, password or the value of a query; write the rest out"
+            )
+        path = os.path.realpath(os.path.expanduser(name.removeprefix("file:")))
+        if not any(Path(path).is_relative_to(os.path.realpath(root)) for root in (folder, *SECRET_FOLDERS)):
+            raise UserError(
+                f"${{{name}}}: a list reads only files below its own folder or {SECRET_FOLDERS[0]}; put the file there, or "
+                "give the address on the command line"
+            )
+
+
+def _is_credential(uri: str, blank: re.Match[str]) -> bool:
+    """Whether a blank stands before the `@` of the host, or behind the `=` of a query."""
+    scheme = _SCHEME.match(uri)
+    if scheme is None or blank.start() < scheme.end():
+        return False
+    # The blanks themselves may hold any of the marks that are looked for.
+    plain = BLANK.sub(lambda found: "x" * len(found.group()), uri)
+    host_end = re.search(r"[/?#]", plain[scheme.end() :])
+    authority = plain[: scheme.end() + host_end.start()] if host_end else plain
+    if blank.start() < authority.rfind("@"):
+        return True
+    before = plain[: blank.start()]
+    query = before.partition("?")[2] if "?" in before and "#" not in before else ""
+    return "=" in re.split(r"[&;]", query)[-1]

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from engines.backends import BACKENDS
@@ -26,6 +25,7 @@ from pipeline.sources.opening import SourceOptions
 from pipeline.tracking.interface import TRACKERS, TrackingOptions
 from sca.parts import Registry
 from sca.setting_errors import did_you_mean, explain_settings
+from sca.yaml_files import YamlFault, parse_yaml, read_yaml
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -131,8 +131,8 @@ def load_config(
                 f"--set {redact_text(setting)}: write it as group.key=value, for example keyframes.interval_s=1"
             )
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
+            parsed = parse_yaml(value)
+        except YamlFault:
             raise UserError(f"--set {key}: the value is not valid YAML; quote it") from None
         _put(data, key.strip(), parsed)
     for key, value in (changes or {}).items():
@@ -155,11 +155,11 @@ def _read_preset(preset: str) -> dict[str, Any]:
                 f"unknown preset {preset!r}{did_you_mean(preset, names)}; there are {', '.join(names)}"
             )
     try:
-        data = yaml.safe_load(path.read_text()) or {}
+        data = read_yaml(path) or {}
     except FileNotFoundError:
         raise UserError(f"{path}: no such preset file; check the path") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, YamlFault) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UserError(
             f"{path}: not a readable YAML file ({reason}); compare it with configs/default.yaml"
         ) from None

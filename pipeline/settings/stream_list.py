@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from pipeline.core.errors import UserError
 from pipeline.core.options import Options
+from pipeline.core.redaction import check_file_blanks
 from pipeline.core.restarts import RestartPolicy
 from pipeline.settings.config import RunConfig, load_config
 from pipeline.sources import find_inputs
 from sca.setting_errors import explain_settings
+from sca.yaml_files import YamlFault, read_yaml
 
 _SHARED = ("model", "runtime")
 LIST_SUFFIXES = frozenset({".yaml", ".yml"})
@@ -25,7 +26,9 @@ class StreamEntry(Options):
     """One source of a stream list. What is not said comes from the command line."""
 
     uri: str = Field(
-        repr=False, description="a file, folder, glob, or address; `${NAME}` and `${file:PATH}` are filled in"
+        repr=False,
+        description="a file, folder, glob, or address; `${NAME}` and `${file:PATH}` are filled in, the "
+        "latter only as user, password or query value, from below this list's folder or /run/secrets",
     )
     name: str | None = Field(
         default=None, description="under which the stream is stored; none: made from the address"
@@ -98,22 +101,29 @@ def read_stream_list(path: Path) -> StreamList:
     """A checked stream list. Raises `UserError` that names the file and the nearest known key."""
     example = "write it as: streams: [{name: yard, uri: rtsp://camera/stream, preset: live}]"
     try:
-        data = yaml.safe_load(path.read_text())
+        data = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        # The parser's message quotes the text around the fault, which may hold a password: only its place is told.
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{path}: not a readable YAML file{place}; {example}") from None
+    except YamlFault as error:
+        raise UserError(
+            f"{path}: not a readable YAML file{error.place} ({error.reason}); {example}"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: not a readable YAML file ({error.strerror}); {example}") from None
     if isinstance(data, list):
         data = {"streams": data}
     if not isinstance(data, dict):
         raise UserError(f"{path}: not a list of streams; {example}")
     try:
-        return StreamList.model_validate(data)
+        streams = StreamList.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{path}: {explain_settings(error, StreamList)}; {example}") from None
+    for number, entry in enumerate(streams.streams, 1):
+        try:
+            check_file_blanks(entry.uri, path.parent)
+        except UserError as error:
+            raise UserError(f"{path}: stream {entry.name or number}: {error}") from None
+    return streams
 
 
 def _own_config(

@@ -85,13 +85,14 @@ def load_released_tokenizer(
         sources.append((config.language_model.name, offline))
     for source, local in sources:
         try:
-            return AutoTokenizer.from_pretrained(source, local_files_only=local)
+            # Said, not left out: otherwise it asks on the terminal whether to run the code that came with the files.
+            return AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError, ImportError):
             continue
     name = config.language_model.name or "its language model"
     raise UserError(
         f"{directory} has no tokenizer: copy the tokenizer files of {name} into that directory "
-        "(tokenizer.json, tokenizer_config.json and, if there is one, tokenizer.model)"
+        "(tokenizer.json, tokenizer_config.json and, if there is one, tokenizer.model). One that brings code is not used"
     )
 
 

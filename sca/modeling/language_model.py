@@ -64,7 +64,7 @@ class TransformersFamily:
         return config_class(**{key: value for key, value in settings.items() if key in known})
 
     def build(self, configuration: PreTrainedConfig) -> PreTrainedModel:
-        return AutoModelForCausalLM.from_config(configuration, dtype=torch.float32)
+        return AutoModelForCausalLM.from_config(configuration, dtype=torch.float32, trust_remote_code=False)
 
     def small(self, size: LanguageSize) -> Mapping[str, Any]:
         return {

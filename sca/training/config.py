@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sca.config import ScaConfig
 from sca.errors import UserError
 from sca.setting_errors import explain_settings
+from sca.yaml_files import YamlFault, read_yaml
 
 # Longest text that a trained model reads: its prefix and a caption.
 _POSITIONS = 64
@@ -162,17 +162,19 @@ class TrainingConfig(_Strict):
 def read_training_config(path: Path) -> TrainingConfig:
     """Read a YAML training configuration. UserError names the file, each wrong key and the nearest right one."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = read_yaml(Path(path))
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist: name a training configuration such as configs/train/demo.yaml"
         ) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark is not None else ""
+    except YamlFault as error:
         raise UserError(
-            f"{path} is not valid YAML{place}; compare it with configs/train/demo.yaml"
-        ) from error
+            f"{path} is not valid YAML{error.place} ({error.reason}); compare it with configs/train/demo.yaml"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold a mapping of settings, such as configs/train/demo.yaml")
     return parse_training_config(values, str(path))

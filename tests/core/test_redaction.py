@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.redaction import redact_text, redact_url
+from pipeline.core.redaction import fill_in, redact_text, redact_url
 from pipeline.sources.identity import address_fingerprint, same_content, stream_name
 
 SECRET = "hunter2"
@@ -121,3 +124,13 @@ def test_a_stream_of_an_earlier_version_is_known_again() -> None:
     now = address_fingerprint("rtsp://cam/kitchen?token=abc")
     assert same_content("live:rtsp://cam/kitchen?token=***", now)
     assert not same_content("live:rtsp://other/kitchen", now)
+
+
+def test_a_password_file_is_small_and_regular(tmp_path: Path) -> None:
+    (tmp_path / "good").write_text("p w\nmore\n")
+    assert fill_in(f"rtsp://x:${{file:{tmp_path}/good}}@cam/") == "rtsp://x:p%20w@cam/"
+    (tmp_path / "big").write_bytes(b"x" * 5000)
+    os.mkfifo(tmp_path / "fifo")
+    for name in (tmp_path / "big", tmp_path / "fifo", "/dev/zero", tmp_path):
+        with pytest.raises(ValueError, match="cannot read this file"):
+            fill_in(f"rtsp://x:${{file:{name}}}@cam/")

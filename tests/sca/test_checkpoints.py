@@ -342,3 +342,19 @@ def test_bad_configuration_names_the_entry() -> None:
     assert ScaConfig.from_dict(json.loads(json.dumps(tiny_config().to_dict()))) == tiny_config()
     with pytest.raises(ValueError, match="multiple of 16"):
         tiny_config(image_size=100)
+
+
+def test_a_tokenizer_that_brings_code_is_refused_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, model = tmp_path / "theirs", tiny_model()
+    directory.mkdir()
+    (directory / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    settings = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        load_released_tokenizer(directory, model.config)
+    assert not asked
+    assert not (tmp_path / "ran").exists()

@@ -83,3 +83,42 @@ def test_a_broken_file_tells_its_line_and_never_its_text(folder: Path) -> None:
     assert "hunter2" not in str(error.value)
     with pytest.raises(ValueError, match=r"missing\.yaml: no such file"):
         stream_requests([str(folder / "missing.yaml")])
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "rtsp://${file:FOLDER/login}/live",
+        "rtsp://cam.example/${file:FOLDER/login}",
+        "${file:FOLDER/login}://cam.example/live",
+        "rtsp://cam.example/live?${file:FOLDER/login}=1",
+        "rtsp://cam.example/live?channel=1#${file:FOLDER/login}",
+        "rtsp://cam.example:${file:FOLDER/login}/a@b",
+        "rtsp://x:${file:/etc/hostname}@cam.example/live",
+        "rtsp://x:${file:FOLDER/../other}@cam.example/live",
+        "rtsp://x:${file:~/.ssh/config}@cam.example/live",
+        "rtsp://x:${file:FOLDER/link}@cam.example/live",
+    ],
+)
+def test_a_list_hands_no_file_on_but_its_own_credentials(folder: Path, uri: str) -> None:
+    (folder / "login").write_text("jq7Secret")
+    (folder / "link").symlink_to("/etc/hostname")
+    with pytest.raises(ValueError, match=r"cams\.yaml: stream yard: \$\{file:") as error:
+        stream_requests([listed(folder, f"- {{name: yard, uri: '{uri}'}}")])
+    assert "jq7Secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "rtsp://viewer:${file:FOLDER/login}@cam.example/live",
+        "rtsp://${file:FOLDER/login}@cam.example/live",
+        "rtsp://cam.example/live?channel=1&pw=${file:FOLDER/login}",
+        "rtsp://viewer:${file:/run/secrets/cam}@cam.example/live",
+        "rtsp://viewer:${CAMERA_PASSWORD}@cam.example/live",
+    ],
+)
+def test_a_list_reads_the_credentials_that_lie_beside_it(folder: Path, uri: str) -> None:
+    (folder / "login").write_text("jq7Secret")
+    _, (request,) = stream_requests([listed(folder, f"- {{uri: '{uri}'}}")])
+    assert request.uri == uri.replace("FOLDER", str(folder))

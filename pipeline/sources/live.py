@@ -16,11 +16,10 @@ from pipeline.core.leaving import READER_THREAD
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects
 from pipeline.sources.camera import Camera, ConnectionLost, Feed, Picture
-from pipeline.sources.clocks import Arrival, LiveClock, ticks_to_ns
+from pipeline.sources.clocks import Arrival, LiveClock, Pacing, ticks_to_ns
 from pipeline.sources.film_or_camera import FeedTiming
 from pipeline.sources.geometry import geometry_of
 from pipeline.sources.latest import FrameMailbox
-from pipeline.sources.pacing import Pacing
 from pipeline.sources.picture import DecodedFrame, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceOptions
 from pipeline.sources.unwatched import Unwatched

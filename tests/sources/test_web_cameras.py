@@ -17,7 +17,7 @@ from pipeline.core.clock import NS
 from pipeline.keyframes.gate import KeyframeOptions
 from pipeline.keyframes.reader import KeyframeReader
 from pipeline.sources import DecodedFrame, open_source
-from pipeline.sources.pacing import Pacing
+from pipeline.sources.clocks import Pacing
 from tests.videos import picture
 from tests.web_servers import HlsServer, mjpeg, serving
 

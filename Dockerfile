@@ -7,12 +7,12 @@ RUN apt-get update \
 
 WORKDIR /opt/sca
 RUN python -m pip install --no-cache-dir uv
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY sca ./sca
 COPY engines ./engines
 COPY pipeline ./pipeline
 COPY configs ./configs
-ARG EXTRAS=""
+ARG EXTRAS="[run]"
 RUN uv pip install --system --no-cache --constraint constraints.txt --editable ".${EXTRAS}"
 
 ENV RAY_USAGE_STATS_ENABLED=0 \

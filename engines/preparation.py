@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from engines.cache_root import default_root
+from sca.child_processes import child_environment
 
 MARK = "engines: "
 """Begins the lines of the building process that are meant for us: the rest is what libraries print."""
@@ -73,9 +74,9 @@ def prepare(request: EngineRequest, report: Callable[[str], None]) -> Prepared:
         PreparationFailed: the process that builds ended without a result.
     """
     report("starting")
-    command = [sys.executable, "-m", "engines.build_process", json.dumps(asdict(request))]
+    command = [sys.executable, "-P", "-m", "engines.build_process", json.dumps(asdict(request))]
     # Waiting threads that spin would take the processor from whatever else runs.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **child_environment()}
     last = ""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -1,51 +1,74 @@
-"""The command line: `sca run|query|export|config|models|doctor|train|evaluate|engines`."""
+"""The command line: `sca run|query|export|config|train|evaluate|engines|doctor|models`."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+if __name__ == "__main__":
+    # `python -m` looks in the working directory first: before anything is imported from there.
+    from sca.child_processes import leave_working_directory
+
+    leave_working_directory()
+
 import os
 import sys
 import traceback
-from importlib import metadata
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from pipeline.commands.doctor import doctor
-from pipeline.commands.models import models
-from pipeline.commands.run import run
+from pipeline.commands.lazy_commands import LazyCommand, LazyGroup
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.leaving import leave
 from pipeline.core.redaction import redact_text
+from sca.child_processes import leave_working_directory
 
-
-def _new_app() -> typer.Typer:
-    return typer.Typer(
-        name="sca",
-        no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode="rich",
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-
-app = _new_app()
-
-# Commands whose modules import a lot are loaded only when they are called: name -> (module, one line of help).
-LATER = {
-    "query": ("pipeline.commands.query", "Show what was seen, by time."),
-    "export": ("pipeline.commands.export", "Write captions as JSON lines, CSV or subtitles."),
-    "config": ("pipeline.commands.config", "Show the settings of a run, and explain them."),
-    "train": ("pipeline.commands.train", "Train a model from a recipe in configs/train."),
-    "evaluate": ("pipeline.commands.evaluate", "Score a model's captions and masks."),
-    "engines": ("pipeline.commands.engines", "Compile the model's stages for this machine, and check them."),
+COMMANDS = {
+    "run": LazyCommand(
+        "pipeline.commands.run", "Caption every region of a video and store when each was seen.", "run"
+    ),
+    "query": LazyCommand("pipeline.commands.query", "Show what was seen, by time."),
+    "export": LazyCommand(
+        "pipeline.commands.export", "Write captions as JSON lines, CSV, SubRip or WebVTT subtitles."
+    ),
+    "config": LazyCommand("pipeline.commands.config", "Show the settings of a run, and explain them."),
+    "train": LazyCommand("pipeline.commands.train", "Train a model and write it to OUT/model.", "train"),
+    "evaluate": LazyCommand(
+        "pipeline.commands.evaluate", "Print captions, masks, proposals and speed of a model.", "run"
+    ),
+    "engines": LazyCommand(
+        "pipeline.commands.engines", "Compile the model's stages for a device, and check them.", "run"
+    ),
+    "doctor": LazyCommand(
+        "pipeline.commands.doctor", "Check this machine: libraries, model, processor, memory, GPU."
+    ),
+    "models": LazyCommand("pipeline.commands.models", "List, fetch and verify models."),
 }
+
+
+class _Commands(LazyGroup):
+    lazy: ClassVar = COMMANDS
+
+    def before(self, name: str, command: LazyCommand) -> None:
+        if command.extra:
+            from pipeline.commands.extras import require
+
+            require(name, command.extra)
+
+
+app = typer.Typer(
+    name="sca",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _version(show: bool) -> None:
     if show:
+        from importlib import metadata
+
         typer.echo(f"sca {metadata.version('segment-caption-stream')}")
         raise typer.Exit
 
@@ -68,46 +91,12 @@ def _root(
     """
 
 
-app.command()(run)
-
-
-def _register_later(name: str) -> None:
-    """Register a command that hands its arguments to the function or app of its name in its own module."""
-    module_name, summary = LATER[name]
-    if importlib.util.find_spec(module_name) is None:
-        return
-
-    @app.command(
-        name,
-        help=summary,
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )
-    def later(context: typer.Context) -> int | None:
-        target = getattr(importlib.import_module(module_name), name)
-        if not isinstance(target, typer.Typer):
-            single = _new_app()
-            single.command()(target)
-            target = single
-        code = typer.main.get_command(target).main(
-            context.args, prog_name=f"sca {name}", standalone_mode=False
-        )
-        if isinstance(code, int) and code:
-            raise typer.Exit(code)
-        return None
-
-
-for _name in LATER:
-    _register_later(_name)
-app.add_typer(models, name="models")
-app.command()(doctor)
-
-
 def main() -> None:
     """Entry point: errors of the user are one line on stderr and exit code 2, failed stages one line and code 1.
 
     Anything else is a fault of ours and keeps its traceback.
     """
+    leave_working_directory()
     leave(_run())
 
 
@@ -122,11 +111,21 @@ def _run() -> int:
         return _say(str(error), 2)
     except StageFailed as error:
         return _say(str(error), 1)
+    except ModuleNotFoundError as error:
+        from pipeline.commands.extras import explain
+
+        if (told := explain(error)) is not None:
+            return _say(str(told), 2)
+        return _fault()
     except Exception:
-        typer.echo(redact_text(traceback.format_exc()), err=True)
-        typer.echo("sca: this is a fault of the program; please report it with the lines above", err=True)
-        return 1
+        return _fault()
     return code if isinstance(code, int) else 0
+
+
+def _fault() -> int:
+    typer.echo(redact_text(traceback.format_exc()), err=True)
+    typer.echo("sca: this is a fault of the program; please report it with the lines above", err=True)
+    return 1
 
 
 def _say(error: str, code: int) -> int:

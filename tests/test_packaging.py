@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shlex
@@ -13,7 +12,7 @@ import pytest
 import typer
 import yaml
 
-from pipeline.cli import LATER, app
+from pipeline.cli import app
 from pipeline.core.records import Gap
 from pipeline.runtime.progress import StreamProgress
 from pipeline.serving.metrics import RunMetrics
@@ -29,13 +28,6 @@ def parse(arguments: list[str]) -> None:
     name, command, rest = group.resolve_command(context, list(arguments))
     assert name is not None
     assert command is not None
-    if name in LATER:
-        target = getattr(importlib.import_module(LATER[name][0]), name)
-        if not isinstance(target, typer.Typer):
-            single = typer.Typer()
-            single.command()(target)
-            target = single
-        command = typer.main.get_command(target)
     command.make_context(name, rest)
 
 
@@ -68,7 +60,15 @@ def test_the_gpu_profile_asks_for_a_gpu_that_can_decode_video() -> None:
 def test_the_image_installs_what_it_copies() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = {word.rstrip("/") for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
-    assert {"sca", "engines", "pipeline", "configs", "constraints.txt", "pyproject.toml"} <= copied
+    assert {
+        "sca",
+        "engines",
+        "pipeline",
+        "configs",
+        "constraints.txt",
+        "pyproject.toml",
+        "setup.py",
+    } <= copied
     assert all((ROOT / name).exists() for name in copied)
 
 

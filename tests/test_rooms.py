@@ -93,7 +93,7 @@ MAY_IMPORT = {
         "pipeline/export",
     },
     "pipeline/commands": {"pipeline/*", "engines", "engines/*", "sca", "sca/*"},
-    "pipeline": {"pipeline/*"},
+    "pipeline": {"pipeline/*", "sca"},
 }
 """What each folder may import, from the ground up. `x/*`: any folder below x."""
 
@@ -254,6 +254,7 @@ def is_entry(path: Path) -> bool:
             ("torch", "transformers", "ray"),
         ),
         ("pipeline.cli", ("torch", "ray", "transformers")),
+        ("pipeline.settings.stream_list", ("torch", "ray", "av", "cv2", "scipy")),
         ("sca", ("ray", "zarr")),
         ("sca.model_names", ("torch", "transformers")),
     ],

@@ -11,7 +11,13 @@ from pipeline.settings.config import load_config
 from pipeline.settings.reference import Group, Setting, find_setting, groups_of, markdown, run_settings
 from pipeline.settings.stream_list import StreamEntry
 
-config = typer.Typer(no_args_is_help=True, help="Show the settings of a run, and explain them.")
+config = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Show the settings of a run, and explain them.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @config.command()

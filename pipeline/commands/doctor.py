@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from pipeline.commands.extras import DISTRIBUTION, EXTRAS, install, missing
+from pipeline.core.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +32,15 @@ class Finding:
 
 def doctor() -> None:
     """Check this machine: libraries, model, processor, memory, GPU. Exit code 1 when something is in the way."""
-    findings = [*_machine(), *_libraries(), *_video(), *_gpu(), *_model()]
+    findings = [*_machine(), *_libraries(), *_presets(), *_video(), *_gpu(), *_model()]
     table = Table("", "what", "found", "remedy", box=None, pad_edge=False)
+    wide = None if sys.stdout.isatty() else 160
     for finding in findings:
         mark = "[red]✗[/]" if finding.fatal else "[yellow]![/]" if finding.remedy else "[green]✓[/]"
-        table.add_row(mark, finding.what, finding.found, finding.remedy)
-    Console().print(table)
+        table.add_row(
+            mark, finding.what, *(text.replace("[", "\\[") for text in (finding.found, finding.remedy))
+        )
+    Console(width=wide).print(table)
     if any(finding.fatal for finding in findings):
         raise typer.Exit(1)
 
@@ -54,17 +61,45 @@ def _machine() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    for name in ("torch", "transformers", "ray", "av", "opencv-python", "zarr"):
-        try:
-            yield Finding(name, metadata.version(name))
-        except metadata.PackageNotFoundError:
-            if name == "opencv-python" and importlib.util.find_spec("cv2") is not None:
-                yield Finding(name, "another build of OpenCV")
-                continue
-            yield Finding(name, "missing", f"pip install {name}", fatal=True)
+    """What is installed. An extra that was left out is no fault; one of which only a part is there, is."""
+    yield Finding("sca", f"{_version(DISTRIBUTION)}; zarr {_version('zarr')}, pyarrow {_version('pyarrow')}")
+    absent = missing("run")
+    if len(absent) == len(EXTRAS["run"]) or not (find_spec("torch") or find_spec("ray") or find_spec("av")):
+        yield Finding("sca run", "not installed: stores can be asked and exported here", install("run"))
+        return
+    for name in absent:
+        yield Finding(name, "missing", install("run"), fatal=True)
+    for name in ("torch", "transformers", "ray", "av", "openvino"):
+        if name not in absent:
+            yield Finding(name, _version(name))
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def _presets() -> Iterator[Finding]:
+    from pipeline.settings.config import load_config, preset_names
+
+    try:
+        names = preset_names()
+        for name in names:
+            load_config(name)
+        yield (
+            Finding("presets", ", ".join(names))
+            if names
+            else Finding("presets", "missing", "install the package again", fatal=True)
+        )
+    except UserError as error:
+        yield Finding("presets", "damaged", str(error), fatal=True)
 
 
 def _video() -> Iterator[Finding]:
+    if find_spec("av") is None:
+        return
     import av
 
     for codec, mode, what, remedy in (
@@ -79,6 +114,8 @@ def _video() -> Iterator[Finding]:
 
 
 def _gpu() -> Iterator[Finding]:
+    if find_spec("torch") is None:
+        return
     import torch
 
     if torch.cuda.is_available():
@@ -90,6 +127,8 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _model() -> Iterator[Finding]:
+    if missing("run"):
+        return
     import sca
 
     try:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 engines = typer.Typer(
     name="engines",
     no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
     help="Compile the model's stages for a device, and check them.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -8,7 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-models = typer.Typer(no_args_is_help=True, help="List, fetch and verify models.")
+models = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="List, fetch and verify models.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 Name = Annotated[str, typer.Argument(help="A name from `sca models list`, or a checkpoint directory.")]
 

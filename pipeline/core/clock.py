@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from dateutil import tz
-from dateutil.parser import isoparse
 
 from pipeline.core.errors import UserError
 
@@ -72,6 +71,8 @@ def iso_ns(text: str) -> int:
 
     Raises `UserError` naming the text and the remedy, also for a local time that came twice or never.
     """
+    from dateutil.parser import isoparse  # half of what the clock would cost to import
+
     try:
         moment = isoparse(text)
     except (ValueError, OverflowError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco
 
 from pipeline.core.frame import FrameTime
 
@@ -130,6 +129,8 @@ def encode_masks(masks: np.ndarray, size: tuple[int, int]) -> tuple[tuple[RleMas
     if not len(masks):
         return (), np.zeros((0, 4), np.float32)
     assert masks.shape[1:] == size
+    from pycocotools import mask as coco  # whoever only reads a store does without
+
     codes = [coco.encode(np.asfortranarray(mask.view(np.uint8))) for mask in masks]
     boxes = np.asarray(coco.toBbox(codes), np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -138,4 +139,6 @@ def encode_masks(masks: np.ndarray, size: tuple[int, int]) -> tuple[tuple[RleMas
 
 def decode_mask(mask: RleMask) -> np.ndarray:
     """Run lengths to a bool mask (H, W)."""
+    from pycocotools import mask as coco
+
     return np.asarray(coco.decode({"size": list(mask.size), "counts": mask.counts}), bool)

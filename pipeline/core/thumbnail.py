@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 WIDTH = 64
@@ -27,6 +26,8 @@ def thumbnail_of(grey: np.ndarray) -> np.ndarray:
     size = thumbnail_size(grey.shape[1], grey.shape[0])
     if (grey.shape[1], grey.shape[0]) == size:
         return grey
+    import cv2  # whoever only reads settings does without
+
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
 
 
@@ -38,12 +39,16 @@ def is_empty(thumbnail: np.ndarray, rgb: np.ndarray) -> bool:
     """
     if _contrast(thumbnail) >= _LEAST_CONTRAST:
         return False
+    import cv2
+
     small = cv2.resize(rgb, thumbnail.shape[::-1], interpolation=cv2.INTER_AREA)
     return max(_contrast(small[..., channel]) for channel in range(3)) < _LEAST_CONTRAST
 
 
 def _contrast(plane: np.ndarray) -> float:
     """Standard deviation of the levels of a small plane (h, w) uint8 without its noise."""
+    import cv2
+
     return float(cv2.GaussianBlur(plane.astype(np.float32), (0, 0), _NOISE_SIZE).std())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from pydantic import Field
 
@@ -27,7 +26,6 @@ class DisplayOptions(Options):
         return text if score >= self.sure_score else f"{text}?"
 
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN = 0.61803398875
 _PAD = 3
 
@@ -56,6 +54,9 @@ def draw_labels(rgb: np.ndarray, labels: list[Label]) -> None:
     A caption goes above its box, below it, or inside, wherever it covers no other caption; where there is no room,
     only the box is drawn.
     """
+    import cv2  # whoever only reads settings does without
+
+    font = cv2.FONT_HERSHEY_SIMPLEX
     height, width = rgb.shape[:2]
     scale = max(0.4, height / 1100)
     thickness = max(1, round(height / 500))
@@ -65,7 +66,7 @@ def draw_labels(rgb: np.ndarray, labels: list[Label]) -> None:
     taken: list[Rectangle] = []
     for label in labels:
         text = f"{label.track} {label.text}"
-        (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
+        (text_width, text_height), baseline = cv2.getTextSize(text, font, scale, thickness)
         size = (text_width + 2 * _PAD, text_height + baseline + 2 * _PAD)
         place = place_text(label.box, size, (width, height), taken)
         if place is None:
@@ -79,7 +80,7 @@ def draw_labels(rgb: np.ndarray, labels: list[Label]) -> None:
             rgb,
             text,
             (left + _PAD, bottom - _PAD - baseline),
-            _FONT,
+            font,
             scale,
             ink,
             max(1, thickness // 2),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import median
 
-import cv2
 import numpy as np
 
 # Looks are compared at one size, slightly blurred: compression and noise live in single pixels.
@@ -104,6 +104,8 @@ class FoundCut:
 
 def look_at(thumbnail: np.ndarray) -> Look:
     """The look of a grey thumbnail (h, w) uint8 of any shape."""
+    import cv2  # whoever only reads settings does without
+
     small = cv2.resize(thumbnail, _SIZE, interpolation=cv2.INTER_AREA).astype(np.float32)
     return Look(cv2.GaussianBlur(small, (0, 0), _BLUR))
 
@@ -114,8 +116,10 @@ def difference(before: Look, after: Look) -> Difference:
     if float(np.abs(first - second).mean()) < _STILL:
         return Difference(0.0, 0.0)
     levels = max(_unexplained(first, second), _unexplained(second, first))
+    import cv2
+
     # The copies are needed: phaseCorrelate weights its inputs in place where their size is a good one for its transform.
-    (dx, dy), _ = cv2.phaseCorrelate(first.copy(), second.copy(), _WINDOW)
+    (dx, dy), _ = cv2.phaseCorrelate(first.copy(), second.copy(), _window())
     alike = max(_correlation(first, second, 0, 0), _correlation(first, second, round(dx), round(dy)))
     return Difference(levels, 1.0 - alike)
 
@@ -172,11 +176,17 @@ def end_of_stream(state: ShotState) -> FoundCut | None:
     return None if state.suspicion is None else FoundCut(state.suspicion.pts_ns, state.suspicion.wall_ns)
 
 
-_WINDOW = cv2.createHanningWindow(_SIZE, cv2.CV_32F)
+@cache
+def _window() -> np.ndarray:
+    import cv2
+
+    return cv2.createHanningWindow(_SIZE, cv2.CV_32F)
 
 
 def _unexplained(before: np.ndarray, after: np.ndarray) -> float:
     """Mean grey levels by which `after` leaves the range that `before` has around the same place."""
+    import cv2
+
     high, low = cv2.dilate(before, _TOLERANCE), cv2.erode(before, _TOLERANCE)
     return float(np.maximum(0.0, np.maximum(after - high, low - after)).mean())
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from fractions import Fraction
 
-from dateutil.parser import isoparse
-
 from pipeline.core.clock import NS, iso_text, to_datetime, to_ns
 from pipeline.core.errors import UserError
 from pipeline.query.clock_changes import LocalMoment, local_moment, needs_offset, offset_suffix
@@ -25,7 +23,13 @@ TIME_HELP = (
     "A date alone is its beginning, as --to its end."
 )
 
-_UNITS = re.compile(r"(-?)((?:\d+(?:\.\d+)?\s*(?:d|h|min|m|sec|s|ms)\s*)+)")
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|ms|m|sec|s)\s*")
+_UNITS = re.compile(rf"(-?)((?:{_PART.pattern})+)")
+_UNIT_S = {
+    "d": Fraction(86400), "h": Fraction(3600), "min": Fraction(60), "m": Fraction(60), "sec": Fraction(1),
+    "s": Fraction(1), "ms": Fraction(1, 1000),
+}  # fmt: skip
+_LONGEST_NS = 100 * 366 * 86400 * NS  # longer, and a moment counted from it no longer fits in 64 bits
 _SECONDS = re.compile(r"(-?)(\d+(?:\.\d+)?)")
 _COLONS = re.compile(r"(\d{1,4}):(\d\d)(?::(\d\d(?:\.\d{1,9})?))?")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -94,7 +98,7 @@ def parse_moment(text: str, recording: Recording, *, after: int | None = None, i
         return _parse_colons(match, text, recording, after, is_end)
     if _ISO.fullmatch(text):
         try:
-            moment = isoparse(text)
+            moment = _iso_moment(text)
         except ValueError as error:
             raise _unreadable(text) from error
         if moment.tzinfo:
@@ -113,11 +117,11 @@ def parse_offset(text: str) -> int | None:
     if match := _SECONDS.fullmatch(text):
         length = _exact_ns(match[2])
     elif match := _UNITS.fullmatch(text):
-        import pandas as pd  # takes half a second to import; other forms do without
-
-        length = pd.Timedelta(match[2].replace("d", "D")).value
+        length = round(sum(Fraction(part[1]) * _UNIT_S[part[2]] for part in _PART.finditer(match[2])) * NS)
     else:
         return None
+    if length > _LONGEST_NS:
+        raise UserError(f"the offset {text!r} is longer than a century: give a shorter one")
     return -length if match[1] else length
 
 
@@ -212,11 +216,17 @@ def _pick(local: LocalMoment, recording: Recording, is_end: bool) -> int:
     return local.first if recording.start_ns < local.change_ns else local.second
 
 
+def _iso_moment(text: str) -> datetime:
+    from dateutil.parser import isoparse  # few queries name a date
+
+    return isoparse(text)
+
+
 def _named_moment(text: str, moment: int, recording: Recording) -> LocalMoment | None:
     """The time of day that `text` names and `moment` is; None for offsets and times with a zone of their own."""
     text = text.strip()
     if _ISO.fullmatch(text) and not _DATE.fullmatch(text):
-        parsed = isoparse(text)
+        parsed = _iso_moment(text)
         return None if parsed.tzinfo else local_moment(parsed, recording.zone)
     of_day = _of_day(text)
     if of_day is None:

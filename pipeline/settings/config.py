@@ -21,13 +21,14 @@ from pipeline.keyframes.gate import KeyframeOptions
 from pipeline.perception.probing import PerceptionOptions
 from pipeline.recording.events import CaptionEventOptions
 from pipeline.recording.recorder import RecordingOptions
-from pipeline.sources.opening import SourceOptions
+from pipeline.sources.source import SourceOptions
 from pipeline.tracking.interface import TRACKERS, TrackingOptions
 from sca.parts import Registry
 from sca.setting_errors import did_you_mean, explain_settings
 from sca.yaml_files import YamlFault, parse_yaml, read_yaml
 
-PRESETS = Path(__file__).resolve().parents[2] / "configs"
+_INSTALLED_PRESETS = Path(__file__).resolve().parent / "presets"
+_SOURCE_PRESETS = Path(__file__).resolve().parents[2] / "configs"
 
 
 class RuntimeOptions(Options):
@@ -110,9 +111,14 @@ class RunConfig(Options):
     display: DisplayOptions = DisplayOptions()
 
 
+def preset_folder() -> Path:
+    """Where the shipped presets lie: beside this file in an installed wheel, in configs/ of the source tree."""
+    return _INSTALLED_PRESETS if _INSTALLED_PRESETS.is_dir() else _SOURCE_PRESETS
+
+
 def preset_names() -> list[str]:
     """Names of the presets that are shipped."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    return sorted(path.stem for path in preset_folder().glob("*.yaml"))
 
 
 def load_config(
@@ -148,7 +154,7 @@ def load_config(
 def _read_preset(preset: str) -> dict[str, Any]:
     path = Path(preset)
     if path.suffix not in {".yaml", ".yml"}:
-        path = PRESETS / f"{preset}.yaml"
+        path = preset_folder() / f"{preset}.yaml"
         if not path.is_file():
             names = preset_names()
             raise UserError(

@@ -14,7 +14,6 @@ from pipeline.core.options import Options
 from pipeline.core.redaction import check_file_blanks
 from pipeline.core.restarts import RestartPolicy
 from pipeline.settings.config import RunConfig, load_config
-from pipeline.sources import find_inputs
 from sca.setting_errors import explain_settings
 from sca.yaml_files import YamlFault, read_yaml
 
@@ -80,6 +79,8 @@ def stream_requests(
 
     Settings of the command line win over those of a list. Raises `UserError` with the remedy.
     """
+    from pipeline.sources.inputs import find_inputs  # opens files to see what they are
+
     config = load_config(preset, settings, changes=changes)
     requests: list[StreamRequest] = []
     for uri in inputs:

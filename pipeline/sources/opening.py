@@ -15,7 +15,6 @@ from pipeline.core.dropping import KEEP_LATEST, DropPolicy
 from pipeline.core.errors import SourceRefused
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.addresses import is_webcam, plain_input
-from pipeline.sources.file import VideoFile
 from pipeline.sources.identity import stream_name
 from pipeline.sources.images import ImageSequence, in_natural_order
 from pipeline.sources.inputs import still_pictures
@@ -27,6 +26,7 @@ from pipeline.sources.source import Source, SourceCounts, SourceInfo, SourceOpti
 
 if TYPE_CHECKING:
     from pipeline.sources.camera import Camera
+    from pipeline.sources.file import VideoFile
     from pipeline.sources.film_place import FilmPlace
 
 
@@ -145,6 +145,8 @@ def open_network_camera(request: SourceRequest) -> Source:
 
 
 def _film(film: Path | FilmPlace, request: SourceRequest) -> VideoFile:
+    from pipeline.sources.file import VideoFile
+
     return VideoFile(
         film,
         stream=request.stream,

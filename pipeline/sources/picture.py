@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import av
-import cv2
 import numpy as np
 
 from pipeline.core.frame import Frame, FrameTime
 from pipeline.core.thumbnail import thumbnail_of, thumbnail_size
-from pipeline.sources.geometry import geometry_of
+
+if TYPE_CHECKING:
+    import av
 
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 
@@ -74,6 +75,10 @@ def from_video_frame(
 
     `size`: (width, height) of the stream, for a frame that has another. `aspect`: of the stored pixels.
     """
+    from pipeline.sources.geometry import (
+        geometry_of,  # needs FFmpeg and OpenCV: whoever only reads settings does without
+    )
+
     geometry = geometry_of(picture, aspect)
     return DecodedFrame(
         stream,
@@ -86,6 +91,8 @@ def from_video_frame(
 
 def from_array(stream: str, index: int, time: FrameTime, rgb: np.ndarray) -> DecodedFrame:
     """Wrap (H, W, 3) uint8 RGB pixels."""
+    import cv2
+
     return DecodedFrame(
         stream, index, time, rgb=lambda: rgb, luma=lambda: np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
     )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 
 from pipeline.core.options import Options
 from pipeline.core.regions import box_area, box_iou
@@ -90,6 +89,8 @@ def recognise(
 
 
 def _assign(affinity: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:
+    from scipy.optimize import linear_sum_assignment  # whoever only reads settings does without
+
     # The solver must assign something to every row: a forbidden pair costs more than all allowed ones together can
     # save, so it is taken only where a row has nothing else, and is dropped afterwards.
     forbidden = 1e3 + np.abs(affinity).max() * len(affinity)

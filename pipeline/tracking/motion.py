@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from pipeline.core.clock import NS
@@ -33,6 +32,8 @@ class BoxMotion:
 
     def restart(self, box: np.ndarray, time_ns: int) -> None:
         """Forget the past motion: the object is at `box` (4,) xyxy at `time_ns`, and its speed is unknown."""
+        import cv2  # whoever only reads settings does without
+
         self._filter = cv2.KalmanFilter(8, 4, 0, cv2.CV_64F)
         self._filter.measurementMatrix = np.eye(4, 8)
         state = np.zeros((8, 1))

@@ -12,6 +12,7 @@ from engines.preparation import EngineRequest, PreparationFailed, Prepared, find
 from pipeline.commands.run_steps import with_engines
 from pipeline.runtime.plan import RunPlan, plan_run
 from pipeline.settings.config import load_config
+from tests.hostile_folder import LIBRARIES, OURS, fill_hostile, imported_from
 from tests.videos import write_video
 
 
@@ -22,10 +23,13 @@ def model(tiny_checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared_root(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache in which the model's engines were prepared by the process that `sca run` starts."""
+    """A cache in which the model's engines were prepared by the process that `sca run` starts, in a hostile folder."""
     root = tmp_path_factory.mktemp("prepared")
+    beside = tmp_path_factory.mktemp("videos")
+    fill_hostile(beside, *OURS, *LIBRARIES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCA_ENGINE_CACHE", str(root))
+        patch.chdir(beside)
         request = EngineRequest(str(model), "cpu")
         assert find_prepared(request) is None
         said: list[str] = []
@@ -33,6 +37,7 @@ def prepared_root(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         assert said[0] == "starting"
         assert any("comparing" in line for line in said)
         assert find_prepared(request) == made
+    assert imported_from(beside) == []
     return root
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.clock import NS, iso_text, to_ns
+from pipeline.core.errors import UserError
 from pipeline.query.typed_times import Recording, clock_text, offset_text, parse_moment, parse_window
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -132,3 +133,26 @@ def test_offset_text_reads_back(tenths: int, data: st.DataObject) -> None:
     length = data.draw(st.integers(tenths, 359_999))
     recording = Recording(start, start + length * NS // 10, UTC)
     assert parse_moment(offset_text(tenths / 10), recording) == start + tenths * NS // 10
+
+
+_PARTS = st.lists(
+    st.tuples(
+        st.integers(0, 999), st.integers(0, 999), st.sampled_from(["d", "h", "min", "m", "sec", "s", "ms"])
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(_PARTS)
+def test_lengths_with_units_are_exact(parts: list[tuple[int, int, str]]) -> None:
+    ns = {"d": 86400 * NS, "h": 3600 * NS, "min": 60 * NS, "m": 60 * NS, "sec": NS, "s": NS, "ms": NS // 1000}
+    text = "".join(f"{whole}.{thousandths:03d}{unit}" for whole, thousandths, unit in parts)
+    wanted = sum((whole * 1000 + thousandths) * (ns[unit] // 1000) for whole, thousandths, unit in parts)
+    assert parse_moment(text, CLIP) == CLIP.start_ns + wanted
+
+
+@pytest.mark.parametrize("text", ["99999999999999d", "9" * 400, "-99999999999h"])
+def test_a_length_beyond_any_recording_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="longer than a century"):
+        parse_moment(text, CLIP)

@@ -6,11 +6,14 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-
-from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import UserError
 from pipeline.settings.config import RuntimeOptions
+from sca.child_processes import child_environment, code_root
+
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
 
 _MIB = 1 << 20
 _START_ATTEMPTS = 3
@@ -23,6 +26,7 @@ def ray_session(options: RuntimeOptions) -> Iterator[bool]:
     Raises `UserError` when the cluster at `options.address` does not answer.
     """
     # Must be in the environment before Ray is imported, and reaches the workers through it.
+    os.environ.update(child_environment())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -74,7 +78,9 @@ def _connect(address: str) -> None:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address=address, job_config=_own_code_only(), log_to_driver=False, logging_level=logging.ERROR
+        )
     except ConnectionError:
         raise UserError(
             f"no Ray cluster answers at {address}; start one with 'ray start --head', or leave the address out to "
@@ -86,29 +92,45 @@ def _start(options: RuntimeOptions) -> None:
     """Start Ray here. Ray gives itself 30 s for that, which a busy machine may exceed: try again."""
     import ray
 
-    def start() -> None:
-        ray.init(
-            address="local",  # never somebody else's cluster that happens to run on this machine
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=options.object_store_mb * _MIB,
-            num_cpus=max(2, os.cpu_count() or 2),
-        )
+    for attempts_left in reversed(range(_START_ATTEMPTS)):
+        try:
+            ray.init(
+                address="local",  # never somebody else's cluster that happens to run on this machine
+                job_config=_own_code_only(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=options.object_store_mb * _MIB,
+                num_cpus=max(2, os.cpu_count() or 2),
+            )
+            return
+        except ValueError:
+            raise
+        except Exception as error:
+            ray.shutdown()
+            if not attempts_left:
+                raise _not_started(error) from None
 
-    retry = Retrying(
-        stop=stop_after_attempt(_START_ATTEMPTS),
-        retry=retry_if_not_exception_type(ValueError),
-        after=lambda state: ray.shutdown(),
-        reraise=True,
+
+def _not_started(error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    return UserError(
+        f"Ray did not start on this machine ({reason}); run the command again when it is less busy, or with "
+        "--runtime inline"
     )
-    try:
-        retry(start)
-    except ValueError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"Ray did not start on this machine ({reason}); run the command again when it is less busy, or with "
-            "--runtime inline"
-        ) from None
+
+
+def _own_code_only() -> JobConfig:
+    """What the workers import from: where our packages are, never the folder that the command was given in.
+
+    Ray would put the driver's working directory and the script's folder in front of the workers' own path, unless the
+    job brings a working directory of its own.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnCode(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    root = code_root()
+    return OwnCode(_py_driver_sys_path=[] if root is None else [str(root)])

@@ -44,7 +44,7 @@ class Script:
 
     @property
     def disturbances(self) -> int:
-        return len(self.kills) + len(self.raises) + len(self.hangs) + self.bloats
+        return len(self.kills) + len(self.raises) + len(self.hangs) + self.bloats + 4 * self.loses_context
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,15 +108,17 @@ class SimulatedSource(SimulatedProcess):
 class _Analysis:
     """A tracker that sees another region in each keyframe."""
 
-    def __init__(self, cluster: Happenings, stream: str, next_track: int) -> None:
+    def __init__(self, cluster: Happenings, stream: str, next_track: int, look: Callable[[], None]) -> None:
         self._cluster = cluster
         self._stream = stream
+        self._look = look
         self._track = next_track - 1
         self._last = -1
 
     def keyframe(
         self, frame: Frame, *, encoding: object, probe_share: float
     ) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
+        self._look()
         assert encoding == frame.rgb.shape
         self._cluster.claim(frame.index > self._last, f"{self._stream}: {frame.index} after {self._last}")
         self._last = frame.index
@@ -147,14 +149,13 @@ class _Perception(PerceptionActor):
         self._first = cluster.started[StageKind.PERCEPTION] == 1
         self._looks = 0
 
-    def _analysis(self, stream: str, attempt: int) -> Any:
+    def look(self) -> None:
         self._looks += 1
         if self._cluster.script.loses_context and self._first and self._looks > 3:
             raise RuntimeError("no context")
-        return super()._analysis(stream, attempt)
 
     def open_stream(self, plan: StreamPlan, attempt: int, next_track: int) -> None:
-        analysis: Any = _Analysis(self._cluster, plan.stream, next_track)
+        analysis: Any = _Analysis(self._cluster, plan.stream, next_track, self.look)
         self._streams[plan.stream] = (attempt, analysis)
 
 
@@ -272,6 +273,10 @@ class SimulatedRecorder(SimulatedProcess):
         def run() -> Any:
             found = None if analysed is None else analysed.get()
             worded = None if captions is None else captions.get()
+            if found is not None:
+                self.cluster.claim(found.regions.stream == stream, f"{stream} gets a keyframe of another")
+                mine = all(caption.frame == found.regions.frame_index for caption in worded or ())
+                self.cluster.claim(mine, f"{stream} gets captions of another keyframe")
             if self.cluster.breaks_half_way and found is not None:
                 nonsense: Any = (None,)
                 found = replace(found, ended=nonsense)  # raises when the keyframe's rows are taken in already

@@ -132,10 +132,6 @@ class Outcome:
     progress: list[StreamProgress] = field(default_factory=list)
 
 
-class Endless(AssertionError):
-    """A run that does not end."""
-
-
 def simulate(setting: Setting, script: Script, stores: dict[str, SimulatedStore]) -> Outcome:
     """One run to its end, on top of what `stores` hold."""
     clock, stop, watch = SimulatedClock(), StopRequest(), Watch()
@@ -148,7 +144,7 @@ def simulate(setting: Setting, script: Script, stores: dict[str, SimulatedStore]
         if any_live and clock.now_s > LIVE_S:
             stop.set()
         if cluster.rounds > MOST_ROUNDS or clock.now_s > 100_000:
-            raise Endless(f"{cluster.rounds} rounds, {clock.now_s} s")
+            raise AssertionError(f"does not end: {cluster.rounds} rounds, {clock.now_s} s")
 
     watch.alive = alive  # type: ignore[method-assign]
     try:
@@ -283,6 +279,7 @@ def runs(draw: st.DrawFn) -> tuple[Setting, Script]:
         slow=draw(st.sampled_from([0.0, 0.02, 0.3])),
         with_objects=draw(st.booleans()),
         bloats=draw(st.booleans()),
+        loses_context=draw(st.integers(0, 3)) == 0,
     )
     return setting, script
 

@@ -233,6 +233,13 @@ class Happenings:
             at_s, _, happen = heapq.heappop(self._future)
             self.clock.now_s = max(self.clock.now_s, at_s)
             happen()
+        # A driver that was busy finds more than one answer.
+        looks_s = self.clock.now_s + self.random.choice((0.0, 0.0, 0.03, 0.3))
+        while self._future and self._future[0][0] <= looks_s:
+            at_s, _, happen = heapq.heappop(self._future)
+            self.clock.now_s = max(self.clock.now_s, at_s)
+            happen()
+        ready = [event for event in self._ready if event.call in calls]
         # All that are done are told in any order, and some only the next time.
         self.random.shuffle(ready)
         ready = ready[: self.random.randint(1, len(ready))]

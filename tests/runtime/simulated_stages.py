@@ -181,7 +181,9 @@ class SimulatedPerception(SimulatedProcess):
                 value.make(result)
             return reports
 
-        return self._call(run, *frames, makes=tuple(v for pair in results for v in pair)), results
+        makes = tuple(value for pair in results for value in pair)
+        # Slower than sources are, so that keyframes wait and are looked at together.
+        return self._call(run, *frames, makes=makes, after_s=self.cluster.random.uniform(0, 0.1)), results
 
     def finish(self, stream: str, attempt: int) -> Ref:
         ended = self.value()

@@ -37,6 +37,8 @@ def ray_session(options: RuntimeOptions) -> Iterator[bool]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray would remember its last 100,000 calls for a dashboard that we do not start: 100 MiB an hour until it is full.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    # What an actor raised is logged by us, without credentials; Ray would print it once more for each of its values.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     import ray
 
     ours = not ray.is_initialized()

@@ -30,6 +30,7 @@ RAY = "whole runs on Ray"
 # Whole runs keep both processors busy by themselves and have deadlines: never two of them at the same time.
 GROUPS = {
     "tests/runtime/test_supervision.py": RAY,
+    "tests/runtime/test_faults.py": RAY,
     "tests/runtime/test_crash.py": RAY,
     "tests/runtime/test_full_disk.py": RAY,
     "tests/runtime/test_two_nodes.py": RAY,

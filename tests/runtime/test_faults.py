@@ -25,7 +25,7 @@ from pipeline.runtime.progress import RunObserver, StopRequest
 from pipeline.runtime.stream_analysis import StreamAnalysis
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
-from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
+from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
 SETTINGS = (
@@ -35,11 +35,6 @@ SETTINGS = (
     "recording.commit_s=0.1",
     "restarts.first_delay_s=0.1",
 )
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
 def stumble(folder: str, where: str, after: int) -> None:
@@ -85,11 +80,15 @@ class BuggyRecorder(RecorderActor):
 
 
 def test_a_bug_in_any_stage_restarts_its_stream_and_leaves_a_traceback_in_the_log(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    shared_ray: None,
 ) -> None:
     clip = write_video(tmp_path / "clip.mp4", frames=300, width=96, height=64)
     store = tmp_path / "s.zarr"
-    config = load_config("default", SETTINGS, changes={"model": str(checkpoint)})
+    config = load_config("default", SETTINGS, changes={"model": str(tiny_checkpoint)})
     # By value: the workers of Ray do not import the tests.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     for name, buggy in (
@@ -136,11 +135,11 @@ def break_analysis(monkeypatch: pytest.MonkeyPatch, folder: Path, *, always: boo
 
 
 def test_inline_too_a_bug_restarts_the_stream_and_leaves_a_traceback(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = write_video(tmp_path / "clip.mp4", frames=100, width=96, height=64)
     store = tmp_path / "s.zarr"
-    config = load_config("default", SETTINGS, changes={"model": str(checkpoint)})
+    config = load_config("default", SETTINGS, changes={"model": str(tiny_checkpoint)})
     break_analysis(monkeypatch, tmp_path, always=False)
     (progress,) = run_inline(plan_run([str(clip)], config, store=store), RunObserver(), StopRequest())
     assert progress.finished
@@ -152,11 +151,11 @@ def test_inline_too_a_bug_restarts_the_stream_and_leaves_a_traceback(
 
 
 def test_a_bug_that_stays_ends_the_run_when_its_policy_is_used_up(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clip = write_video(tmp_path / "clip.mp4", frames=20, width=96, height=64)
     settings = (*SETTINGS, "restarts.max_restarts=2")
-    config = load_config("default", settings, changes={"model": str(checkpoint)})
+    config = load_config("default", settings, changes={"model": str(tiny_checkpoint)})
     break_analysis(monkeypatch, tmp_path, always=True)
     with pytest.raises(
         StageFailed, match=r"clip failed: ValueError: matmul.* after 2 restarts; run the same"
@@ -175,12 +174,12 @@ def call(arguments: list[str], directory: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_run_that_ends_by_a_bug_shows_its_traceback_and_exits_with_1(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_video(tmp_path / "clip.mp4", frames=20, width=96, height=64)
     break_analysis(monkeypatch, tmp_path, always=True)
     chosen = [part for setting in (*SETTINGS, "restarts.policy=never") for part in ("--set", setting)]
-    arguments = ["run", "clip.mp4", "--model", str(checkpoint), "--runtime", "inline", *chosen]
+    arguments = ["run", "clip.mp4", "--model", str(tiny_checkpoint), "--runtime", "inline", *chosen]
     assert call(arguments, tmp_path, monkeypatch) == 1
     shown = capsys.readouterr()
     assert "np.zeros((2, 3)) @ np.zeros((2, 3))" in shown.out + shown.err

@@ -69,6 +69,7 @@ class Attempt:
         self._undurable: deque[tuple[tuple[int, int], int]] = deque()
         self._records = 0
         self._last: SourceStep | None = None
+        self._cut_short = False
         self._touched_s = self._latency_s = 0.0
         self._latency_at_s = float("-inf")
         # Dropped as too old and not told yet: since which wall ns, and how many.
@@ -120,8 +121,10 @@ class Attempt:
 
     @property
     def end(self) -> ResumePoint | None:
-        """How far the source was read, once it has come to its end."""
-        return self._last.reached if self._last is not None and self._last.ended else None
+        """How far the source was read, once it has come to its end and nothing of it was left out."""
+        if self._last is None or not self._last.ended or self._cut_short:
+            return None
+        return self._last.reached
 
     def at(self, place: Place) -> list[Keyframe]:
         return [keyframe for keyframe in self._keyframes if keyframe.place is place]
@@ -210,9 +213,10 @@ class Attempt:
         return step
 
     def discard_waiting(self) -> None:
-        """Forget what nobody has begun to look at."""
+        """Forget what nobody has begun to look at. Then this start has not come to the end, whatever was read."""
         for keyframe in self.at(Place.WAITING):
             self._take_out(keyframe)
+            self._cut_short = True
 
     def drop_stale(self, before_ns: int) -> None:
         """Take out waiting keyframes that were read before a moment: they become a gap."""

@@ -177,10 +177,10 @@ def _coverage_lines(store: CaptionStore, windows: list[StreamWindow], found: boo
     """Per stream: how much of the window was watched where that is not all of it, and when nothing was found."""
     lines = []
     for window in windows:
-        gaps = gap_rows(store.gaps(window.start, window.end, stream=window.stream))
+        gaps = store.unwatched(window.stream, window.start, window.end)
         share = store.coverage(window.start, window.end, stream=window.stream)
         if gaps and share < 1:
-            reasons = ", ".join(sorted({row.reason for row in gaps}))
+            reasons = ", ".join(sorted({str(reason) for _, reason in gaps}))
             lines.append(
                 f"{window.stream}: {share:.1%} of the window was watched ({_count(len(gaps), 'gap')}: {reasons})"
             )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from pipeline.core.clock import NS, iso_text
 from pipeline.core.records import GapReason, known_reason
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Stored gaps and steps of effort as plain rows, for printing.
 
@@ -69,13 +71,13 @@ class CutRow:
 
 def cut_rows(table: pa.Table) -> list[CutRow]:
     """The rows of `CaptionStore.cuts(...)` in order."""
-    times = table["t"].cast(pa.int64()).to_pylist()
+    times = table["t"].cast("int64").to_pylist()
     return [CutRow(stream, start) for stream, start in zip(table["stream"].to_pylist(), times, strict=True)]
 
 
 def effort_rows(table: pa.Table) -> list[EffortRow]:
     """The rows of `CaptionStore.efforts(...)` in order."""
-    times = table["t"].cast(pa.int64()).to_pylist()
+    times = table["t"].cast("int64").to_pylist()
     named = zip(table["stream"].to_pylist(), times, table["effort"].to_pylist(), strict=True)
     return [EffortRow(stream, start, effort) for stream, start, effort in named]
 
@@ -83,7 +85,7 @@ def effort_rows(table: pa.Table) -> list[EffortRow]:
 def gap_rows(table: pa.Table) -> list[GapRow]:
     """The rows of `CaptionStore.gaps(...)` in order."""
     columns = [table[name].to_pylist() for name in ("stream", "reason", "frames")]
-    times = [table[name].cast(pa.int64()).to_pylist() for name in ("t_start", "t_end")]
+    times = [table[name].cast("int64").to_pylist() for name in ("t_start", "t_end")]
     return [
         GapRow(stream, start, end, known_reason(reason), frames)
         for stream, reason, frames, start, end in zip(*columns, *times, strict=True)
@@ -91,7 +93,6 @@ def gap_rows(table: pa.Table) -> list[GapRow]:
 
 
 COALESCE_NS = NS
-_BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,32 +124,6 @@ class CaptionRow:
             "box": [round(edge, 2) for edge in self.box],
             "shot": self.shot,
         }
-
-
-def caption_rows(table: pa.Table) -> Iterator[CaptionRow]:
-    """The rows of `CaptionStore.captions(...)` in order."""
-    names = (
-        "stream",
-        "track",
-        "t_start",
-        "t_end",
-        "start_s",
-        "end_s",
-        "text",
-        "score",
-        "x0",
-        "y0",
-        "x1",
-        "y1",
-        "shot",
-    )
-    for batch in table.select(names).to_batches(_BATCH):
-        columns = [
-            (column.cast(pa.int64()) if name in ("t_start", "t_end") else column).to_pylist()
-            for name, column in zip(names, batch.columns, strict=True)
-        ]
-        for stream, track, start, end, start_s, end_s, text, score, *box, shot in zip(*columns, strict=True):
-            yield CaptionRow(stream, track, start, end, start_s, end_s, text, score, tuple(box), shot)
 
 
 def coalesce(rows: Iterable[CaptionRow], gap_ns: int = COALESCE_NS) -> list[CaptionRow]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import tzinfo
 from itertools import islice
 
-import pyarrow as pa
-
 from pipeline.core.clock import NS
-from pipeline.query.rows import CaptionRow, caption_rows
+from pipeline.core.records import CaptionEvent
+from pipeline.query.rows import CaptionRow
 from pipeline.query.typed_times import Recording, parse_window, window_notes
 from pipeline.store import CaptionStore
 
@@ -69,24 +68,13 @@ def window_rows(
 
     `start_s` and `end_s` count from where each stream starts on the wall, as offsets in `--from` do.
     """
-    # A table of columns is compact; what would fill the memory are millions of rows made of it at once.
-    tables = [
-        (
-            w.recording.start_ns,
-            store.captions(
-                w.start,
-                w.end,
-                stream=w.stream,
-                track=track,
-                text=text,
-                min_score=min_score,
-                limit=limit if shot is None else None,
-            ),
-        )
+    most = limit if shot is None else None
+    found = [
+        (w, store.events(w.stream, w.start, w.end, track=track, text=text, min_score=min_score, limit=most))
         for w in windows
     ]
     rows = heapq.merge(
-        *(_rows_since(start_ns, table) for start_ns, table in tables),
+        *(_rows_since(w.recording.start_ns, w.stream, events) for w, events in found),
         key=lambda row: (row.start_ns, row.track),
     )
     if shot is None:
@@ -94,10 +82,20 @@ def window_rows(
     return islice((row for row in rows if row.shot == shot), limit)
 
 
-def _rows_since(start_ns: int, table: pa.Table) -> Iterator[CaptionRow]:
-    return (_since(start_ns, row) for row in caption_rows(table))
-
-
-def _since(start_ns: int, row: CaptionRow) -> CaptionRow:
+def _rows_since(
+    start_ns: int, stream: str, events: Iterable[tuple[CaptionEvent, int]]
+) -> Iterator[CaptionRow]:
     # Stored PTS start at 0 again after a reset, and leave out how long a camera's program was down.
-    return replace(row, start_s=(row.start_ns - start_ns) / NS, end_s=(row.end_ns - start_ns) / NS)
+    for event, shot in events:
+        yield CaptionRow(
+            stream=stream,
+            track=event.track,
+            start_ns=event.start_ns,
+            end_ns=event.end_ns,
+            start_s=(event.start_ns - start_ns) / NS,
+            end_s=(event.end_ns - start_ns) / NS,
+            text=event.text,
+            score=event.score,
+            box=event.box,
+            shot=shot,
+        )

@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from pipeline.core.clock import Moment, TimeSpan, nanoseconds, share_watched, time_window
+from pipeline.core.clock import Moment, nanoseconds, time_window
 from pipeline.core.errors import StoreRefused
-from pipeline.core.records import ResumePoint
-from pipeline.store import arrow_tables
 from pipeline.store.compaction import Compaction
 from pipeline.store.durable_files import TEMPORARY, refusal
-from pipeline.store.open_segments import Answer, DamagedFile, OpenSegments
-from pipeline.store.place import StorePlace, place_of
+from pipeline.store.place import place_of
 from pipeline.store.row_query import (
     RowFilter,
-    StoredSegment,
     find_captions,
     find_clocks,
     find_cuts,
@@ -32,30 +25,26 @@ from pipeline.store.row_query import (
     holds_tracks,
 )
 from pipeline.store.segment import SCHEMA
-from pipeline.store.stream_directory import list_visible, lost_spans
+from pipeline.store.store_reader import StoreReader
 from pipeline.store.stream_info import StreamInfo, check_stream_id
-from pipeline.store.stream_writer import StreamWriter, forget_unwritten, newest_resume
+from pipeline.store.stream_writer import StreamWriter, forget_unwritten
 from pipeline.store.zarr_metadata import group_document
-from sca.setting_errors import did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Arrow is imported by the methods that return its tables: a few rows are read in less time than that takes.
 
 Box = tuple[float, float, float, float]
 
-_NAMED = 12
 
-
-class CaptionStore:
+class CaptionStore(StoreReader):
     """A directory of streams. Any number of processes may read while one writer per stream writes.
 
     Times given may be ns UTC, `datetime` with a zone, or `numpy.datetime64` (UTC); both ends count. Every query
     raises StoreRefused when `start` is after `end` or the stream is unknown. A damaged segment is left out of the answer:
     `damage()` names it, and `gaps()` tells its time; opened `strict`, the store raises for it.
     """
-
-    def __init__(self, place: StorePlace, *, strict: bool = False) -> None:
-        self._place = place
-        # Where it lies on a local disk; elsewhere its address, which names no file.
-        self.path = place.folder or Path(place.where)
-        self._open = OpenSegments(strict)
 
     @classmethod
     def create(cls, path: str | Path, *, exist_ok: bool = True) -> CaptionStore:
@@ -132,36 +121,6 @@ class CaptionStore:
             raise refusal(error, place.where, "write to") from error
         return writer
 
-    def streams(self) -> dict[str, StreamInfo]:
-        """Every stream of the store by name."""
-        try:
-            names = sorted(name for name in self._place.list("streams") if name != "zarr.json")
-        except OSError as error:
-            raise refusal(error, self._place.where, "read") from error
-        return {name: info for name in names if (info := self._info(name)) is not None}
-
-    def resume(self, stream: str) -> ResumePoint:
-        """How far a stream is stored."""
-        self._chosen(stream)
-        place = self._stream_place(stream)
-        try:
-            return newest_resume(place, list_visible(place))
-        except OSError as error:
-            raise refusal(error, place.where, "read") from error
-
-    def span(self, stream: str) -> TimeSpan | None:
-        """Wall ns of what is stored, from the stream's start unless that was forgotten; None when nothing is."""
-        self._chosen(stream)
-        shown = list_visible(self._stream_place(stream))
-        if not shown.segments:
-            return None
-        info = self._info(stream)
-        first = min(name.t_min for name in shown.segments)
-        if info is not None and info.start_wall_ns > 0 and shown.segments[0].lo == 0:  # nothing forgotten yet
-            first = min(first, info.start_wall_ns)
-        last = max(name.t_max for name in shown.segments)
-        return TimeSpan(first, max(first, last, self.resume(stream).wall_ns))
-
     def captions(
         self,
         start: Moment | None = None,
@@ -183,6 +142,8 @@ class CaptionStore:
         stream, from 0) and `mask` (COCO run lengths: `size`,
         `counts`) and `embedding`.
         """
+        from pipeline.store import arrow_tables
+
         wanted = RowFilter(*time_window(start, end), track, text, min_score, box)
         names = tuple(columns or arrow_tables.CAPTION_COLUMNS)
         known = (*arrow_tables.CAPTION_COLUMNS, *arrow_tables.OPTIONAL_CAPTION_COLUMNS)
@@ -206,6 +167,8 @@ class CaptionStore:
         limit: int | None = None,
     ) -> pa.Table:
         """Where each tracked region was in each keyframe of [start, end]: stream, track, t, t_s, score, box, frame, shot."""
+        from pipeline.store import arrow_tables
+
         wanted = RowFilter(*time_window(start, end), track, None, min_score, box)
         tables = self._ask(
             stream, wanted, lambda n, s: arrow_tables.observation_table(n, find_observations(s, wanted))
@@ -223,6 +186,8 @@ class CaptionStore:
         limit: int | None = None,
     ) -> pa.Table:
         """Tracks that have ended and overlap [start, end]: stream, track, t_first, t_last, observations, text."""
+        from pipeline.store import arrow_tables
+
         wanted = RowFilter(*time_window(start, end), track, text)
         # The names' time ranges leave tracks out; the attributes tell which segments hold some of that time.
         tables = self._ask(
@@ -241,40 +206,22 @@ class CaptionStore:
 
         Segments that are missing show with the reason "lost", those that a question so far could not read with "damaged".
         """
+        from pipeline.store import arrow_tables
+
         wanted = RowFilter(*time_window(start, end))
-
-        def told(name: str, sources: list[StoredSegment]) -> pa.Table:
-            lost = lost_spans(list_visible(self._stream_place(name)))
-            return arrow_tables.gap_table(name, find_gaps(sources, wanted), lost)
-
-        tables = self._ask(stream, wanted, told)
+        tables = self._ask(stream, wanted, lambda n, s: arrow_tables.gap_table(n, find_gaps(s, wanted), ()))
         for name in self._chosen(stream):
-            self._open.recheck(self._stream_place(name))
-            damaged = [d.span for d in self._open.damage(self._stream_place(name))]
-            tables.append(arrow_tables.damage_table(name, damaged))
+            lost, damaged = self._missing(name)
+            tables += [arrow_tables.gap_table(name, (), lost), arrow_tables.damage_table(name, damaged)]
         tables = [arrow_tables.overlapping(table, wanted.start, wanted.end) for table in tables]
         return arrow_tables.by_time(tables, "t_start", None)
-
-    def verify(
-        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
-    ) -> list[DamagedFile]:
-        """Read every byte of the segments that may hold rows of [start, end]. Returns the damage, as `damage` does."""
-
-        def verify(_: str, sources: list[StoredSegment]) -> None:
-            for source in sources:
-                source.verify()
-
-        self._ask(stream, RowFilter(*time_window(start, end)), verify)
-        return self.damage()
-
-    def damage(self) -> list[DamagedFile]:
-        """What no question so far could read, and therefore left out of its answer."""
-        return self._open.damage()
 
     def efforts(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
     ) -> pa.Table:
         """From when on each stream got how much work, in [start, end]: stream, t, effort."""
+        from pipeline.store import arrow_tables
+
         wanted = RowFilter(*time_window(start, end))
         tables = self._ask(
             stream, wanted, lambda n, s: arrow_tables.effort_table(n, *find_efforts(s, wanted))
@@ -285,6 +232,8 @@ class CaptionStore:
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
     ) -> pa.Table:
         """Where shots begin in [start, end]: stream, t, pts_s. Nothing is followed over a cut."""
+        from pipeline.store import arrow_tables
+
         wanted = RowFilter(*time_window(start, end))
         tables = self._ask(stream, wanted, lambda n, s: arrow_tables.cut_table(n, find_cuts(s, wanted)))
         return arrow_tables.by_time(tables, "t", None)
@@ -296,30 +245,11 @@ class CaptionStore:
 
         Each row holds until the next one: for a new epoch, another source of time, or the drift of the last minutes.
         """
+        from pipeline.store import arrow_tables
+
         wanted = RowFilter(*time_window(start, end))
         tables = self._ask(stream, wanted, lambda n, s: arrow_tables.clock_table(n, find_clocks(s, wanted)))
         return arrow_tables.by_time(tables, "t", None)
-
-    def coverage(
-        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
-    ) -> float:
-        """Share of [start, end] that was watched, 0..1: recorded and not in a gap. The mean over streams.
-
-        Without `start` or `end`, from the beginning or to the end of what each stream has recorded.
-        """
-        first, last = time_window(start, end)
-        shares = []
-        for name in self._chosen(stream):
-            span = self.span(name)
-            if span is None:
-                shares.append(0.0)
-                continue
-            window = TimeSpan(span.start if first is None else first, span.end if last is None else last)
-            gaps = self.gaps(first, last, stream=name)
-            starts, ends = (gaps[c].cast(pa.int64()).to_pylist() for c in ("t_start", "t_end"))
-            missed = [TimeSpan(a, b) for a, b in zip(starts, ends, strict=True)]
-            shares.append(share_watched(window, span, missed))
-        return sum(shares) / len(shares) if shares else 0.0
 
     def archive_closed_days(self, now: Moment, *, stream: str | None = None) -> list[Path]:
         """Move every UTC day before the one of `now` into plain sharded Zarr groups `day/...zarr`, and tidy up.
@@ -346,52 +276,3 @@ class CaptionStore:
             except OSError as error:
                 raise refusal(error, place.where, "delete from") from error
         return count
-
-    def close(self) -> None:
-        """Forget what is cached. The store can be used again."""
-        self._open.clear()
-
-    def __enter__(self) -> CaptionStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _stream_place(self, stream: str) -> StorePlace:
-        return self._place.below(f"streams/{stream}")
-
-    def _info(self, stream: str) -> StreamInfo | None:
-        try:
-            document = json.loads(self._stream_place(stream).read("zarr.json"))
-            return StreamInfo.from_attributes(document["attributes"])
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise refusal(error, f"{self._stream_place(stream).where}/zarr.json", "read") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreRefused(
-                f"{self._stream_place(stream).where}/zarr.json is damaged ({error}): restore that file from a copy"
-            ) from error
-
-    def _chosen(self, stream: str | None) -> list[str]:
-        """The named stream, or all of them. Raises `StoreRefused` with the nearest name."""
-        if stream is not None and self._stream_place(stream).exists("zarr.json"):
-            return [stream]
-        known = list(self.streams())
-        if stream is None:
-            return known
-        streams = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "") or "none yet"
-        raise StoreRefused(
-            f"no stream {stream!r} in {self.path}{did_you_mean(stream, known)}; it has {streams}"
-        )
-
-    def _ask(
-        self, stream: str | None, wanted: RowFilter, question: Callable[[str, list[StoredSegment]], Answer]
-    ) -> list[Answer]:
-        """The answers of the named stream, or of each, from the segments that may hold rows of that time."""
-        return [
-            self._open.ask(self._stream_place(name), wanted.start, wanted.end, partial(question, name))
-            for name in self._chosen(stream)
-        ]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.core.clock import TimeSpan
 from pipeline.core.errors import StoreRefused
@@ -27,6 +25,9 @@ from pipeline.store.place import StorePlace
 from pipeline.store.segment import SegmentReader
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
 from pipeline.store.segment_rows import SegmentRows, newest_versions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class RowSource(Protocol):
@@ -77,7 +78,15 @@ class Selection:
 
     def texts(self, name: str) -> pa.Array:
         """Strings of a column of text numbers, taken from the source's dictionary."""
+        import pyarrow as pa
+
         return text_dictionary(self.source).take(pa.array(self.column(name)))
+
+    def strings(self, name: str) -> list[str]:
+        """The same as plain strings."""
+        ids = self.column(name).tolist()
+        words = _words(self.source) if ids else []
+        return [words[number] for number in ids]
 
     def masks(self) -> list[tuple[tuple[int, int], bytes] | None]:
         """(height, width) and COCO run lengths of each row; None without a mask."""
@@ -135,7 +144,7 @@ def find_efforts(sources: Sequence[RowSource], wanted: RowFilter) -> tuple[list[
 
 
 def _old_efforts(found: Selection) -> np.ndarray:
-    return np.asarray(pc.starts_with(found.texts("reason"), OLD_EFFORT).to_numpy(zero_copy_only=False))
+    return np.array([text.startswith(OLD_EFFORT) for text in found.strings("reason")], bool)
 
 
 def holds_tracks(source: RowSource, wanted: RowFilter) -> bool:
@@ -171,10 +180,17 @@ def find_clocks(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selecti
 
 def text_dictionary(source: RowSource) -> pa.Array:
     """The distinct texts of a source as an Arrow string array, without copying."""
+    import pyarrow as pa
+
     ends = source.column(TextColumns, "off").astype(np.int64)
     data = np.ascontiguousarray(source.column(TextColumns, "bytes"))
     offsets = np.concatenate([[0], ends]).astype(np.int64)
     return pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+def _words(source: RowSource) -> list[str]:
+    """The same as plain strings."""
+    return TextColumns(source.column(TextColumns, "off"), source.column(TextColumns, "bytes")).strings()
 
 
 def _in_time(
@@ -235,8 +251,9 @@ def _by_place_and_score(found: Sequence[Selection], wanted: RowFilter) -> list[S
 def _with_text(found: Selection, text: str | None) -> Selection:
     if not text or not len(found):
         return found
-    matches = pc.match_substring(text_dictionary(found.source), text, ignore_case=True)
-    return found.where(np.isin(found.column("text"), np.flatnonzero(matches.to_numpy(zero_copy_only=False))))
+    sought = text.casefold()
+    matching = [number for number, word in enumerate(_words(found.source)) if sought in word.casefold()]
+    return found.where(np.isin(found.column("text"), matching))
 
 
 # Open a segment file or a day archive, whichever a name stands for.

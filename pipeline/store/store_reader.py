@@ -1,0 +1,191 @@
+"""Reading a store without Arrow: which streams it has, how far they go, what is damaged, and rows as plain values.
+
+Arrow takes longer to import than a small store to answer, so who asks for a few rows does without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.core.clock import Moment, TimeSpan, share_watched, time_window
+from pipeline.core.errors import StoreRefused
+from pipeline.core.records import GapReason, ResumePoint
+from pipeline.store.durable_files import refusal
+from pipeline.store.open_segments import Answer, DamagedFile, OpenSegments
+from pipeline.store.place import StorePlace
+from pipeline.store.plain_rows import PlainCaptions, plain_captions, plain_gaps
+from pipeline.store.row_query import RowFilter, StoredSegment, find_captions, find_gaps
+from pipeline.store.stream_directory import list_visible, lost_spans
+from pipeline.store.stream_info import StreamInfo
+from pipeline.store.stream_writer import newest_resume
+from sca.setting_errors import did_you_mean
+
+_NAMED = 12
+
+
+class StoreReader:
+    """What a store tells without Arrow; `CaptionStore` is one."""
+
+    def __init__(self, place: StorePlace, *, strict: bool = False) -> None:
+        self._place = place
+        # Where it lies on a local disk; elsewhere its address, which names no file.
+        self.path = place.folder or Path(place.where)
+        self._open = OpenSegments(strict)
+
+    def streams(self) -> dict[str, StreamInfo]:
+        """Every stream of the store by name."""
+        try:
+            names = sorted(name for name in self._place.list("streams") if name != "zarr.json")
+        except OSError as error:
+            raise refusal(error, self._place.where, "read") from error
+        return {name: info for name in names if (info := self._info(name)) is not None}
+
+    def resume(self, stream: str) -> ResumePoint:
+        """How far a stream is stored."""
+        self._chosen(stream)
+        place = self._stream_place(stream)
+        try:
+            return newest_resume(place, list_visible(place))
+        except OSError as error:
+            raise refusal(error, place.where, "read") from error
+
+    def span(self, stream: str) -> TimeSpan | None:
+        """Wall ns of what is stored, from the stream's start unless that was forgotten; None when nothing is."""
+        self._chosen(stream)
+        shown = list_visible(self._stream_place(stream))
+        if not shown.segments:
+            return None
+        info = self._info(stream)
+        first = min(name.t_min for name in shown.segments)
+        if info is not None and info.start_wall_ns > 0 and shown.segments[0].lo == 0:  # nothing forgotten yet
+            first = min(first, info.start_wall_ns)
+        last = max(name.t_max for name in shown.segments)
+        return TimeSpan(first, max(first, last, self.resume(stream).wall_ns))
+
+    def events(
+        self,
+        stream: str,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        *,
+        track: int | None = None,
+        text: str | None = None,
+        min_score: float | None = None,
+        limit: int | None = None,
+    ) -> PlainCaptions:
+        """What `captions` finds in one stream, as plain values without masks and embeddings."""
+        wanted = RowFilter(*time_window(start, end), track, text, min_score)
+        (found,) = self._ask(stream, wanted, lambda _, s: plain_captions(find_captions(s, wanted), limit))
+        return found
+
+    def unwatched(
+        self, stream: str, start: Moment | None = None, end: Moment | None = None
+    ) -> list[tuple[TimeSpan, GapReason | str]]:
+        """What `gaps` finds in one stream as plain values: when, and why; by start."""
+        wanted = RowFilter(*time_window(start, end))
+        (found,) = self._ask(stream, wanted, lambda _, s: plain_gaps(find_gaps(s, wanted)))
+        lost, damaged = self._missing(stream)
+        told = [
+            *found,
+            *((span, GapReason.LOST) for span in lost),
+            *((span, GapReason.DAMAGED) for span in damaged),
+        ]
+        return sorted(
+            (gap for gap in told if gap[0].overlaps(wanted.start, wanted.end)), key=lambda gap: gap[0].start
+        )
+
+    def verify(
+        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
+    ) -> list[DamagedFile]:
+        """Read every byte of the segments that may hold rows of [start, end]. Returns the damage, as `damage` does."""
+
+        def verify(_: str, sources: list[StoredSegment]) -> None:
+            for source in sources:
+                source.verify()
+
+        self._ask(stream, RowFilter(*time_window(start, end)), verify)
+        return self.damage()
+
+    def damage(self) -> list[DamagedFile]:
+        """What no question so far could read, and therefore left out of its answer."""
+        return self._open.damage()
+
+    def coverage(
+        self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
+    ) -> float:
+        """Share of [start, end] that was watched, 0..1: recorded and not in a gap. The mean over streams.
+
+        Without `start` or `end`, from the beginning or to the end of what each stream has recorded.
+        """
+        first, last = time_window(start, end)
+        shares = []
+        for name in self._chosen(stream):
+            span = self.span(name)
+            if span is None:
+                shares.append(0.0)
+                continue
+            window = TimeSpan(span.start if first is None else first, span.end if last is None else last)
+            missed = [gap for gap, _ in self.unwatched(name, first, last)]
+            shares.append(share_watched(window, span, missed))
+        return sum(shares) / len(shares) if shares else 0.0
+
+    def close(self) -> None:
+        """Forget what is cached. The store can be used again."""
+        self._open.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stream_place(self, stream: str) -> StorePlace:
+        return self._place.below(f"streams/{stream}")
+
+    def _info(self, stream: str) -> StreamInfo | None:
+        try:
+            document = json.loads(self._stream_place(stream).read("zarr.json"))
+            return StreamInfo.from_attributes(document["attributes"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise refusal(error, f"{self._stream_place(stream).where}/zarr.json", "read") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreRefused(
+                f"{self._stream_place(stream).where}/zarr.json is damaged ({error}): restore that file from a copy"
+            ) from error
+
+    def _chosen(self, stream: str | None) -> list[str]:
+        """The named stream, or all of them. Raises `StoreRefused` with the nearest name."""
+        if stream is not None and self._stream_place(stream).exists("zarr.json"):
+            return [stream]
+        known = list(self.streams())
+        if stream is None:
+            return known
+        streams = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "") or "none yet"
+        raise StoreRefused(
+            f"no stream {stream!r} in {self.path}{did_you_mean(stream, known)}; it has {streams}"
+        )
+
+    def _ask(
+        self, stream: str | None, wanted: RowFilter, question: Callable[[str, list[StoredSegment]], Answer]
+    ) -> list[Answer]:
+        """The answers of the named stream, or of each, from the segments that may hold rows of that time."""
+        return [
+            self._open.ask(self._stream_place(name), wanted.start, wanted.end, partial(question, name))
+            for name in self._chosen(stream)
+        ]
+
+    def _missing(self, stream: str) -> tuple[list[TimeSpan], list[TimeSpan]]:
+        """When segments of a stream are lost, and when those that a question so far could not read."""
+        place = self._stream_place(stream)
+        lost = lost_spans(list_visible(place))
+        self._open.recheck(place)
+        return lost, [file.span for file in self._open.damage(place)]

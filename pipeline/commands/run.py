@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from pipeline.commands.log_format import LogFormat, run_logs
+from pipeline.commands.terminal import LastingOutput
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def run(
     }
     given = {key: value for key, value in changes.items() if value is not None}
     quiet = quiet or log_format is LogFormat.JSON
-    console = Console(quiet=quiet)
+    # Whoever reads the progress may go (`| head -1`, a closed window): what is recorded is worth more.
+    console = Console(quiet=quiet, file=LastingOutput(sys.stdout))  # type: ignore[arg-type]
     with run_logs(log_format, console):
         config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
         find_model(config.model)
@@ -237,14 +239,20 @@ def _run(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[Stream
 
 @contextmanager
 def stop_on_interrupt(stop: StopRequest) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks the run to stop; a second one breaks it off."""
+    """The first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) asks the run to stop; a second one breaks it off.
+
+    A second SIGHUP does not: a terminal that goes may send several. Under `nohup` it is ignored, and stays so.
+    """
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        if stop.is_set:
+        if stop.is_set and signum != signal.SIGHUP:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,12 +309,28 @@ class TestRay:
         assert call(["run", str(clip), "--model", str(tiny_checkpoint)], tmp_path, monkeypatch) == 0
         assert "complete" in capsys.readouterr().out
 
-    def test_interrupt_commits_what_is_done_and_leaves_nothing_running(
-        self, tmp_path: Path, tiny_checkpoint: Path
+    @pytest.mark.parametrize(
+        ("number", "runtime", "send"),
+        [
+            # As a terminal does: to every process of the group.
+            (signal.SIGINT, "ray", os.killpg),
+            # As `kill`, `docker stop` and service managers do.
+            (signal.SIGTERM, "ray", os.kill),
+            # As a terminal does that is closed.
+            (signal.SIGHUP, "inline", os.killpg),
+        ],
+    )
+    def test_a_signal_commits_what_is_done_and_leaves_nothing_running(
+        self,
+        tmp_path: Path,
+        tiny_checkpoint: Path,
+        number: signal.Signals,
+        runtime: str,
+        send: Callable[[int, int], None],
     ) -> None:
         clip = write_video(tmp_path / "long.mp4", frames=3000, width=96, height=64)
         process = subprocess.Popen(
-            self.command(clip, tiny_checkpoint, "--set", "recording.commit_s=0.1"),
+            self.command(clip, tiny_checkpoint, "--set", "recording.commit_s=0.1", "--runtime", runtime),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -324,14 +341,29 @@ class TestRay:
         store = tmp_path / "long.zarr"
         wait_until(lambda: stored_frame(store, "long") >= 20, process)
         children = psutil.Process(process.pid).children(recursive=True)
-        # As a terminal does: to every process of the group.
-        os.killpg(process.pid, signal.SIGINT)
+        send(process.pid, number)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 130, err
+        assert "Stopped" in out
         assert "run the same command to go on" in out
         assert 0 < stored_frame(store, "long") < 2999
         _, alive = psutil.wait_procs(children, timeout=30)
         assert not alive
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", frames=100, width=96, height=64)
+    settings = [part for setting in LENIENT for part in ("--set", setting)]
+    command = [*SCA, "run", str(clip), "--model", str(tiny_checkpoint), "--runtime", "inline", *settings]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    assert process.wait(120) == 0, err
+    assert stored_frame(tmp_path / "clip.zarr", "clip") == 99
 
 
 def stored_frame(store: Path, stream: str) -> int:

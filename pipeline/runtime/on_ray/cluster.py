@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -43,15 +45,39 @@ def ray_session(options: RuntimeOptions) -> Iterator[bool]:
 
     ours = not ray.is_initialized()
     if ours:
-        if options.address:
-            _connect(options.address)
-        else:
-            _start(options)
+        with _signals_stay_ours():
+            if options.address:
+                _connect(options.address)
+            else:
+                _start(options)
     try:
         yield ray.cluster_resources().get("GPU", 0) > 0
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _signals_stay_ours() -> Iterator[None]:
+    """Who is asked to stop is asked as before, although Ray's native library has put its own handlers there meanwhile.
+
+    Those print a stack and abort the process three seconds later, whatever it is about to store. What Ray starts is spared the
+    SIGHUP of a terminal that is closed: we hear it and end them in order.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in stops}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            # Python believes that its handler is still there: setting it again puts it back.
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 # Below its temporary directory, Ray makes sockets, whose paths Unix limits.

@@ -159,7 +159,7 @@ def test_pickled_code_is_never_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.bin"])
 @pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04 no zip", gzip.compress(b"x"), b"version https://git-lfs"]
+    "content", [b"", b"PK\x03\x04 no zip", gzip.compress(b"x", mtime=0), b"version https://git-lfs"]
 )
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name

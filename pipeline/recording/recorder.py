@@ -36,7 +36,8 @@ class RecordingOptions(Options):
         default=512, ge=1, description="rows that are committed at once, however little time has passed"
     )
     archive_days: bool = Field(
-        default=True, description="turn a camera's closed UTC days into archives of one file each"
+        default=False,
+        description="turn a camera's closed UTC days into plain Zarr groups for other programs; they answer more slowly",
     )
     keep_days: float | None = Field(
         default=None, gt=0, description="delete a camera's rows that are older than so many days; none: never"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sca.config import ScaConfig
 from sca.errors import UserError
@@ -17,27 +18,29 @@ from sca.modeling.image_encoder import resize_position_grid
 _SHOWN = 8
 
 
-@contextmanager
-def _parameters_without_storage() -> Iterator[None]:
-    """Modules built inside get parameters on the meta device: no memory, no initialisation. Buffers are real."""
-    original = nn.Module.register_parameter
+class _WithoutStorage(TorchFunctionMode):
+    """In this thread, inside the block, `torch.empty` gives tensors of the meta device: no memory, and nothing to fill.
 
-    def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and not param.is_meta:
-            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
-        original(module, name, param)
+    Modules make their weights with it. What they compute (buffers, tables of positions) is made by other functions and
+    is real, which a device context for everything would lose.
+    """
 
-    nn.Module.register_parameter = register  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = original  # type: ignore[method-assign]
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.empty and given.get("device") is None:
+            given["device"] = "meta"
+        return func(*args, **given)
 
 
 def build_without_weights(config: ScaConfig) -> Sca:
-    """A model whose parameters are still on the meta device, to be filled by `fill`."""
-    with _parameters_without_storage():
-        return Sca(config).eval()
+    """A model whose large parameters are still on the meta device, to be filled by `fill`. Its buffers are real."""
+    with _WithoutStorage():
+        model = Sca(config).eval()
+    unfilled = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    assert not unfilled, f"buffers that a module fills after torch.empty: {unfilled}"
+    return model
 
 
 def tied_aliases(model: nn.Module) -> dict[str, str]:

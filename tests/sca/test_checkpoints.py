@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-from sca.checkpoints import load_released, load_sam_weights, load_shipped, save_shipped
+from sca.checkpoints import load_released, load_sam_weights, load_shipped, save_shipped, strict_loading
 from sca.checkpoints.released import fetch_from_hub, load_released_tokenizer, to_our_names
 from sca.checkpoints.strict_loading import build_without_weights
 from sca.checkpoints.tensor_files import read_tensors
@@ -60,6 +61,25 @@ def test_every_key_of_the_released_models_has_its_place(name: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == released["n_params"]
     trainable = model.released_trainable_parameters().values()
     assert sum(parameter.numel() for parameter in trainable) == released["n_trainable"]
+
+
+def test_a_model_is_built_without_weights_and_other_threads_do_not_notice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    beside: list[bool] = []
+
+    class Watched(Sca):
+        def __init__(self, config: ScaConfig) -> None:
+            thread = threading.Thread(target=lambda: beside.append(nn.Linear(3, 5).weight.is_meta))
+            thread.start()
+            thread.join()
+            super().__init__(config)
+
+    monkeypatch.setattr(strict_loading, "Sca", Watched)
+    model = build_without_weights(tiny_config(GPT2))
+    assert beside == [False]
+    sizes = [(parameter.numel(), parameter.is_meta) for parameter in model.parameters()]
+    assert sum(size for size, is_meta in sizes if is_meta) > 0.9 * sum(size for size, _ in sizes)
 
 
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])

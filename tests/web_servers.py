@@ -74,17 +74,21 @@ class FilmServer:
 
 
 class HlsServer:
-    """Serves segments as a live playlist: three at first, then one more each `seconds`, the newest three listed."""
+    """Serves segments as a live playlist: three at first, then one more each `seconds`, the newest three listed.
 
-    def __init__(self, segments: list[bytes], seconds: float) -> None:
+    `age_s`: how long that has gone on when it is asked for the first time.
+    """
+
+    def __init__(self, segments: list[bytes], seconds: float, *, age_s: float = 0.0) -> None:
         self._segments = segments
         self._seconds = seconds
+        self._age_s = age_s
         self._begun: float | None = None
 
     def __call__(self, request: Handler) -> None:
         name = request.path.strip("/")
         if name.endswith(".m3u8"):
-            self._begun = self._begun or time.monotonic()
+            self._begun = self._begun or time.monotonic() - self._age_s
             ended = name == "vod.m3u8"
             done = min(len(self._segments), 3 + int((time.monotonic() - self._begun) / self._seconds))
             first, done = (0, len(self._segments)) if ended else (max(0, done - 3), done)

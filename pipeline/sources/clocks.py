@@ -145,6 +145,9 @@ class SenderClock:
 _DRY_NS = NS // 4
 # Segments that expired unread are a hole of so long at most; what leaps farther has begun anew.
 _LONGEST_HOLE_NS = 30 * NS
+# What is missing between two pictures lasts longer than this, and than pictures of that sender usually are apart.
+_LEAST_HOLE_NS = 1 * NS
+_USUAL_STEPS = 3
 
 
 class Pacing:
@@ -153,19 +156,23 @@ class Pacing:
     Nobody reads ahead: pictures wait undecoded with the sender, so that memory stays bounded. The schedule is pinned to
     the first picture, and moves only where time stamps begin anew or the sender was late. That *we* were slow moves
     nothing: such pictures are due in the past and are shown at once. A hole in the media is waited out, so that it is
-    seen as the pause that it is. Steady clock and media time in ns.
+    seen as the pause that it is; `after_hole`: the last picture stood behind one. Steady clock and media time in ns.
     """
 
     def __init__(self) -> None:
         self._pin: tuple[int, int] | None = None
         self._media_ns = 0
+        self._step_ns = 0
+        self.after_hole = False
 
     def due_ns(self, media_ns: int, *, asked_ns: int, now_ns: int) -> int:
         """When on the steady clock the picture at `media_ns` is shown. `asked_ns`: since when it was waited for."""
         step = media_ns - self._media_ns
+        self.after_hole = False
         if self._pin is None or not 0 <= step <= _LONGEST_HOLE_NS:
             return self._moved(media_ns, now_ns)
-        self._media_ns = media_ns
+        self.after_hole = step > max(_LEAST_HOLE_NS, _USUAL_STEPS * self._step_ns) and self._step_ns > 0
+        self._media_ns, self._step_ns = media_ns, step
         pinned_ns, since_ns = self._pin
         due = since_ns + media_ns - pinned_ns
         if now_ns - max(due, asked_ns) > _DRY_NS:

@@ -230,6 +230,9 @@ class LiveStream:
             return Arrival(self._wall_clock_ns(), now_ns)
         media_ns = ticks_to_ns(picture.frame.pts, connection.time_base)
         due_ns = pacing.due_ns(media_ns, asked_ns=asked_ns, now_ns=now_ns)
+        if pacing.after_hole and self._unwatched is not None:
+            # Segments that expired before they were read: nobody saw what was in them.
+            self._unwatched.broken()
         while (left_ns := due_ns - time.monotonic_ns()) > 0 and not self._stop.wait(left_ns / NS):
             pass
         return Arrival(self._wall_clock_ns() + due_ns - time.monotonic_ns(), due_ns)

@@ -79,7 +79,9 @@ class NetworkCamera:
 
     def _open(self, url: str) -> Connection:
         patience = _SEGMENT_PATIENCE if self._segmented else 1
-        deadlines = Deadlines(self._options.open_timeout_s, patience * self._options.stall_timeout_s)
+        deadlines = Deadlines(
+            self._options.open_timeout_s, patience * self._options.stall_timeout_s, self._segmented
+        )
         return Connection(url, transport=self._options.rtsp_transport, deadlines=deadlines)
 
     def answers(self) -> bool | None:
@@ -113,6 +115,9 @@ def answers(url: str) -> bool | None:
 
 # Guessing a frame rate would read twenty frames before the first is shown; time stamps are used as they come.
 _QUICK_START = {"fpsprobesize": "0"}
+# Of HLS, begin with the last segment but one: the oldest that is listed (FFmpeg begins three from the end) has often
+# gone before it is asked for, and behind the newest nothing is in store.
+_NEAR_THE_END = {"live_start_index": "-2"}
 REFUSED_REMEDY = "check them; they are not tried again, since cameras lock accounts"
 # Cameras may send a key picture only every ten seconds or more, and nothing can be decoded before.
 _PICTURE_PATIENCE = 6
@@ -124,10 +129,14 @@ _REFERENCE_TIME = struct.Struct("=q")
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds. `open_s`: for a connection to be made. `stall_s`: for the next packet."""
+    """Seconds. `open_s`: for a connection to be made. `stall_s`: for the next packet, of what comes as it is made.
+
+    `segmented`: it comes seconds at a time.
+    """
 
     open_s: float
     stall_s: float
+    segmented: bool = False
 
 
 class Connection:
@@ -140,7 +149,7 @@ class Connection:
         self._deadlines = deadlines
         # Cameras have no end: over RTSP an end is the death of the sender. Over HTTP it may be the end of a file.
         self._ending = LossCause.FAILED if url.startswith("rtsp") else LossCause.OVER
-        options = dict(_QUICK_START)
+        options = _QUICK_START | (_NEAR_THE_END if deadlines.segmented else {})
         if url.startswith("rtsp"):
             options |= {"rtsp_transport": transport, "allowed_media_types": "video"}
         timeouts = (deadlines.open_s, deadlines.stall_s)

@@ -254,6 +254,21 @@ def test_a_stop_before_the_last_keyframes_were_looked_at_leaves_them_to_the_next
         check(Setting(films=(Film(3, tail=1),) * 3, credits=5), Script(moment, stop=moment, slow=0.3))
 
 
+def test_what_a_recorder_took_in_half_is_never_committed() -> None:
+    for seed in range(40):
+        outcome = check(
+            Setting(films=(Film(6),), commit_rows=100), Script(seed, raises=((5, StageKind.RECORDER),))
+        )
+        assert [stream.restarts for stream in outcome.progress] == [1]
+
+
+def test_a_stop_is_heard_while_a_stream_waits_for_a_perception_stage() -> None:
+    script = Script(11, kills=((1, StageKind.PERCEPTION),), stop=2, slow=0)
+    outcome, _ = run_with(Setting(), script)
+    assert outcome.error is None
+    assert outcome.cluster.started[StageKind.PERCEPTION] == 1
+
+
 def test_the_traceback_of_a_stage_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, logger="pipeline.runtime"):
         outcome, _ = run_with(Setting(), Script(10, raises=((3, StageKind.SOURCE), (9, StageKind.RECORDER))))

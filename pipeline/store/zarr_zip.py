@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import struct
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -73,6 +74,8 @@ class ZarrZip:
         self.path = f"{place.where}/{key}"
         self._key = key
         self._file = place.open(key)
+        # A store lets a segment go while another thread may still read it: who drops it last closes the file.
+        weakref.finalize(self, self._file.close)
         try:
             self._zip = zipfile.ZipFile(self._file)
             root = json.loads(self._zip.read("zarr.json"))

@@ -2,11 +2,13 @@
 
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +18,7 @@ from pycocotools import mask as coco_mask
 from pipeline.core.clock import TimeSpan, share_watched
 from pipeline.core.records import Batch, CaptionEvent, ClosedTrack, Gap, Observation, ResumePoint
 from pipeline.core.regions import RleMask
-from pipeline.store import CaptionStore, Compaction, StreamInfo
+from pipeline.store import CaptionStore, Compaction, StreamInfo, open_segments
 from pipeline.store.row_query import RowFilter
 from tests.store_samples import (
     BY_HAND,
@@ -279,3 +281,21 @@ def test_share_watched_is_that_of_counting(
         for t in range(window.start, window.end)
     ]
     assert share_watched(window, recorded, gaps) == pytest.approx(sum(seen) / window.length)
+
+
+def test_a_store_that_is_closed_dropped_or_forgets_segments_leaves_no_file_open(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "a.zarr", open_segments.OPEN_SEGMENTS + 20, BY_HAND)
+
+    def held() -> list[str]:
+        return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))]
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        assert store.captions().num_rows
+        assert 0 < len(held()) <= open_segments.OPEN_SEGMENTS
+        store.close()
+        assert held() == []
+        assert store.captions().num_rows
+        del store
+        assert held() == []
+    assert [warning for warning in told if warning.category is ResourceWarning] == []

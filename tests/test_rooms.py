@@ -81,6 +81,13 @@ MAY_IMPORT = {
         "pipeline/runtime/driver",
         "sca",
     },
+    "pipeline/evaluation": {
+        "pipeline/core",
+        "pipeline/store",
+        "pipeline/drawing",
+        "pipeline/settings",
+        "pipeline/runtime",
+    },
     "pipeline/serving": {"pipeline/core", "pipeline/runtime"},
     "pipeline/testing": {
         "pipeline/core",

@@ -1,4 +1,4 @@
-"""`sca evaluate`: measure a model on a data folder."""
+"""`sca evaluate`: measure a model on a data folder, or what a run names on annotated clips."""
 
 from __future__ import annotations
 
@@ -8,12 +8,34 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pipeline.core.errors import UserError
+
 
 def evaluate(
     data: Annotated[
-        Path, typer.Argument(help="Folder with annotations.jsonl.gz, tracks.jsonl.gz and the pictures.")
+        Path,
+        typer.Argument(
+            help="Folder with annotations.jsonl.gz, tracks.jsonl.gz and the pictures; or a JSON file of what is to be "
+            "seen in some clips: then a run of each is scored."
+        ),
     ],
+    clips: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folders of the clips that a JSON file names; may be given again."),
+    ] = None,
     model: Annotated[str, typer.Option(help="Model name or directory.")] = "demo",
+    preset: Annotated[
+        str, typer.Option(help="Settings of the runs: a name in configs/, or a file.")
+    ] = "default",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the runs.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this clip of the file; may be given again.")
+    ] = None,
+    lines: Annotated[
+        Path | None, typer.Option(help="Also write the regions of each moment to this folder, as JSON lines.")
+    ] = None,
     images: Annotated[
         int | None, typer.Option(help="Use only so many validation images for captions.")
     ] = None,
@@ -25,7 +47,16 @@ def evaluate(
         str, typer.Option(help="How the folder is read: jsonl, or a reader of an installed package.")
     ] = "jsonl",
 ) -> None:
-    """Print captions, masks, proposals and speed of a model as Markdown tables."""
+    """Print captions, masks, proposals and speed of a model as Markdown tables.
+
+    With a JSON file of annotated clips: how many of the things that a person would name are found and named by a run,
+    and how much of what it shows is right.
+    """
+    if data.is_file():
+        typer.echo(_things(data, clips or [], model, preset, settings or [], only or [], lines))
+        return
+    if clips or settings or only or lines:
+        raise UserError(f"{data}: --clips, --set, --only and --lines go with a JSON file of annotated clips")
     from sca.evaluation.report import evaluate_model
 
     status = Console(stderr=True)
@@ -39,3 +70,31 @@ def evaluate(
         progress=lambda part: status.print(f"[dim]{part} ...[/dim]"),
     )
     typer.echo(report.text())
+
+
+def _things(
+    annotations: Path,
+    folders: list[Path],
+    model: str,
+    preset: str,
+    settings: list[str],
+    only: list[str],
+    lines: Path | None,
+) -> str:
+    """What a run names on annotated clips, as Markdown tables."""
+    from pipeline.evaluation.things_named import evaluate_things
+    from pipeline.settings.config import load_config
+    from sca.model_names import find_model
+
+    config = load_config(preset, settings, changes={"model": model})
+    find_model(config.model)
+    status = Console(stderr=True)
+    report = evaluate_things(
+        annotations,
+        folders,
+        config,
+        clips=only,
+        lines=lines,
+        progress=lambda clip: status.print(f"[dim]{clip} ...[/dim]"),
+    )
+    return report.text()

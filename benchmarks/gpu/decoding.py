@@ -84,7 +84,8 @@ def language_model(name: str, setting: Setting) -> PreTrainedModel:
                 "num_attention_heads": 2,
             }
         config = LlamaConfig(**size, vocab_size=32000, **common)
-    model = AutoModelForCausalLM.from_config(config, dtype=setting.precision.dtype)
+    with torch.device(setting.device):  # billions of random numbers take a host a minute
+        model = AutoModelForCausalLM.from_config(config, dtype=setting.precision.dtype)
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = None
     return model.to(setting.device).eval()

@@ -24,6 +24,9 @@ def train(
         Path | None,
         typer.Option(help="Start from these weights: checkpoint.pt of an earlier run, or a model directory."),
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where to train: cpu, or cuda (then set loaders in the recipe).")
+    ] = "cpu",
     export_only: Annotated[
         bool, typer.Option("--export-only", help="Do not train: write OUT/model from OUT/checkpoint.pt.")
     ] = False,
@@ -34,12 +37,12 @@ def train(
     """
     from sca.training.checkpoints import export_checkpoint
     from sca.training.config import read_training_config
+    from sca.training.run import train as run
     from sca.training.trainer import CHECKPOINT
-    from sca.training.trainer import train as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = read_training_config(config)
     if not export_only:
-        run(recipe, data, out, initial)
+        run(recipe, data, out, initial, device)
     export_checkpoint(out / CHECKPOINT, data, out / "model", reader=recipe.reader)
     typer.echo(f"{out / 'model'}")

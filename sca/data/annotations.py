@@ -22,7 +22,8 @@ class RegionAnnotation:
     `box`: (x0, y0, x1, y1) in pixels of the stored picture. `phrases`: most used first. `boxes_of_phrase`: how many
     boxes the same phrase covers (more than 1: a group such as "two dogs"). `chain`: entity id, equal for the members
     of a group. `types`: Flickr30k Entities types. `counts`: COCO compressed RLE of the stored picture, if a mask is
-    known.
+    known. `score`: how sure a weak detector was, 1 where people drew the box. `loose`: the name is that of the whole
+    picture, and the box nothing but the picture's border.
     """
 
     box: Box
@@ -32,6 +33,13 @@ class RegionAnnotation:
     types: tuple[str, ...]
     category: str | None
     counts: str | None
+    score: float = 1.0
+    loose: bool = False
+
+    @property
+    def detected(self) -> bool:
+        """Whether a weak detector, and nobody else, says that this is here."""
+        return self.score < 1.0
 
 
 @dataclass(frozen=True)

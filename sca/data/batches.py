@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from sca.data.annotations import decode_mask
 from sca.data.image_cache import ImageCache
@@ -30,7 +31,7 @@ class Batch:
 
     pixels uint8 (B, S, S, 3) RGB; boxes (B * M, 4) true, prompt_boxes jittered; phrases: one text per region;
     points (B * M, 2): a click inside the region; mask_rows: indices into B * M of the regions with a known mask,
-    masks (R, S/4, S/4) float in 0..1.
+    masks (R, S/4, S/4) float in 0..1; references: all phrases of each region.
     """
 
     pixels: Tensor
@@ -40,13 +41,24 @@ class Batch:
     phrases: list[str]
     mask_rows: Tensor
     masks: Tensor
+    references: list[tuple[str, ...]]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on `device`."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 class BatchMaker:
     """Batches of augmented pictures. `make(step)` is a pure function of the seed and the step.
 
     size: input side S; images, regions: B and M; zoom: range of `random_view`; box_jitter: noise of
-    `prompt_boxes` as a share of the sides; rare_threshold, rare_cap: see `repeat_factors`.
+    `prompt_boxes` as a share of the sides; rare_threshold, rare_cap: see `repeat_factors`; shares: how often a
+    collection's pictures are shown, by its name, relative to once.
     """
 
     def __init__(
@@ -62,12 +74,14 @@ class BatchMaker:
         rare_threshold: float = 0.004,
         rare_cap: float = 2.0,
         box_jitter: float = 0.08,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
         self.data = data
         self.pictures = pictures
         self.seed, self.size, self.images, self.regions = seed, size, images, regions
         self.zoom, self.box_jitter = zoom, box_jitter
-        self._factors = np.array(repeat_factors(data, rare_threshold, rare_cap))
+        wanted = [(shares or {}).get(entry.image.source, 1.0) for entry in data]
+        self._factors = np.array(repeat_factors(data, rare_threshold, rare_cap)) * wanted
         self._epoch_orders: dict[int, np.ndarray] = {}
 
     @property
@@ -81,6 +95,7 @@ class BatchMaker:
         boxes, prompts = np.zeros((count, 4), np.float32), np.zeros((count, 4), np.float32)
         points = np.zeros((count, 2), np.float32)
         phrases: list[str] = []
+        references: list[tuple[str, ...]] = []
         mask_rows: list[int] = []
         masks: list[np.ndarray] = []
         for row, index in enumerate(self._indices(step)):
@@ -90,9 +105,11 @@ class BatchMaker:
             pixels[row] = view.warp(picture, fill=_PADDING)
             for slot, (target, box) in enumerate(self._draw(rng, candidates)):
                 at = row * self.regions + slot
+                box = loosened(rng, box) if target.loose else box
                 boxes[at] = box
                 prompts[at] = jitter_box(rng, box, self.box_jitter, size)
                 phrases.append(str(rng.choice(np.array(target.phrases, dtype=object))))
+                references.append(target.phrases)
                 mask = self._mask(view, entry, target)
                 if mask is not None:
                     mask_rows.append(at)
@@ -108,6 +125,7 @@ class BatchMaker:
             phrases=phrases,
             mask_rows=torch.tensor(mask_rows, dtype=torch.int64),
             masks=torch.from_numpy(stacked.astype(np.float32)),
+            references=references,
         )
 
     def _indices(self, step: int) -> np.ndarray:
@@ -186,6 +204,13 @@ def jitter_box(rng: np.random.Generator, box: np.ndarray, share: float, size: in
     return moved if (moved[2:] - moved[:2] >= 2).all() else box
 
 
+def loosened(rng: np.random.Generator, box: np.ndarray) -> np.ndarray:
+    """A box (4,) somewhere in one that is known to be too large: up to a fifth off each side."""
+    sides = box[2:] - box[:2]
+    low, high = rng.uniform(0, 0.2, 2) * sides, rng.uniform(0, 0.2, 2) * sides
+    return np.concatenate([box[:2] + low, box[2:] - high])
+
+
 def click(rng: np.random.Generator, box: np.ndarray, mask: np.ndarray | None, size: int) -> np.ndarray:
     """A foreground point (x, y) in input pixels: in the mask where it is known, else near the middle of the box."""
     if mask is not None:
@@ -196,8 +221,30 @@ def click(rng: np.random.Generator, box: np.ndarray, mask: np.ndarray | None, si
     return box[:2] + (box[2:] - box[:2]) * np.clip(rng.normal(0.5, 0.12, 2), 0.1, 0.9)
 
 
-def ahead(make: Callable[[int], Made], first: int, last: int) -> Iterator[Made]:
-    """`make(step)` for the steps first .. last - 1, made by a thread a little ahead of time."""
+class _Steps(Dataset[Made]):
+    def __init__(self, make: Callable[[int], Made], first: int, last: int) -> None:
+        self._make, self._first, self._last = make, first, last
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+    def __getitem__(self, index: int) -> Made:
+        torch.set_num_threads(1)
+        return self._make(self._first + index)
+
+
+def ahead(make: Callable[[int], Made], first: int, last: int, processes: int = 0) -> Iterator[Made]:
+    """`make(step)` for the steps first .. last - 1, made a little ahead of time by a thread, or by `processes`."""
+    if processes:
+        # Forked, because what makes batches holds the pictures: nothing of it is copied.
+        yield from DataLoader(
+            _Steps(make, first, last),
+            batch_size=None,
+            num_workers=processes,
+            prefetch_factor=3,
+            multiprocessing_context="fork",
+        )
+        return
     ready: queue.Queue[Made | BaseException] = queue.Queue(maxsize=3)
     stop = threading.Event()
 

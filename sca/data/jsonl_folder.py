@@ -13,6 +13,8 @@ from sca.errors import UserError
 
 # Of the collections in such a folder the one in which people described region by region.
 _DESCRIBED = "flickr8k_entities"
+# By which the folder marks regions that a weak detector found.
+_DETECTOR = "nanodet"
 
 
 class JsonlFolder:
@@ -37,6 +39,8 @@ class JsonlFolder:
                     types=tuple(r.get("t") or ()),
                     category=r.get("cls"),
                     counts=r.get("rle"),
+                    score=float(r.get("s", 1.0)) if r.get("src") == _DETECTOR else 1.0,
+                    loose=bool(r.get("loose")),
                 )
                 for r in row["regions"]
             )

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sca.data.annotations import AnnotatedImage, Box, Detection
+from sca.data.annotations import AnnotatedImage, Box, Detection, RegionAnnotation
 from sca.data.text import believable, clean_phrase, head_noun, with_article
 
 
@@ -17,7 +17,7 @@ class RegionTarget:
     `box` in pixels of the stored picture; `phrases` cleaned, the most used first; `counts` COCO compressed RLE;
     `weight`: relative chance to be drawn; `weak`: not an annotator's own box and phrase; `outlined`: the box is drawn
     around one thing, so that a mask of it spans the box (not so for groups and whole scenes). `sentence`: the
-    phrases are captions of the whole picture.
+    phrases are captions of the whole picture. `loose`: the thing lies somewhere in the box, and fills most of it.
     """
 
     box: Box
@@ -27,6 +27,7 @@ class RegionTarget:
     weak: bool
     outlined: bool = True
     sentence: bool = False
+    loose: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,17 @@ def _targets_of(
             groups[region.chain].append(index)
         elif phrases := _clean_all(region.phrases):
             counts = region.counts or pseudo_masks.get((image.id, index))
-            targets.append(RegionTarget(region.box, phrases, counts, 1.0, region.category is not None))
+            targets.append(
+                RegionTarget(
+                    region.box,
+                    phrases,
+                    counts,
+                    _weight(region),
+                    region.category is not None,
+                    outlined=not region.loose,
+                    loose=region.loose,
+                )
+            )
     for members in groups.values():
         boxes = [image.regions[i].box for i in members]
         phrases = _clean_all(image.regions[members[0]].phrases)
@@ -110,6 +121,16 @@ def _targets_of(
     if image.captions and (captions := _clean_all(image.captions)):
         targets.append(RegionTarget(whole, captions, None, 1.0, True, outlined=False, sentence=True))
     return targets
+
+
+# A detector's name counts for less than a person's; and people have better words for each other than its one.
+_DETECTED, _DETECTED_PERSON = 0.6, 0.1
+
+
+def _weight(region: RegionAnnotation) -> float:
+    if not region.detected:
+        return 1.0
+    return region.score * (_DETECTED_PERSON if region.category == "person" else _DETECTED)
 
 
 def region_phrases(images: Sequence[TrainingImage]) -> list[TrainingImage]:

@@ -66,6 +66,8 @@ class CaptionMap(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    dropout = 0.0
+    """Share of the channels that `forward` leaves out in training."""
 
     def __init__(self, channels: Sequence[int], out_dim: int) -> None:
         super().__init__()
@@ -76,6 +78,15 @@ class CaptionMap(nn.Module):
 
     def forward(self, sources: CaptionSources, side: int) -> Tensor:
         """(B, out_dim, side, side)."""
+        if self.training and self.dropout:
+            # About the mean, so that a channel left out says "as usual" and not "nothing".
+            middle = self.mean.split(self.channels)
+            sources = CaptionSources(
+                *(
+                    F.dropout2d(source - at[:, None, None], self.dropout) + at[:, None, None]
+                    for source, at in zip(sources, middle, strict=True)
+                )
+            )
         weight = self.project.weight / self.deviation
         bias = self.project.bias - weight @ self.mean
         w16, w32, w_head = (part[:, :, None, None] for part in weight.split(self.channels, dim=1))

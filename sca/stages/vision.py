@@ -34,7 +34,7 @@ class TokenUpscaling(nn.Module):
         super().__init__()
         first, norm, _, second, _ = decoder.output_upscaling
         self.first = _sub_cells(first)
-        self.norm = nn.LayerNorm(norm.weight.shape[0], eps=norm.eps)
+        self.norm = nn.LayerNorm(norm.weight.shape[0], eps=norm.eps, device=norm.weight.device)
         self.norm.load_state_dict({"weight": norm.weight, "bias": norm.bias})
         self.second = _sub_cells(second)
 
@@ -53,10 +53,10 @@ def _sub_cells(conv: nn.ConvTranspose2d) -> nn.Linear:
     assert conv.kernel_size == (2, 2)
     assert conv.stride == (2, 2)
     assert conv.bias is not None
-    linear = nn.Linear(conv.in_channels, 4 * conv.out_channels)
+    linear = nn.Linear(conv.in_channels, 4 * conv.out_channels, device=conv.weight.device)
     linear.weight.copy_(conv.weight.permute(2, 3, 1, 0).flatten(0, 2))
     linear.bias.copy_(conv.bias.repeat(4))
-    return linear.to(conv.weight.device)
+    return linear
 
 
 IMAGE_ENCODER = "image-encoder"

@@ -26,7 +26,7 @@ from sca.training.region_features import (
     _TOKEN_DROPOUT,
     RegionFeatures,
     TokenBatch,
-    _native_bfloat16,
+    half_precision,
 )
 from sca.training.steps import StepLosses
 
@@ -55,8 +55,9 @@ def language_losses(
     max_tokens: int,
 ) -> StepLosses:
     """Teacher-forced loss of phrases, given their regions' features."""
-    ids, mask = token_batch(tokenizer, batch.phrases, max_tokens)
-    with torch.autocast("cpu", torch.bfloat16, enabled=_native_bfloat16()):
+    device = batch.features.tokens.device
+    ids, mask = (part.to(device) for part in token_batch(tokenizer, batch.phrases, max_tokens))
+    with half_precision(device):
         prefix = region_prefix(model, batch.features)
         caption = model.caption_loss(prefix, ids, mask, label_smoothing=weights.label_smoothing)
     with torch.no_grad():
@@ -77,13 +78,15 @@ def consensus_losses(
 ) -> StepLosses:
     """Policy gradient of sampled captions' scores (self-critical training), and a share of the likelihood."""
     language = model.language_model
-    with torch.autocast("cpu", torch.bfloat16, enabled=_native_bfloat16()):
+    device = batch.features.tokens.device
+    with half_precision(device):
         prefix = region_prefix(model, batch.features)
         language.eval()
         ids = sample_captions(language, prefix.detach(), stage.samples, max_tokens)
         language.train()
         better, mean_reward = advantages(reward, tokenizer, ids, batch.references, weights.head)
-        phrases, known = token_batch(tokenizer, batch.phrases, max_tokens)
+        better = better.to(device)
+        phrases, known = (part.to(device) for part in token_batch(tokenizer, batch.phrases, max_tokens))
         # The end mark is said, what stands behind it is not.
         said = torch.cat([torch.ones_like(ids[:, :1]), (ids[:, :-1] != 0).long()], dim=1)
         length = max(ids.shape[1], phrases.shape[1])
@@ -174,8 +177,8 @@ def sample_captions(model: PreTrainedModel, prefix: Tensor, count: int, max_toke
     output = model(inputs_embeds=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_repeat_interleave(count)
     logits = output.logits[:, -1].repeat_interleave(count, dim=0)
-    ids = torch.zeros(len(logits), max_tokens, dtype=torch.int64)
-    running = torch.arange(len(logits))
+    ids = torch.zeros(len(logits), max_tokens, dtype=torch.int64, device=prefix.device)
+    running = torch.arange(len(logits), device=prefix.device)
     for step in range(max_tokens):
         token = torch.multinomial(logits.float().softmax(-1), 1)[:, 0]
         ids[running, step] = token

@@ -79,8 +79,9 @@ class StageConfig(_Strict):
     )
     views: int = Field(
         default=2,
-        gt=0,
-        description="views of every image whose features are computed, where language is trained",
+        ge=0,
+        description="views of every image whose features are computed once, where language is trained; 0: new ones for "
+        "every batch, which needs a GPU",
     )
     sentences: float = Field(
         default=0.0, ge=0, description="weight of whole-picture captions, where language is trained; 0: none"
@@ -97,6 +98,14 @@ class StageConfig(_Strict):
     backbone: Literal["frozen", "late", "full"] = Field(
         default="frozen",
         description="how much of the image encoder learns: nothing, what has strides 16 and 32, or all",
+    )
+    caption_backbone: Literal["frozen", "late", "full"] = Field(
+        default="frozen",
+        description="the same of the second backbone, which only captions read; unless it is frozen, captions are learnt "
+        "with it where all is trained",
+    )
+    feature_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of that backbone's channels left out while it learns"
     )
     learning_rate: float = Field(default=6e-4, description="of what has no rate of its own below")
     backbone_learning_rate: float = Field(default=1e-4, description="of the image encoder's backbone")
@@ -115,6 +124,9 @@ class StageConfig(_Strict):
         default=0.25, description="share of caption steps whose prompts are clicks, the others being boxes"
     )
     mask_clicks: float = Field(default=0.5, description="the same share of steps of masks")
+    box_jitter: float = Field(
+        default=0.08, ge=0, description="noise of the corners of prompts, as a share of the sides"
+    )
     zoom: tuple[float, float] = Field(
         default=(0.75, 1.6), description="least and greatest scale of the random view of a picture"
     )
@@ -134,6 +146,15 @@ class TrainingConfig(_Strict):
     )
     seed: int = Field(default=0, description="of weights, batches and views")
     processes: int = Field(default=1, gt=0, description="processes that share every batch")
+    loaders: int = Field(
+        default=0,
+        ge=0,
+        description="processes that make batches ahead, for a GPU; 0: a thread of the trainer's own",
+    )
+    shares: dict[str, float] = Field(
+        default_factory=dict,
+        description="how often the pictures of a collection are shown, by its name, relative to once",
+    )
     model: dict[str, Any] = Field(
         default_factory=dict, description="the model's own configuration, without its language model"
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,7 +73,7 @@ def error_click(logits: Tensor, target: Tensor, generator: torch.Generator) -> t
     wrong = (found ^ wanted).flatten(1).float()
     # A perfect mask gets one more click on its foreground.
     weights = torch.where(wrong.sum(1, keepdim=True) > 0, wrong, wanted.flatten(1).float()) + 1e-9
-    index = torch.multinomial(weights, 1, generator=generator)
+    index = torch.multinomial(weights.cpu(), 1, generator=generator).to(weights.device)
     labels = wanted.flatten(1).gather(1, index)[:, 0].long()
     return torch.cat([index % logits.shape[-1], index // logits.shape[-1]], dim=1).float(), labels
 
@@ -120,10 +118,11 @@ def box_cells(boxes: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
 
 
 def _interval(low: Tensor, high: Tensor, length: int) -> Tensor:
-    centres = torch.arange(length) + 0.5
+    places = torch.arange(length, device=low.device)
+    centres = places + 0.5
     within = (centres >= low.unsqueeze(1)) & (centres <= high.unsqueeze(1))
     middle = ((low + high) / 2).long().clamp(0, length - 1).unsqueeze(1)
-    return within | (torch.arange(length) == middle)
+    return within | (places == middle)
 
 
 def projection_loss(logits: Tensor, inside: Tensor) -> Tensor:
@@ -159,15 +158,30 @@ def similar_neighbours(pixels: Tensor, side: int) -> Tensor:
 
     pixels uint8 (B, S, S, 3) RGB.
     """
-    small = [cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in pixels.numpy()]
-    lab = [cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for picture in small]
-    colours = torch.from_numpy(np.stack(lab)).permute(0, 3, 1, 2)
-    exists = torch.ones(len(lab), 1, side, side)
+    colours = rgb_to_lab(F.adaptive_avg_pool2d(pixels.permute(0, 3, 1, 2).float() / 255, side))
+    exists = torch.ones(len(colours), 1, side, side, device=pixels.device)
     found = []
     for step in _DIRECTIONS:
         near = (colours - _neighbour(colours, step)).norm(dim=1) < _SIMILAR
         found.append(near & (_neighbour(exists, step)[:, 0] > 0))
     return torch.stack(found, dim=1)
+
+
+def rgb_to_lab(rgb: Tensor) -> Tensor:
+    """sRGB (B, 3, H, W) in 0..1 to CIELAB under D65 (IEC 61966-2-1, CIE 15)."""
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp(min=0) + 0.055) / 1.055) ** 2.4)
+    # Rows: X, Y and Z as shares of the white point's.
+    to_xyz = rgb.new_tensor(
+        [
+            [0.412453 / 0.950456, 0.357580 / 0.950456, 0.180423 / 0.950456],
+            [0.212671, 0.715160, 0.072169],
+            [0.019334 / 1.088754, 0.119193 / 1.088754, 0.950227 / 1.088754],
+        ]
+    )
+    xyz = torch.einsum("ij,bjhw->bihw", to_xyz, linear)
+    bent = torch.where(xyz > 0.008856, xyz.clamp(min=1e-6) ** (1 / 3), 7.787 * xyz + 16 / 116)
+    x, y, z = bent.unbind(dim=1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
 def _neighbour(values: Tensor, step: tuple[int, int]) -> Tensor:

@@ -32,11 +32,12 @@ class WeightAverage:
     def update(self, model: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - decay)
-            else:
-                self.state[name].copy_(value)
+        now = model.state_dict()
+        learnt = [name for name, value in now.items() if value.is_floating_point()]
+        # All at once: on a GPU one small kernel for each of a thousand tensors would cost more than the step.
+        torch._foreach_lerp_([self.state[name] for name in learnt], [now[name] for name in learnt], 1 - decay)
+        for name in now.keys() - set(learnt):
+            self.state[name].copy_(now[name])
 
     def load(self, state: Mapping[str, Tensor], updates: int) -> None:
         assert state.keys() == self.state.keys()
@@ -74,10 +75,9 @@ LANGUAGE = ("language_model.", "language_project.", "task_tokens.")
 # What a stage of the language model trains with it: it reads features that nothing else does.
 READER = ("image_encoder.caption_map.", "region_reader.")
 # Strides 2 to 8: edges and textures, which transfer as they are; leaving them out saves half of the backward pass.
-_EARLY = tuple(
-    f"image_encoder.backbone.{part}." for part in ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
-)
-CAPTION_BACKBONE = ("image_encoder.caption_backbone.",)  # keeps its ImageNet weights
+_EARLY = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")
+CAPTION_BACKBONE = ("image_encoder.caption_backbone.",)  # keeps its ImageNet weights unless a stage trains it
+_BACKBONES = ("image_encoder.backbone.", "image_encoder.head.")
 _PROBE_RATE = 5.0  # a linear probe learns fast and holds nothing that could be spoilt
 
 
@@ -93,21 +93,13 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
     """AdamW over what the stage trains; matrices decay, vectors (biases, norms, single tokens) do not."""
     encoder = model.image_encoder
     assert isinstance(encoder, TimmEncoder)
-    kept = (*CAPTION_BACKBONE, *LANGUAGE, *READER) if stage.trains == "masks" else CAPTION_BACKBONE
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        in_backbone = name.startswith(("image_encoder.backbone.", "image_encoder.head."))
-        trained = not in_backbone or stage.backbone == "full"
-        if stage.trains == "language":
-            trained = name.startswith((*LANGUAGE, *READER))
-        elif name.startswith(kept):
-            trained = False
-        elif in_backbone and stage.backbone == "late":
-            trained = not name.startswith(_EARLY)
+        trained = _trained(name, stage)
         parameter.requires_grad_(trained)
         if trained:
             rate = stage.learning_rate
-            if in_backbone:
+            if name.startswith((*_BACKBONES, *CAPTION_BACKBONE)):
                 rate = stage.backbone_learning_rate
             elif name.startswith((*LANGUAGE, *READER)):
                 rate = stage.language_learning_rate or rate
@@ -126,3 +118,16 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
             }
         )
     return torch.optim.AdamW(settings, betas=(0.9, 0.99), foreach=True)
+
+
+def _trained(name: str, stage: StageConfig) -> bool:
+    """Whether a stage trains the parameter of this name."""
+    if stage.trains == "language":
+        return name.startswith((*LANGUAGE, *READER))
+    if stage.trains == "masks" and name.startswith((*CAPTION_BACKBONE, *LANGUAGE, *READER)):
+        return False
+    for backbone, learns in ((_BACKBONES, stage.backbone), (CAPTION_BACKBONE, stage.caption_backbone)):
+        if name.startswith(backbone):
+            inner = name.split(".backbone.", 1)[-1]
+            return learns == "full" or (learns == "late" and not inner.startswith(_EARLY))
+    return True

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sca.data.batches import BatchMaker, click, jitter_box
+from sca.data.batches import Batch, BatchMaker, click, jitter_box
 from sca.data.image_cache import ImageCache
 from sca.data.targets import RegionTarget, TrainingImage
 from sca.data.views import degrade, plain_view
@@ -26,7 +26,7 @@ from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import Pyramid, TimmEncoder
 from sca.training.config import StageConfig
 from sca.training.optimizer import LANGUAGE, READER
-from sca.training.steps import normalise
+from sca.training.steps import fuse_prompts, normalise
 from sca.training.workers import Team
 
 # The image encoder's maps of one picture after another, when nothing of it learns any more: compiled, three times as fast.
@@ -250,7 +250,7 @@ def _features(
     assert isinstance(encoder, TimmEncoder)
     pyramid, sources = maps(normalise(pixels, model))
     clicks = None if points is None else (points.unsqueeze(1), torch.ones(len(points), 1, dtype=torch.int64))
-    with torch.autocast("cpu", torch.bfloat16, enabled=_native_bfloat16()):
+    with half_precision(boxes.device):
         sparse, dense = model.prompt_encoder(clicks, boxes if clicks is None else None)
         tokens, fused = model.mask_decoder.fuse(pyramid.embedding, model.image_pe(), sparse, dense)
         regions = None
@@ -267,11 +267,43 @@ def _features(
     return RegionFeatures(mixed, cells, scene, place_of(boxes, size).half())
 
 
+def half_precision(device: torch.device) -> torch.autocast:
+    """Matrix products in bfloat16 where that is faster: on a GPU always."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or _native_bfloat16())
+
+
 @lru_cache
 def _native_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16 itself, which is then the faster way to train; else the far slower."""
     found = torch.cpu.get_capabilities()
     return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+
+
+@torch.no_grad()
+def features_of_batch(model: Sca, batch: Batch, clicks: bool) -> TokenBatch:
+    """The features of a batch's regions, computed anew, where that costs less than keeping them: on a GPU."""
+    encoder = model.image_encoder
+    assert isinstance(encoder, TimmEncoder)
+    pixels = normalise(batch.pixels, model)
+    boxes = batch.prompt_boxes.unflatten(0, (len(pixels), -1))
+    with half_precision(pixels.device):
+        maps = encoder.backbone_maps(pixels)
+        pyramid = Pyramid(*(part.float() for part in encoder.neck(*maps)))
+        tokens, fused = fuse_prompts(model, pyramid.embedding, model.image_pe(), batch, clicks)
+        regions = None
+        if model.region_pooler is not None:
+            regions = model.region_pooler(pyramid.embedding, pyramid.fine, boxes)
+        mixed = model.mixer(tokens, fused, model.image_pe(), regions).float()
+        sources = CaptionSources(*(part.float() for part in encoder.caption_sources(pixels, maps)))
+    if encoder.caption_map is None or model.region_reader is None:
+        nothing = mixed.new_zeros(len(mixed), 0)
+        return TokenBatch(RegionFeatures(mixed, nothing, nothing, nothing), batch.phrases, batch.references)
+    stacked = encoder.caption_map.stacked(sources, pyramid.fine.shape[-1])
+    size = model.config.image_size
+    cells = pool_boxes(stacked, boxes, model.region_reader.grid, size)
+    scene = stacked.mean(dim=(2, 3)).repeat_interleave(boxes.shape[1], dim=0)
+    place = place_of(batch.prompt_boxes, size)
+    return TokenBatch(RegionFeatures(mixed, cells, scene, place), batch.phrases, batch.references)
 
 
 @torch.no_grad()
@@ -287,7 +319,7 @@ def measure_caption_map(
         image = entry.image
         view = plain_view(image.width, image.height, image.aspect, model.config.image_size)
         pixels = torch.from_numpy(view.warp(pictures[image.id], fill=127.5)[None].astype(np.uint8))
-        normal = normalise(pixels, model)
+        normal = normalise(pixels.to(encoder.caption_map.mean.device), model)
         sources = encoder.caption_sources(normal, encoder.backbone_maps(normal))
         found.append(encoder.caption_map.stacked(sources, view.size // 32))
     encoder.caption_map.measure(torch.cat(found))

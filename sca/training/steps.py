@@ -36,19 +36,23 @@ def normalise(pixels: Tensor, model: Sca) -> Tensor:
     return scaled.permute(0, 3, 1, 2)
 
 
-def encode(model: Sca, pixels: Tensor, *, frozen_backbone: bool) -> ImageFeatures:
-    """Image features of normalised pixels; a frozen backbone keeps no graph.
+def encode(
+    model: Sca, pixels: Tensor, *, frozen_backbone: bool, with_caption_backbone: bool = False
+) -> ImageFeatures:
+    """Image features of normalised pixels, float32; a frozen backbone keeps no graph.
 
-    Without what a caption backbone sees, which only the stage of the language model learns to read: it is the
-    costliest part, and nothing else in the model depends on it.
+    Without what a caption backbone sees unless asked: it is the costliest part, and nothing else in the model depends on it.
     """
     encoder = model.image_encoder
     assert isinstance(encoder, TimmEncoder)
     with torch.set_grad_enabled(not frozen_backbone and torch.is_grad_enabled()):
         maps = encoder.backbone_maps(pixels)
-    if encoder.caption_backbone is not None:
-        return ImageFeatures(*encoder.neck(*maps))
-    return ImageFeatures(*encoder.join(pixels, maps))
+    if encoder.caption_backbone is not None and not with_caption_backbone:
+        pyramid = encoder.neck(*maps)
+    else:
+        pyramid = encoder.join(pixels, maps)
+    # Pooling places its samples in the precision of the maps: half of it would move them by half a pixel.
+    return ImageFeatures(*(part.float() for part in pyramid))
 
 
 def pool_grid(grid: Tensor, factor: int) -> Tensor:
@@ -61,7 +65,7 @@ def fuse_prompts(
 ) -> tuple[Tensor, Tensor]:
     """The mask decoder's tokens and image features for all of the batch's prompts."""
     points = batch.points.unsqueeze(1)
-    foreground = torch.ones(points.shape[:2], dtype=torch.int64)
+    foreground = torch.ones(points.shape[:2], dtype=torch.int64, device=points.device)
     sparse, dense = model.prompt_encoder(
         (points, foreground) if clicks else None, None if clicks else batch.prompt_boxes
     )
@@ -138,7 +142,12 @@ def caption_losses(
 
     As in the paper, captions do not train the mask decoder; they reach the encoder through the region tokens.
     """
-    image = encode(model, normalise(batch.pixels, model), frozen_backbone=stage.backbone == "frozen")
+    image = encode(
+        model,
+        normalise(batch.pixels, model),
+        frozen_backbone=stage.backbone == "frozen",
+        with_caption_backbone=stage.caption_backbone != "frozen",
+    )
     pe = pool_grid(model.image_pe(), stage.key_pool)
     with torch.no_grad():
         tokens, features = fuse_prompts(model, pool_grid(image.embedding, stage.key_pool), pe, batch, clicks)
@@ -147,7 +156,7 @@ def caption_losses(
     _, caption_map = model.split_region_map(image.region_map)
     read = caption_map is not None
     caption_tokens = model.with_readings(mixed, image, batch.prompt_boxes) if read else mixed
-    ids, mask = token_batch(tokenizer, batch.phrases, max_tokens)
+    ids, mask = (part.to(batch.boxes.device) for part in token_batch(tokenizer, batch.phrases, max_tokens))
     caption = model.caption_loss(
         model.language_prefix(caption_tokens), ids, mask, label_smoothing=weights.label_smoothing
     )
@@ -181,8 +190,8 @@ def mask_losses(
     """
     image = encode(model, normalise(batch.pixels, model), frozen_backbone=stage.backbone == "frozen")
     tokens, features = fuse_prompts(model, image.embedding, model.image_pe(), batch, clicks)
-    logits = model.mask_decoder.predict_mask_logits(tokens, features, slice(0, None))
-    iou = model.mask_decoder.iou_prediction_head(tokens[:, 0])
+    logits = model.mask_decoder.predict_mask_logits(tokens, features, slice(0, None)).float()
+    iou = model.mask_decoder.iou_prediction_head(tokens[:, 0]).float()
     total, outline = _box_losses(model, batch, logits, iou, weights, clicks)
     drift = total.new_tensor(math.nan)
     if kept is not None:
@@ -196,7 +205,7 @@ def mask_losses(
     share = len(rows) / len(logits)
     logits, iou = logits[rows], iou[rows]
     first = sam_mask_losses(logits, iou, target, focal=weights.focal, dice=weights.dice, ambiguous=clicks)
-    few = torch.randperm(len(rows), generator=generator)[: stage.refined_masks]
+    few = torch.randperm(len(rows), generator=generator)[: stage.refined_masks].to(rows.device)
     again = _refine(model, image, batch, few, logits.detach(), iou.detach(), clicks, generator)
     refined = sam_mask_losses(*again, target[few], focal=weights.focal, dice=weights.dice, ambiguous=False)
     total = total + share * (first.mask + weights.iou * first.iou)
@@ -217,7 +226,7 @@ def _box_losses(
     model: Sca, batch: Batch, logits: Tensor, iou: Tensor, weights: LossConfig, clicks: bool
 ) -> tuple[Tensor, MaskLosses]:
     """What the boxes of the regions without a mask teach: its share of the batch's loss, and the losses."""
-    known = torch.zeros(len(logits), dtype=torch.bool)
+    known = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     known[batch.mask_rows] = True
     rows = (~known).nonzero()[:, 0]
     if len(rows) == 0:
@@ -251,8 +260,8 @@ def _refine(
 ) -> tuple[Tensor, Tensor]:
     """Mask logits and IoU of some mask rows after a correcting click, with the previous mask as a prompt."""
     rows, logits, iou = batch.mask_rows[few], logits[few], iou[few]
-    best = iou[:, 1:].argmax(1) + 1 if clicks else torch.zeros(len(rows), dtype=torch.int64)
-    previous = logits[torch.arange(len(rows)), best]
+    best = iou[:, 1:].argmax(1) + 1 if clicks else torch.zeros_like(rows)
+    previous = logits[torch.arange(len(rows), device=rows.device), best]
     cells, labels = error_click(previous, batch.masks[few], generator)
     points = ((cells + 0.5) * (model.config.image_size / logits.shape[-1])).unsqueeze(1)
     point_labels = labels.unsqueeze(1)
@@ -268,4 +277,4 @@ def _refine(
         image.embedding[rows // regions], model.image_pe(), sparse, dense
     )
     masks = model.mask_decoder.predict_mask_logits(tokens, features, slice(0, None))
-    return masks, model.mask_decoder.iou_prediction_head(tokens[:, 0])
+    return masks.float(), model.mask_decoder.iou_prediction_head(tokens[:, 0]).float()

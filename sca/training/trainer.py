@@ -13,18 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import nn
 
 from sca.config import with_image_size
-from sca.data.annotations import READERS
 from sca.data.batches import Batch, BatchMaker, ahead
 from sca.data.image_cache import ImageCache
-from sca.data.pseudo_masks import grow_pseudo_masks, read_pseudo_masks
-from sca.data.targets import TrainingImage, outlined_regions, region_phrases, training_images
+from sca.data.targets import TrainingImage, outlined_regions, region_phrases
 from sca.data.text import TOKENIZERS
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
@@ -32,10 +29,16 @@ from sca.training.caption_losses import ConsensusReward, consensus_losses, langu
 from sca.training.checkpoints import load_initial, read_initial
 from sca.training.config import StageConfig, TrainingConfig
 from sca.training.optimizer import Meter, WeightAverage, build_optimizer, schedule
-from sca.training.region_features import TokenBatch, TokenTable, measure_caption_map, token_table
+from sca.training.region_features import (
+    TokenBatch,
+    TokenTable,
+    features_of_batch,
+    measure_caption_map,
+    token_table,
+)
 from sca.training.steps import KeptTokens, StepLosses, caption_losses, mask_losses
 from sca.training.word_probe import WordProbe
-from sca.training.workers import Team, run_team
+from sca.training.workers import Team
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +64,10 @@ class Trainer:
         folder: Path,
         initial: Path | None = None,
         team: Team | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.team = team or Team()
+        self.device = torch.device(device)
         self.config, self.data, self.pictures = config, data, pictures
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +95,8 @@ class Trainer:
             self._measure_caption_map()
         if start is not None and "probe" in start:
             self.probe.load_state_dict(start["probe"])
+        self.model.to(self.device)
+        self.probe.to(self.device)
         self._enter_stage(saved)
 
     @property
@@ -124,45 +131,13 @@ class Trainer:
         # Seeded anew at every step: a resumed run repeats exactly what an uncut one would have done.
         torch.manual_seed(int(rng.integers(2**31)) + self.team.rank)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)) + self.team.rank)
-        if isinstance(batch, TokenBatch) and self.reward is not None:
-            losses = consensus_losses(
-                self.model,
-                self.tokenizer,
-                batch,
-                self.reward,
-                stage=stage,
-                weights=self.config.loss,
-                max_tokens=self.config.language.max_tokens,
-            )
-        elif isinstance(batch, TokenBatch):
-            losses = language_losses(
-                self.model,
-                self.tokenizer,
-                batch,
-                weights=self.config.loss,
-                max_tokens=self.config.language.max_tokens,
-            )
-        elif self._trains_masks(step):
-            losses = mask_losses(
-                self.model,
-                batch,
-                stage=stage,
-                weights=self.config.loss,
-                clicks=clicks < stage.mask_clicks,
-                generator=generator,
-                kept=None if self.kept is None else self.kept.of(batch, clicks < stage.mask_clicks),
-            )
-        else:
-            losses = caption_losses(
-                self.model,
-                self.tokenizer,
-                batch,
-                stage=stage,
-                weights=self.config.loss,
-                max_tokens=self.config.language.max_tokens,
-                clicks=clicks < stage.caption_clicks,
-                probe=self.probe,
-            )
+        if isinstance(batch, Batch):
+            batch = batch.to(self.device)
+            if stage.trains == "language":
+                batch = features_of_batch(self.model, batch, clicks < stage.caption_clicks)
+        # Half of the precision pays on GPUs alone: what is trained on CPUs this way says so itself.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
+            losses = self._losses(batch, clicks, generator)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
@@ -173,6 +148,48 @@ class Trainer:
             self.average.update(self.model)
         self.progress.step += 1
         return losses
+
+    def _losses(self, batch: Batch | TokenBatch, clicks: float, generator: torch.Generator) -> StepLosses:
+        """What one step minimises. `clicks`: a draw from 0..1 that decides whether its prompts are clicks."""
+        stage = self.stage
+        if isinstance(batch, TokenBatch) and self.reward is not None:
+            return consensus_losses(
+                self.model,
+                self.tokenizer,
+                batch,
+                self.reward,
+                stage=stage,
+                weights=self.config.loss,
+                max_tokens=self.config.language.max_tokens,
+            )
+        if isinstance(batch, TokenBatch):
+            return language_losses(
+                self.model,
+                self.tokenizer,
+                batch,
+                weights=self.config.loss,
+                max_tokens=self.config.language.max_tokens,
+            )
+        if self._trains_masks(self.progress.step):
+            return mask_losses(
+                self.model,
+                batch,
+                stage=stage,
+                weights=self.config.loss,
+                clicks=clicks < stage.mask_clicks,
+                generator=generator,
+                kept=None if self.kept is None else self.kept.of(batch, clicks < stage.mask_clicks),
+            )
+        return caption_losses(
+            self.model,
+            self.tokenizer,
+            batch,
+            stage=stage,
+            weights=self.config.loss,
+            max_tokens=self.config.language.max_tokens,
+            clicks=clicks < stage.caption_clicks,
+            probe=self.probe,
+        )
 
     def save(self, *, begun: bool = True) -> None:
         """Write the checkpoint atomically (rank 0 of the team).
@@ -212,7 +229,7 @@ class Trainer:
             self.model.load_state_dict(saved["average"])
         if self.model.config.image_size != stage.size:
             state = self.model.state_dict()
-            self.model = Sca(with_image_size(self.model_config, stage.size))
+            self.model = Sca(with_image_size(self.model_config, stage.size)).to(self.device)
             self.model.load_state_dict(state)
         encoder = self.model.image_encoder
         assert isinstance(encoder, TimmEncoder)
@@ -232,15 +249,18 @@ class Trainer:
         encoder.head.eval()
         if encoder.caption_backbone is not None:
             encoder.caption_backbone.eval()
+        if encoder.caption_map is not None:
+            encoder.caption_map.dropout = stage.feature_dropout
         phrases = region_phrases(self.data)
         self.captions = self._maker(phrases, stage.regions)
         self.masks = self._maker(outlined_regions(self.data), stage.mask_regions)
         self.tokens: TokenTable | None = None
         self.reward: ConsensusReward | None = None
         if stage.trains == "language":
-            self.tokens = token_table(
-                self.model, self.data, self.pictures, stage, self.config.seed, self.folder, self.team
-            )
+            if stage.views:
+                self.tokens = token_table(
+                    self.model, self.data, self.pictures, stage, self.config.seed, self.folder, self.team
+                )
             if stage.objective == "consensus":
                 documents = [target.phrases for entry in phrases for target in entry.targets]
                 self.reward = ConsensusReward(documents)
@@ -253,8 +273,8 @@ class Trainer:
             measure_caption_map(self.model, self.data, self.pictures)
 
     def _trains_masks(self, step: int) -> bool:
-        if self.stage.trains == "masks":
-            return True
+        if self.stage.trains != "all":
+            return self.stage.trains == "masks"
         return step % self.stage.mask_every == self.stage.mask_every - 1
 
     def _maker(self, data: list[TrainingImage], regions: int) -> BatchMaker:
@@ -267,6 +287,8 @@ class Trainer:
             images=stage.images // self.team.size,
             regions=regions,
             zoom=stage.zoom,
+            box_jitter=stage.box_jitter,
+            shares=self.config.shares,
         )
 
     def make_batch(self, step: int) -> Batch | TokenBatch:
@@ -276,7 +298,7 @@ class Trainer:
             size = stage.images * stage.regions // self.team.size
             seed = self.captions.seed + 7 * self.team.rank
             return self.tokens.batch(self.data, seed, step, size, stage.sentences)
-        earlier_masks = step if self.stage.trains == "masks" else step // self.stage.mask_every
+        earlier_masks = {"masks": step, "language": 0}.get(self.stage.trains, step // self.stage.mask_every)
         if self._trains_masks(step):
             return self.masks.make(earlier_masks * self.team.size + self.team.rank)
         return self.captions.make((step - earlier_masks) * self.team.size + self.team.rank)
@@ -291,7 +313,7 @@ class Trainer:
         meter = Meter()
         saved_at = time.monotonic()
         with _stop_on_signal() as stopped:
-            for batch in ahead(self.make_batch, self.progress.step, last):
+            for batch in ahead(self.make_batch, self.progress.step, last, self.config.loaders):
                 meter.add(self.train_step(batch))
                 if self.progress.step % self.config.log_every == 0:
                     self._log(meter)
@@ -327,35 +349,3 @@ def _stop_on_signal() -> Iterator[Any]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def prepare_data(
-    data_dir: Path, cache_dir: Path, reader: str = "jsonl"
-) -> tuple[list[TrainingImage], ImageCache]:
-    """Training images with their targets, and their decoded pictures; slow parts are kept in `cache_dir`."""
-    cv2.setNumThreads(1)
-    source = READERS.get(reader)()
-    images = list(source.images(data_dir, "train"))
-    pictures = ImageCache(images, cache_dir)
-    masks = Path(cache_dir) / "pseudo_masks.jsonl.gz"
-    added = grow_pseudo_masks((image for image in images if image.described), masks)
-    log.info("%d new pseudo-masks", added)
-    return training_images(images, source.detections(data_dir), read_pseudo_masks(masks)), pictures
-
-
-def train(config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | None = None) -> None:
-    """Run or resume the whole recipe: data from `data_dir`, checkpoints and caches in `folder`.
-
-    `initial`: a checkpoint of an earlier run, or a model directory, whose (averaged) weights and tokenizer to start
-    from.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    prepare_data(Path(data_dir), folder / "cache", config.reader)  # once, before the processes share it
-    run_team(_train, config.processes, folder / "meeting", config, Path(data_dir), folder, initial)
-
-
-def _train(team: Team, config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    data, pictures = prepare_data(data_dir, folder / "cache", config.reader)
-    Trainer(config, data, pictures, folder, initial, team).run()

@@ -56,7 +56,7 @@ class WordProbe(nn.Module):
 
     def forward(self, features: Tensor, token_ids: Tensor) -> Tensor:
         """Mean cross-entropy of vectors (P, C) against the content tokens of token_ids (P, L), equally weighted."""
-        wanted = torch.zeros(len(token_ids), self.linear.out_features)
+        wanted = torch.zeros(len(token_ids), self.linear.out_features, device=token_ids.device)
         wanted.scatter_(1, token_ids, 1.0)
         wanted = wanted.masked_fill(self.ignored, 0.0)
         count = wanted.sum(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import subprocess
 import sys
@@ -41,79 +39,14 @@ from sca.training.mask_losses import (
     sam_mask_losses,
     similar_neighbours,
 )
-from sca.training.trainer import Progress, Trainer, prepare_data
+from sca.training.run import prepare_data
+from sca.training.trainer import Progress, Trainer
+from tests.sca.conftest import TINY, WITH_READER
 from tests.tiny_models import region_reader_config, tiny_model
-
-_COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
-_TINY = {
-    "imagenet_weights": False,
-    "model": {
-        "encoder": {"kind": "timm", "backbone": "tf_efficientnet_lite0", "out_channels": 32,
-                    "region_stride": 8, "region_channels": 16},
-        "mask_decoder": {"depth": 1, "mlp_dim": 32, "num_heads": 4, "iou_head_hidden_dim": 32},
-        "mixer": {"depth": 1, "mlp_dim": 32, "num_heads": 4, "num_caption_tokens": 2, "region_grid": 2},
-        "num_task_tokens": 1,
-        "pixel_mean": [0.5, 0.5, 0.5],
-        "pixel_std": [0.5, 0.5, 0.5],
-    },
-    "language": {"width": 32, "layers": 1, "heads": 2, "vocab_size": 300, "dropout": 0.0},
-    "stages": [
-        {"name": "heads", "steps": 40, "size": 64, "images": 2, "regions": 2, "learning_rate": 3e-3,
-         "warmup_steps": 1, "mask_every": 3, "mask_regions": 2, "refined_masks": 2, "ema": 0.9},
-        {"name": "whole", "steps": 2, "size": 96, "images": 2, "regions": 2, "backbone": "late",
-         "warmup_steps": 1, "mask_every": 2, "mask_regions": 2, "refined_masks": 2},
-    ],
-}  # fmt: skip
-
-_WITH_READER = {
-    **_TINY["model"],  # type: ignore[dict-item]
-    "encoder": {
-        **_TINY["model"]["encoder"],
-        "caption_channels": 24,  # type: ignore[call-overload, index]
-        "caption_backbone": "tf_efficientnet_lite0",
-        "caption_size": 96,
-    },
-    "reader": {"grid": 2, "num_heads": 4, "mlp_dim": 32, "dropout": 0.0},
-}
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four squashed pictures, each with a square and a disc of known colour."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    rows = []
-    for index, split in enumerate(["train"] * 4 + ["val"]):
-        picture = np.full((64, 64, 3), 128, np.uint8)
-        regions = []
-        for shape, left in (("square", 6), ("disc", 36)):
-            name = list(_COLOURS)[int(rng.integers(3))]
-            mask = np.zeros((64, 64), np.uint8)
-            if shape == "square":
-                mask[20:44, left : left + 22] = 1
-            else:
-                cv2.circle(mask, (left + 11, 32), 11, 1, -1)
-            picture[mask > 0] = _COLOURS[name]
-            columns, lines = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-            box = [columns[0], lines[0], columns[-1] + 1, lines[-1] + 1]
-            regions.append(
-                {"b": [float(v) for v in box], "p": [f"a {name} {shape}"], "t": ["other"], "n": 1,
-                 "c": shape, "rle": encode_mask(mask)}
-            )  # fmt: skip
-        cv2.imwrite(str(folder / f"{index}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        rows.append(
-            {"id": str(index), "file": f"{index}.png", "src": "flickr8k_entities", "split": split, "w": 64,
-             "h": 64, "ow": 80, "oh": 64, "captions": ["A square and a disc ."], "scene": [], "regions": regions}
-        )  # fmt: skip
-    with gzip.open(folder / "annotations.jsonl.gz", "wt") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
-    with gzip.open(folder / "pseudo_coco80.jsonl.gz", "wt") as stream:
-        stream.write(json.dumps({"id": "0", "d": [["car", 0.9, [1.0, 1.0, 9.0, 9.0]]]}) + "\n")
-    return folder
 
 
 def _trainer(data_dir: Path, folder: Path) -> Trainer:
-    config = parse_training_config(_TINY, "tiny")
+    config = parse_training_config(TINY, "tiny")
     data, pictures = prepare_data(data_dir, data_dir / "cache")
     return Trainer(config, data, pictures, folder)
 
@@ -142,7 +75,7 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(data_dir: Path, tmp_path:
 
 
 def test_every_stage_runs_at_its_own_input_size(data_dir: Path, tmp_path: Path) -> None:
-    values = _TINY | {"stages": [_TINY["stages"][0] | {"steps": 2}, _TINY["stages"][1]]}  # type: ignore[index]
+    values = TINY | {"stages": [TINY["stages"][0] | {"steps": 2}, TINY["stages"][1]]}  # type: ignore[index]
     data, pictures = prepare_data(data_dir, data_dir / "cache")
     trainer = Trainer(parse_training_config(values, "tiny"), data, pictures, tmp_path)
     frozen = trainer.model.image_encoder.backbone.blocks[5][0].conv_pw.weight.clone()
@@ -172,8 +105,8 @@ def test_a_language_stage_learns_phrases_and_leaves_the_rest_alone(
     stage = {"name": "words", "trains": "language", "steps": 60, "size": 64, "images": 2, "regions": 4,
              "learning_rate": 3e-3, "warmup_steps": 1, "ema": 0.5}  # fmt: skip
     data, pictures = prepare_data(data_dir, data_dir / "cache")
-    changes = {"stages": [stage], "model": _WITH_READER} if reads else {"stages": [stage]}
-    config = parse_training_config(_TINY | changes, "tiny")
+    changes = {"stages": [stage], "model": WITH_READER} if reads else {"stages": [stage]}
+    config = parse_training_config(TINY | changes, "tiny")
     trainer = Trainer(config, data, pictures, tmp_path)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     losses = [trainer.train_step(trainer.make_batch(step)).caption for step in range(30)]
@@ -200,8 +133,8 @@ def test_a_stage_of_masks_alone_leaves_what_the_language_model_reads(data_dir: P
     data, pictures = prepare_data(data_dir, data_dir / "cache")
 
     def trainer(folder: str, drift: float) -> Trainer:
-        changes = {"stages": [stage], "model": _WITH_READER, "loss": {"drift": drift}}
-        return Trainer(parse_training_config(_TINY | changes, "tiny"), data, pictures, tmp_path / folder)
+        changes = {"stages": [stage], "model": WITH_READER, "loss": {"drift": drift}}
+        return Trainer(parse_training_config(TINY | changes, "tiny"), data, pictures, tmp_path / folder)
 
     kept, free = trainer("kept", 20.0), trainer("free", 0.0)
     before = {name: value.clone() for name, value in kept.model.state_dict().items()}
@@ -236,14 +169,14 @@ def test_balancing_the_caption_map_changes_no_region_token() -> None:
 
 def test_a_model_without_a_reader_can_be_taught_to_read(data_dir: Path, tmp_path: Path) -> None:
     data, pictures = prepare_data(data_dir, data_dir / "cache")
-    first = Trainer(parse_training_config(_TINY, "tiny"), data, pictures, tmp_path / "first")
+    first = Trainer(parse_training_config(TINY, "tiny"), data, pictures, tmp_path / "first")
     first.run(until_step=1)
-    config = parse_training_config(_TINY | {"model": _WITH_READER}, "tiny")
+    config = parse_training_config(TINY | {"model": WITH_READER}, "tiny")
     second = Trainer(config, data, pictures, tmp_path / "second", tmp_path / "first" / "checkpoint.pt")
     name = "image_encoder.neck.to_fine.weight"
     assert torch.equal(second.model.state_dict()[name], first.average.state[name])
     second.run(until_step=1)
-    other = parse_training_config(_TINY | {"model": {**_TINY["model"], "num_task_tokens": 2}}, "tiny")  # type: ignore[dict-item]
+    other = parse_training_config(TINY | {"model": {**TINY["model"], "num_task_tokens": 2}}, "tiny")  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="do not fit the model of the recipe"):
         Trainer(other, data, pictures, tmp_path / "third", tmp_path / "first" / "checkpoint.pt")
 
@@ -253,7 +186,7 @@ def test_a_consensus_stage_raises_the_score_of_what_is_said(data_dir: Path, tmp_
              "learning_rate": 3e-3, "warmup_steps": 1, "ema": 0.5, "sentences": 0.5}  # fmt: skip
     score = words | {"name": "score", "objective": "consensus", "samples": 4, "sentences": 0.0}
     data, pictures = prepare_data(data_dir, data_dir / "cache")
-    config = parse_training_config(_TINY | {"stages": [words, score], "model": _WITH_READER}, "tiny")
+    config = parse_training_config(TINY | {"stages": [words, score], "model": WITH_READER}, "tiny")
     trainer = Trainer(config, data, pictures, tmp_path)
     rewards: list[float] = []
     step = trainer.train_step
@@ -332,11 +265,12 @@ def test_no_process_trains_on_when_the_one_that_started_it_is_killed(tmp_path: P
 )
 def test_a_misspelt_setting_is_answered_with_the_nearest_one(change: dict[str, object], near: str) -> None:
     with pytest.raises(ValueError, match=f"recipe.yaml: unknown setting .*did you mean '{near}'"):
-        parse_training_config(_TINY | change, "recipe.yaml")
+        parse_training_config(TINY | change, "recipe.yaml")
 
 
-def test_the_shipped_recipe_is_valid() -> None:
-    config = read_training_config(Path(__file__).parents[2] / "configs" / "train" / "demo.yaml")
+@pytest.mark.parametrize("recipe", ["demo", "demo_continue", "demo_gpu"])
+def test_the_shipped_recipes_are_valid(recipe: str) -> None:
+    config = read_training_config(Path(__file__).parents[2] / "configs" / "train" / f"{recipe}.yaml")
     assert config.model_config_for(3000).language_model.settings["vocab_size"] == 3000
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -15,78 +14,21 @@ from torch import Tensor
 from sca.config import AutomaticSettings, ScaConfig
 from sca.decoding.reference import MAX_NEW_TOKENS, end_of_text_ids
 from sca.errors import UserError
-from sca.modeling import ImageFeatures, Sca
+from sca.modeling import ImageFeatures, Sca, task_indices
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input, to_model_input_on
+from sca.prompts import Prompts, prompts_of_each
+from sca.regions import Caption, Coordinates, ImageEncoding, Segmentation, TextDecoder
 from sca.stages.computations import Stages, eager_stages
-
-Coordinates = np.ndarray | Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 
 # Full-resolution mask logits made at a time, in values of float32. A processor is fastest on what its caches hold, and
 # blocks of this size are used again instead of being asked of the kernel each time; a GPU wants much at once.
 _MASK_VALUES = {"cpu": 1 << 22, "cuda": 1 << 26}
-
-
-class TextDecoder(Protocol):
-    """What a predictor needs of a tokenizer; both `tokenizers` and transformers have it."""
-
-    def decode(self, ids: list[int], /, *, skip_special_tokens: bool = ...) -> str | list[str]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ImageEncoding:
-    """One encoded image. `features`: of a batch of one; `original_size`, `input_size`: (height, width) of the image and
-    of its place, top left, in the model's input square.
-    """
-
-    features: ImageFeatures
-    original_size: Size
-    input_size: Size
-
-
-@dataclass(frozen=True, slots=True)
-class Segmentation:
-    """What P prompts gave on one image.
-
-    `low_res_logits`: (P, K, 4g, 4g) over the whole input square; `iou`: (P, K) predicted IoU. `tokens` (P, T, C) and
-    `image_features` (P, C, g, g) feed `Predictor.region_features`. `boxes`: (P, 4) box prompts xyxy in pixels of the
-    original image, None if there were none.
-    """
-
-    low_res_logits: Tensor
-    iou: Tensor
-    tokens: Tensor
-    image_features: Tensor
-    boxes: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.iou)
-
-    def select(self, indices: Tensor | np.ndarray | Sequence[int]) -> Segmentation:
-        """The prompts at `indices` (ints or a boolean mask), as a copy: the rest can be freed."""
-        index = torch.as_tensor(np.asarray(indices) if isinstance(indices, Sequence) else indices)
-        if index.dtype != torch.bool:
-            index = index.to(torch.int64)
-        index = index.to(self.iou.device)
-        return Segmentation(
-            self.low_res_logits[index],
-            self.iou[index],
-            self.tokens[index],
-            self.image_features[index],
-            None if self.boxes is None else self.boxes[index],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """A region's caption. `logprob`: mean natural log-probability per token; `score`: probability in 0..1 that it is
-    right, which is exp(logprob) for a model without a judge of captions. `token_ids`: with special tokens.
-    """
-
-    text: str
-    logprob: float
-    score: float
-    token_ids: tuple[int, ...] = ()
+# What `describe` computes at a time. Each prompt has image features of its own (16 MiB with what the mixer makes of them, at
+# 1024 pixels), each sequence a cache (12 MiB for GPT-2 large): more at once fills the memory and gains a processor nothing.
+_PROMPTS = {"cpu": 16, "cuda": 64}
+_IMAGES = {"cpu": 1, "cuda": 8}
+_SEQUENCES = 64
 
 
 class Predictor:
@@ -268,12 +210,18 @@ class Predictor:
 
     @torch.inference_mode()
     def caption(
-        self, features: Tensor, *, beams: int = 1, max_new_tokens: int = MAX_NEW_TOKENS
+        self,
+        features: Tensor,
+        *,
+        task: str = "caption",
+        beams: int = 1,
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> list[Caption]:
-        """Caption P regions from their region tokens (P, Nr, C), in one batch."""
+        """Caption P regions from their region tokens (P, Nr, C), in one batch. task: "caption" or "recognition"."""
+        tasks = None if task == "caption" else task_indices([task] * len(features)).to(self.device)
         if len(features) == 0:
             return []
-        prefix = self.model.language_prefix(features.to(self.device))
+        prefix = self.model.language_prefix(features.to(self.device), tasks)
         language_model = self.model.language_model
         decoded = self.stages.decode_text(prefix, beams=beams, max_new_tokens=max_new_tokens)
         ends = set(end_of_text_ids(language_model))
@@ -295,10 +243,84 @@ class Predictor:
         scores: list[float] = self.judge(evidence).sigmoid().tolist()
         return scores
 
-    def describe(self, rgb: np.ndarray, boxes: Coordinates, *, beams: int = 1) -> list[Caption]:
-        """Caption the regions of an image, uint8 (H, W, 3), that boxes (P, 4) xyxy in its pixels point at."""
-        encoding = self.encode(rgb)
-        return self.caption(self.region_features(encoding, self.segment(encoding, boxes=boxes)), beams=beams)
+    @overload
+    def describe(
+        self,
+        images: np.ndarray,
+        boxes: Any = ...,
+        *,
+        points: Any = ...,
+        labels: Any = ...,
+        masks: Any = ...,
+        task: str = ...,
+        beams: int = ...,
+    ) -> list[Caption]: ...
+
+    @overload
+    def describe(
+        self,
+        images: Sequence[np.ndarray],
+        boxes: Any = ...,
+        *,
+        points: Any = ...,
+        labels: Any = ...,
+        masks: Any = ...,
+        task: str = ...,
+        beams: int = ...,
+    ) -> list[list[Caption]]: ...
+
+    def describe(
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        boxes: Any = None,
+        *,
+        points: Any = None,
+        labels: Any = None,
+        masks: Any = None,
+        task: str = "caption",
+        beams: int = 1,
+    ) -> Any:
+        """Caption regions of an image, uint8 (H, W, 3), or of each of several images.
+
+        boxes (P, 4) xyxy, points (P, n, 2) with labels (P, n), or masks bool (P, H, W), in pixels of the image; of
+        several images one entry an image. task: "caption" or "recognition". beams: 1 is greedy. Prompts are computed
+        some at a time, so that memory does not grow with their number. Returns the captions of the image's prompts, or
+        a list of them for each of several images. UserError for missing or misshapen prompts.
+        """
+        given = {"boxes": boxes, "points": points, "labels": labels, "masks": masks}
+        if isinstance(images, np.ndarray):
+            return self._describe([images], [Prompts(**given)], task, beams)[0]
+        return self._describe(images, prompts_of_each(len(images), **given), task, beams)
+
+    def _describe(
+        self, images: Sequence[np.ndarray], prompts: Sequence[Prompts], task: str, beams: int
+    ) -> list[list[Caption]]:
+        features: list[Tensor] = []
+        counts = []
+        together = _IMAGES.get(self.device.type, 1)
+        for start in range(0, len(images), together):
+            encodings = self.encode_batch(images[start : start + together])
+            for encoding, wanted in zip(encodings, prompts[start : start + together], strict=True):
+                found = [part for _, part in self.prompted(encoding, wanted)]
+                counts.append(sum(map(len, found)))
+                features += found
+        flat = self.caption_all(torch.cat(features), task=task, beams=beams) if sum(counts) else []
+        ends = np.cumsum(counts)
+        return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+    def prompted(self, encoding: ImageEncoding, prompts: Prompts) -> Iterator[tuple[Segmentation, Tensor]]:
+        """Masks and region tokens of the prompts, some prompts at a time, in their order."""
+        for part in prompts.parts(_PROMPTS.get(self.device.type, _PROMPTS["cpu"])):
+            asked = part.to_segment(
+                encoding.original_size, encoding.input_size, self.config.image_size, self.config.grid_size
+            )
+            segmentation = self.segment(encoding, **asked)
+            yield segmentation, self.region_features(encoding, segmentation)
+
+    def caption_all(self, features: Tensor, *, task: str = "caption", beams: int = 1) -> list[Caption]:
+        """`caption` of any number of regions, some at a time."""
+        parts = features.split(max(_SEQUENCES // max(beams, 1), 1))
+        return [caption for part in parts for caption in self.caption(part, task=task, beams=beams)]
 
     def _coordinates(self, name: str, values: Coordinates, shape: tuple[int, ...]) -> Tensor:
         """Prompts as float64, as the released processor has them; UserError if misshapen or not finite."""

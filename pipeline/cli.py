@@ -1,4 +1,4 @@
-"""The command line: `sca run|query|export|config|train|evaluate|engines|doctor|models`."""
+"""The command line: `sca run|caption|query|export|config|train|evaluate|engines|doctor|models`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from sca.child_processes import leave_working_directory
 COMMANDS = {
     "run": LazyCommand(
         "pipeline.commands.run", "Caption every region of a video and store when each was seen.", "run"
+    ),
+    "caption": LazyCommand(
+        "pipeline.commands.caption", "Caption the regions of pictures, found or pointed at.", "run"
     ),
     "query": LazyCommand("pipeline.commands.query", "Show what was seen, by time."),
     "export": LazyCommand(
@@ -88,6 +91,8 @@ def _root(
     sca run rtsp://camera/stream --store yard.zarr
 
     sca query street.zarr --from 10s --to 20s --text dog
+
+    sca caption street.jpg --draw street_captions.jpg
     """
 
 

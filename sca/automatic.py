@@ -189,7 +189,7 @@ class AutomaticMaskGenerator:
         """
         unique, position = points.unique(dim=0, return_inverse=True)
         features = torch.cat([self._features(encoding, part) for part in self._batches(unique)])
-        captions = self.predictor.caption(features, beams=self.beams)
+        captions = self.predictor.caption_all(features, beams=self.beams)
         return [captions[i] for i in position.tolist()]
 
     def _batches(self, points: Tensor) -> Iterator[Tensor]:

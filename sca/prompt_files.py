@@ -53,7 +53,7 @@ class PromptFile:
             return
         if not path.is_file():
             raise UserError(f"{path} does not exist: name a file of {kind}")
-        if kind == "masks" and path.suffix.lower() not in (".json", ".jsonl"):
+        if kind == "masks" and not _is_text(path):
             return
         if path.stat().st_size > _LARGEST:
             raise MalformedFile(
@@ -73,7 +73,7 @@ class PromptFile:
                 f"{self.path} does not say which picture its {self.kind} are for: give one picture, or name them in it"
             )
         else:
-            entries = self._alike if self._alike is not None else self._numbered(picture)
+            entries = list(self._numbered(picture)) if self._alike is None else self._alike
         return self._prompts(entries, picture) if len(entries) else None
 
     def _read(self, text: str) -> None:
@@ -123,7 +123,7 @@ class PromptFile:
                 by_name[PurePath(name).name].append(entry)
         if by_name and alike:
             raise self._bad("some entries name their picture and some do not")
-        self._named, self._alike = (dict(by_name), None) if by_name else (None, alike)
+        self._named, self._alike = (None, alike) if alike else (dict(by_name), None)
 
     def _from_coco(self, value: Mapping[str, Any]) -> dict[str, list[Any]]:
         try:
@@ -214,6 +214,12 @@ class PromptFile:
         return MalformedFile(
             f"{self.path}: {reason}; {self.kind} are {_SAYS[self.kind]}, in pixels of the picture"
         )
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file of masks is JSON rather than a picture or an array."""
+    with path.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"[", b"{")
 
 
 def _parsed(text: str, path: Path) -> Any:

@@ -108,6 +108,7 @@ def test_without_extras_a_store_is_asked_and_exported_and_presets_are_checked(
         (("engines", "list"), "run"),
         (("models", "verify"), "run"),
         (("evaluate", "data"), "run"),
+        (("caption", "street.jpg"), "run"),
         (("train", "recipe.yaml", "--data", "data", "--out", "out"), "train"),
     ],
 )
@@ -122,7 +123,18 @@ def test_a_command_whose_extra_is_missing_says_what_to_install(
 
 
 def test_help_is_whole_without_extras(sca: Path, tmp_path: Path) -> None:
-    for command in ("run", "query", "export", "config", "train", "evaluate", "engines", "doctor", "models"):
+    for command in (
+        "run",
+        "caption",
+        "query",
+        "export",
+        "config",
+        "train",
+        "evaluate",
+        "engines",
+        "doctor",
+        "models",
+    ):
         done = _call(sca, command, "--help", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert f"Usage: sca {command}" in done.stdout

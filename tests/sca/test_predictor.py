@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sca.predictor as predictor_module
 from sca.config import ScaConfig
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.predictor import Predictor
@@ -235,3 +236,46 @@ def test_a_judge_does_not_depend_on_the_other_captions_of_its_batch(config: ScaC
         for i, caption in enumerate(captions):
             alone = caption_evidence(language_model, prefix[i : i + 1], [caption], [[-1.0, -0.5, -2.0][i]])
             torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@ARCHITECTURES
+def test_many_pictures_and_many_prompts_are_described_as_one_by_one(
+    config: ScaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = _predictor(config)
+    images = [_image(60, 100), _image(50, 70, 1)]
+    boxes = [BOXES * 3, BOXES[:1]]
+    alone = [predictor.describe(image, own) for image, own in zip(images, boxes, strict=True)]
+    for prompts, sequences in ((2, 64), (16, 4)):
+        monkeypatch.setitem(predictor_module._PROMPTS, "cpu", prompts)
+        monkeypatch.setattr(predictor_module, "_SEQUENCES", sequences)
+        together = predictor.describe(images, boxes)
+        assert [[c.token_ids for c in own] for own in together] == [
+            [c.token_ids for c in own] for own in alone
+        ]
+    assert predictor.describe([], []) == []
+    assert predictor.describe(images, [[], BOXES[:2]])[0] == []
+    with pytest.raises(ValueError, match="one entry an image"):
+        predictor.describe(images, [BOXES])
+
+
+def test_points_masks_and_tasks_are_described() -> None:
+    predictor = _predictor()
+    image = _image()
+    masks = np.zeros((2, 60, 100), bool)
+    masks[0, 5:30, 10:50] = masks[1, 20:60, 40:90] = True
+    named = predictor.describe(image, [[10, 5, 50, 30], [40, 20, 90, 60]])
+    shaped = predictor.describe(image, masks=masks)
+    assert [c.logprob for c in shaped] != [c.logprob for c in named]
+    assert len(predictor.describe(image, points=[[[30, 20], [40, 30]]], labels=[[1, 0]])) == 1
+    recognised = predictor.describe(image, BOXES, task="recognition")
+    assert [c.logprob for c in recognised] != [c.logprob for c in predictor.describe(image, BOXES)]
+    for prompts, message in (
+        ({}, "no prompt"),
+        ({"masks": masks[:, :9]}, r"give \(P, H, W\) of its size"),
+        ({"masks": masks & False}, "mask 0 is empty"),
+        ({"masks": masks, "boxes": BOXES}, "masks stand alone"),
+        ({"boxes": BOXES, "task": "captoin"}, "unknown task"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predictor.describe(image, **prompts)

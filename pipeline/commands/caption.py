@@ -67,7 +67,7 @@ def caption(
         ),
     ] = None,
 ) -> None:
-    """Caption the regions of pictures: all that are found, or those at boxes, points or masks.
+    """Caption the regions of pictures, found or pointed at.
 
     Example: sca caption street.jpg --draw street_captions.jpg
     """

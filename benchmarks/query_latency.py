@@ -27,8 +27,8 @@ import zarr
 
 from pipeline.core.clock import NS
 from pipeline.core.frame import ClockSource
+from pipeline.core.masks import RleMask
 from pipeline.core.records import Batch, CaptionEvent, ResumePoint
-from pipeline.core.regions import RleMask
 from pipeline.store import CaptionStore, Compaction, StreamInfo
 
 DAY_S = 86_400

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.frame import ClockSource
+from pipeline.core.masks import RleMask
 from pipeline.core.records import Batch, CaptionEvent, ClosedTrack, Gap, Observation, ResumePoint
-from pipeline.core.regions import RleMask
 from pipeline.store import CaptionStore, Compaction, StreamInfo
 
 S = 10**9
@@ -27,7 +27,8 @@ def batch(number: int) -> Batch:
     box = (float(number % 100), 2.5, number % 100 + 30.25, 40.0)
     return Batch(
         observations=tuple(
-            Observation(t + k, number * S + k, number * 30, k, box, 0.25 * k) for k in range(number % 4)
+            Observation(t + k, number * S + k, number * 30, k, box, 0.25 * k, observed_mask(number, k))
+            for k in range(number % 4)
         ),
         captions=(
             CaptionEvent(
@@ -44,6 +45,11 @@ def batch(number: int) -> Batch:
         gaps=(Gap(t, t + S // 4, "dropped", number),) if number % 11 == 5 else (),
         resume=ResumePoint(number * S, number, 0, t, number + 2),
     )  # fmt: skip
+
+
+def observed_mask(number: int, k: int) -> RleMask | None:
+    """Of every observation but the first of a batch."""
+    return RleMask((36, 48), bytes([number % 249 + k]) * (number % 5 + k)) if k else None
 
 
 def newest_events(batches: Sequence[Batch]) -> list[CaptionEvent]:
@@ -83,14 +89,17 @@ EVERYTHING = (
 )  # fmt: skip
 
 
-def check_everything(store: CaptionStore, count: int, stream: str = "cam") -> None:
-    """Assert that the stream holds exactly the batches 0..count-1."""
+def check_everything(store: CaptionStore, count: int, stream: str = "cam", maskless: int = 0) -> None:
+    """Assert that the stream holds exactly the batches 0..count-1, the first `maskless` of them without masks of observations."""
     batches = [batch(n) for n in range(count)]
     stored, wanted = stored_events(store.captions(stream=stream, columns=EVERYTHING)), newest_events(batches)
     assert stored == wanted
     assert embeddings(stored) == embeddings(wanted)
-    observations = store.observations(stream=stream)
+    observations = store.observations(stream=stream, columns=("t", "x0", "mask"))
     wanted = [o for b in batches for o in b.observations]
+    masks = [o.mask for n, b in enumerate(batches) for o in b.observations if n >= maskless]
+    stored_masks = [m and RleMask(tuple(m["size"]), m["counts"]) for m in observations["mask"].to_pylist()]
+    assert stored_masks == [None] * (len(wanted) - len(masks)) + masks
     assert observations["t"].cast(pa.int64()).to_pylist() == [o.wall_ns for o in wanted]
     assert observations["x0"].to_pylist() == [o.box[0] for o in wanted]
     gaps = store.gaps(stream=stream)

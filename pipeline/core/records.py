@@ -8,12 +8,15 @@ from enum import StrEnum
 import numpy as np
 
 from pipeline.core.frame import ClockSource
-from pipeline.core.regions import RleMask
+from pipeline.core.masks import RleMask
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One tracked region in one keyframe. Times in ns (wall UTC, and stream PTS); `box` xyxy in pixels."""
+    """One tracked region in one keyframe. Times in ns (wall UTC, and stream PTS); `box` xyxy in pixels.
+
+    `mask`: of the same picture; None where it has none, or is not to be kept.
+    """
 
     wall_ns: int
     pts_ns: int
@@ -21,6 +24,7 @@ class Observation:
     track: int
     box: tuple[float, float, float, float]
     score: float
+    mask: RleMask | None = None
 
 
 def _no_embedding() -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.frame import FrameTime
+from pipeline.core.masks import RleMask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,18 +58,10 @@ def box_area(boxes: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class RleMask:
-    """A binary mask as COCO compressed run lengths. `size`: (H, W) in pixels, `counts`: the COCO byte string."""
-
-    size: tuple[int, int]
-    counts: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Regions:
     """N regions of one keyframe, in the pixels of that frame.
 
-    `boxes`: (N, 4) float32 xyxy. `masks`: N run-length masks, None where only the box is known. `scores`: (N,) float32, the model's predicted IoU.
+    `boxes`: (N, 4) float32 xyxy. `masks`: N run-length masks of the whole picture, None where only the box is known. `scores`: (N,) float32, the model's predicted IoU.
     `features`: (N, D) float32, L2-normalised region features. `track_ids`: (N,) int64, -1 where no track is
     confirmed yet.
     """
@@ -119,26 +112,3 @@ class AnalysedKeyframe:
     ended: tuple[EndedTrack, ...]
     next_track: int
     avoided: int
-
-
-# Binary masks as COCO run lengths.
-
-
-def encode_masks(masks: np.ndarray, size: tuple[int, int]) -> tuple[tuple[RleMask, ...], np.ndarray]:
-    """Bool masks (N, H, W) of a picture of `size` (H, W) to run lengths and tight boxes (N, 4) float32 xyxy pixels."""
-    if not len(masks):
-        return (), np.zeros((0, 4), np.float32)
-    assert masks.shape[1:] == size
-    from pycocotools import mask as coco  # whoever only reads a store does without
-
-    codes = [coco.encode(np.asfortranarray(mask.view(np.uint8))) for mask in masks]
-    boxes = np.asarray(coco.toBbox(codes), np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return tuple(RleMask(size, code["counts"]) for code in codes), boxes
-
-
-def decode_mask(mask: RleMask) -> np.ndarray:
-    """Run lengths to a bool mask (H, W)."""
-    from pycocotools import mask as coco
-
-    return np.asarray(coco.decode({"size": list(mask.size), "counts": mask.counts}), bool)

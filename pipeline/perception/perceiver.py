@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.core.frame import Frame
-from pipeline.core.regions import Expected, RleMask, box_area, box_iou, encode_masks
+from pipeline.core.masks import RleMask, encode_masks
+from pipeline.core.regions import Expected, box_area, box_iou
 from pipeline.core.thumbnail import changed_places, is_empty, thumbnail_of
 from pipeline.perception.candidates import Candidates, Limits, coverage, distinct, mask_statistics
 from pipeline.perception.motion_proposals import MotionProposals

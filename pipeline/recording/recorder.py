@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from time import monotonic_ns, time_ns
 from typing import Protocol
 
@@ -28,12 +29,25 @@ from pipeline.recording.clock_drift import ClockLog
 from pipeline.recording.events import CaptionEventOptions, CaptionEvents
 
 
+class KeptMasks(StrEnum):
+    """Which masks are stored. EVENTS: those with which a caption event begins. ALL: those of every observation too."""
+
+    NONE = "none"
+    EVENTS = "events"
+    ALL = "all"
+
+
 class RecordingOptions(Options):
-    """How often rows become durable, and how long those of cameras are kept."""
+    """How often rows become durable, what of them is kept, and how long those of cameras are."""
 
     commit_s: float = Field(default=1.0, gt=0, description="seconds between commits")
     commit_rows: int = Field(
         default=512, ge=1, description="rows that are committed at once, however little time has passed"
+    )
+    masks: KeptMasks = Field(
+        default=KeptMasks.ALL,
+        description="which masks are stored: none, of caption events as they begin, or of every observation; what is not "
+        "stored is drawn as a box",
     )
     archive_days: bool = Field(
         default=False,
@@ -154,7 +168,9 @@ class Recorder:
         reading = self._clocks.note(time)
         if reading is not None:
             self._pending.clocks.append(reading)
-        worded = [caption for caption in captions if caption is not None]
+        worded = [self._masked(caption) for caption in captions if caption is not None]
+        kept = self._options.masks is KeptMasks.ALL
+        masks = regions.masks if kept else (None,) * len(regions)
         captioned = {caption.track for caption in worded}
         for row, track in enumerate(regions.track_ids.tolist()):
             if track < 0:
@@ -162,7 +178,9 @@ class Recorder:
             x1, y1, x2, y2 = (float(value) for value in regions.boxes[row])
             box = (x1, y1, x2, y2)
             self._pending.observations.append(
-                Observation(time.wall_ns, time.pts_ns, index, track, box, float(regions.scores[row]))
+                Observation(
+                    time.wall_ns, time.pts_ns, index, track, box, float(regions.scores[row]), masks[row]
+                )
             )
             self._observations += 1
             if track not in captioned:
@@ -243,6 +261,9 @@ class Recorder:
         self._committed_ns = self._clock_ns()
         durable_ns = self._wall_ns()
         self._stored += [StoredCaption.of(event, durable_ns) for event in pending.captions]
+
+    def _masked(self, caption: RegionCaption) -> RegionCaption:
+        return replace(caption, mask=None) if self._options.masks is KeptMasks.NONE else caption
 
     def _write(self, events: Sequence[CaptionEvent]) -> None:
         self._pending.captions.extend(events)

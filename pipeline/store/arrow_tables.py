@@ -18,6 +18,7 @@ MASK = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])
 CAPTION_COLUMNS = (
     "stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score", "logprob", "x0", "y0", "x1", "y1", "frame", "shot",
 )  # fmt: skip
+OBSERVATION_COLUMNS = ("stream", "track", "t", "t_s", "score", "x0", "y0", "x1", "y1", "frame", "shot")
 OPTIONAL_CAPTION_COLUMNS = ("mask", "embedding")
 
 
@@ -40,7 +41,7 @@ def caption_table(stream: str, found: Sequence[Selection], columns: Sequence[str
     return _table(stream, found, columns, makers)
 
 
-def observation_table(stream: str, found: Sequence[Selection]) -> pa.Table:
+def observation_table(stream: str, found: Sequence[Selection], columns: Sequence[str]) -> pa.Table:
     """Observations of one stream, in the order found."""
     makers: dict[str, Callable[[], pa.Array]] = {
         "track": lambda: pa.array(_joined(found, "track", np.uint32).astype(np.int64)),
@@ -49,9 +50,9 @@ def observation_table(stream: str, found: Sequence[Selection]) -> pa.Table:
         "score": lambda: pa.array(_joined(found, "score", np.float32)),
         "frame": lambda: pa.array(_joined(found, "frame", np.int64)),
         "shot": lambda: _shots(found, "t"),
+        "mask": lambda: _masks(found),
     }
-    names = ("stream", "track", "t", "t_s", "score", "x0", "y0", "x1", "y1", "frame", "shot")
-    return _table(stream, found, names, makers)
+    return _table(stream, found, columns, makers)
 
 
 def track_table(stream: str, found: Sequence[Selection]) -> pa.Table:

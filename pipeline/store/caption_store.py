@@ -24,7 +24,7 @@ from pipeline.store.row_query import (
     find_tracks,
     holds_tracks,
 )
-from pipeline.store.segment import SCHEMA
+from pipeline.store.segment import SCHEMA, schema_number
 from pipeline.store.store_reader import StoreReader
 from pipeline.store.stream_info import StreamInfo, check_stream_id
 from pipeline.store.stream_writer import StreamWriter, forget_unwritten
@@ -82,13 +82,9 @@ class CaptionStore(StoreReader):
             raise refusal(error, path, "open") from error
         except ValueError:
             raise StoreRefused(f"{path} has a damaged zarr.json: restore that file from a copy") from None
-        schema = attrs.get("schema")
-        if schema != SCHEMA:
-            told = f"has schema {schema!r}" if schema else "is a Zarr hierarchy of another kind"
-            raise StoreRefused(
-                f"{path} {told}, this program reads and writes {SCHEMA!r}: choose another store, or use the version "
-                "that wrote it"
-            )
+        if "schema" not in attrs:
+            raise StoreRefused(f"{path} is a Zarr hierarchy of another kind: choose another store")
+        schema_number(attrs, str(path))
         return cls(place, strict=strict)
 
     def writer(
@@ -101,6 +97,7 @@ class CaptionStore(StoreReader):
     ) -> StreamWriter:
         """Become the writer of a stream, new or known. A known stream keeps its `start_wall_ns`. `clock`: wall ns.
 
+        A store of an earlier schema that is read goes on as one of this: see `docs/store-schema-policy.md`.
         Raises `StoreRefused` when another process writes it (its pid is named) or the place cannot be written.
         """
         place = self._stream_place(check_stream_id(stream))
@@ -108,6 +105,7 @@ class CaptionStore(StoreReader):
             place.prepare()
         except OSError as error:
             raise refusal(error, place.where, "write to") from error
+        self._go_on_in_this_schema()
         writer = StreamWriter(place, model=info.model, compaction=compaction, clock=clock)
         try:
             known = self._info(stream)
@@ -140,7 +138,7 @@ class CaptionStore(StoreReader):
         to return, from the default ones (stream, track, t_start, t_end: UTC; start_s, end_s: seconds of stream time;
         text as a dictionary, score, logprob, x0, y0, x1, y1: pixels; frame; shot: its number in the
         stream, from 0) and `mask` (COCO run lengths: `size`,
-        `counts`) and `embedding`.
+        `counts`; `size` is its grid over the whole picture, see `pipeline.core.masks`) and `embedding`.
         """
         from pipeline.store import arrow_tables
 
@@ -165,15 +163,27 @@ class CaptionStore(StoreReader):
         min_score: float | None = None,
         box: Box | None = None,
         limit: int | None = None,
+        columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Where each tracked region was in each keyframe of [start, end]: stream, track, t, t_s, score, box, frame, shot."""
+        """Where each tracked region was in each keyframe of [start, end], ordered by time, then track.
+
+        `columns`: which to return, from the default ones (stream, track, t, t_s, score, x0, y0, x1, y1, frame, shot) and
+        `mask` (as in `captions`; none where `recording.masks` was not `all`).
+        """
         from pipeline.store import arrow_tables
 
         wanted = RowFilter(*time_window(start, end), track, None, min_score, box)
+        names = tuple(columns or arrow_tables.OBSERVATION_COLUMNS)
+        known = (*arrow_tables.OBSERVATION_COLUMNS, "mask")
+        if unknown := [name for name in names if name not in known]:
+            raise StoreRefused(f"no column {unknown[0]!r} in observations: choose from {', '.join(known)}")
+        needed = tuple(dict.fromkeys((*names, "t", "track")))
         tables = self._ask(
-            stream, wanted, lambda n, s: arrow_tables.observation_table(n, find_observations(s, wanted))
+            stream,
+            wanted,
+            lambda n, s: arrow_tables.observation_table(n, find_observations(s, wanted), needed),
         )
-        return arrow_tables.by_time(tables, "t", limit)
+        return arrow_tables.by_time(tables, "t", limit).select(names)
 
     def tracks(
         self,
@@ -258,6 +268,7 @@ class CaptionStore(StoreReader):
         the same method). Returns the archives made.
         """
         made = []
+        self._go_on_in_this_schema()
         for name in self._chosen(stream):
             with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
                 made += writer.archive_closed_days(nanoseconds(now))
@@ -276,3 +287,17 @@ class CaptionStore(StoreReader):
             except OSError as error:
                 raise refusal(error, place.where, "delete from") from error
         return count
+
+    def _go_on_in_this_schema(self) -> None:
+        """Mark a store of an earlier schema as one of this, before the first segment of this is in it.
+
+        Its segments stay as they are until they are merged. Programs that do not know this schema refuse the whole store
+        from now on, in one line, and not one segment of it at some later time.
+        """
+        try:
+            document = json.loads(self._place.read("zarr.json"))
+            if document["attributes"]["schema"] != SCHEMA:
+                document["attributes"]["schema"] = SCHEMA
+                self._place.put("zarr.json", json.dumps(document).encode())
+        except OSError as error:
+            raise refusal(error, self._place.where, "write to") from error

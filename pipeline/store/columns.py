@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.core.errors import StoreRefused
+from pipeline.core.masks import RleMask
 from pipeline.core.records import CaptionEvent, ClockReading, ClosedTrack, Cut, EffortStep, Gap, Observation
 
 ROW_CHUNK = 4096
@@ -28,13 +29,23 @@ class Codec(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ColumnSpec:
-    """Type of one column on disk. `width`: None for (n,), else (n, width), 0 meaning any width."""
+    """Type of one column on disk. `width`: None for (n,), else (n, width), 0 meaning any width.
+
+    `since`: number of the first schema that has it; a segment of an earlier one holds nothing there.
+    """
 
     dtype: str
     width: int | None = None
     codec: Codec = Codec.SHUFFLED
     wall_clock: bool = False
     byte_string: bool = False
+    since: int = 1
+
+    def absent(self, rows: int) -> np.ndarray:
+        """What a segment of an earlier schema than `since` has in this column."""
+        if self.byte_string:
+            return np.empty(0, self.dtype)
+        return np.zeros((rows,) if self.width is None else (rows, self.width), self.dtype)
 
 
 def _column(dtype: str, width: int | None = None, **spec: Any) -> Any:
@@ -62,7 +73,9 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObservationColumns(Columns):
-    """Table `obs`: one row per tracked region per keyframe, sorted by `t`."""
+    """Table `obs`: one row per tracked region per keyframe, sorted by `t`. Masks as in `cap`; those of observations came with
+    schema 2.
+    """
 
     group: ClassVar[str] = "obs"
     t: np.ndarray = _column("<i8", wall_clock=True)
@@ -71,9 +84,13 @@ class ObservationColumns(Columns):
     track: np.ndarray = _column("<u4")
     box: np.ndarray = _column("<f4", 4)
     score: np.ndarray = _column("<f4")
+    mask_size: np.ndarray = _column("<u4", 2, since=2)
+    mask_off: np.ndarray = _column("<u4", since=2)
+    mask_bytes: np.ndarray = _column("|u1", codec=Codec.ZSTD, byte_string=True, since=2)
 
     @classmethod
     def of(cls, rows: Sequence[Observation]) -> ObservationColumns:
+        size, off, data = _masks([row.mask for row in rows])
         return cls(
             t=_ints(row.wall_ns for row in rows),
             pts=_ints(row.pts_ns for row in rows),
@@ -81,6 +98,9 @@ class ObservationColumns(Columns):
             track=_tracks(row.track for row in rows),
             box=_boxes([row.box for row in rows]),
             score=_floats(row.score for row in rows),
+            mask_size=size,
+            mask_off=off,
+            mask_bytes=data,
         )
 
 
@@ -89,7 +109,8 @@ class CaptionColumns(Columns):
     """Table `cap`: one row per caption event, sorted by `t_start`.
 
     `text`: index into the segment's text dictionary. `emb`: (n, D) half floats, a row of NaN where there is none.
-    `mask_off`: end of each row's COCO run lengths in `mask_bytes`; `mask_size`: (n, 2) height and width, 0 without.
+    `mask_off`: end of each row's COCO run lengths in `mask_bytes`; `mask_size`: (n, 2) rows and columns of its grid, which
+    covers the whole picture; 0 without.
     """
 
     group: ClassVar[str] = "cap"
@@ -110,7 +131,7 @@ class CaptionColumns(Columns):
 
     @classmethod
     def of(cls, rows: Sequence[CaptionEvent], texts: TextDictionary) -> CaptionColumns:
-        counts = [row.mask.counts if row.mask else b"" for row in rows]
+        size, off, data = _masks([row.mask for row in rows])
         return cls(
             t_start=_ints(row.start_ns for row in rows),
             t_end=_ints(row.end_ns for row in rows),
@@ -123,9 +144,9 @@ class CaptionColumns(Columns):
             logprob=_floats(row.logprob for row in rows),
             text=np.array([texts.index(row.text) for row in rows], "<u4"),
             emb=_embeddings([row.embedding for row in rows]),
-            mask_size=np.array([row.mask.size if row.mask else (0, 0) for row in rows], "<u4").reshape(-1, 2),
-            mask_off=np.cumsum([len(c) for c in counts], dtype="<u4"),
-            mask_bytes=np.frombuffer(b"".join(counts), "|u1"),
+            mask_size=size,
+            mask_off=off,
+            mask_bytes=data,
         )
 
 
@@ -286,6 +307,13 @@ def _tracks(values: Iterable[int]) -> np.ndarray:
 
 def _boxes(boxes: Sequence[tuple[float, float, float, float]]) -> np.ndarray:
     return np.array(boxes, "<f4").reshape(-1, 4)
+
+
+def _masks(masks: Sequence[RleMask | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns `mask_size`, `mask_off` and `mask_bytes`."""
+    counts = [mask.counts if mask else b"" for mask in masks]
+    sizes = np.array([mask.size if mask else (0, 0) for mask in masks], "<u4").reshape(-1, 2)
+    return sizes, np.cumsum([len(c) for c in counts], dtype="<u4"), np.frombuffer(b"".join(counts), "|u1")
 
 
 def _embeddings(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -15,7 +15,6 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from pipeline.core.clock import DAY_NS, to_datetime
-from pipeline.core.errors import StoreRefused
 from pipeline.store.archive_files import (
     CHECKSUMS,
     ArchiveFiles,
@@ -29,11 +28,11 @@ from pipeline.store.damage import SegmentDamaged, hold_against_name
 from pipeline.store.durable_files import TEMPORARY, fsync_directory
 from pipeline.store.place import LocalPlace
 from pipeline.store.segment import (
-    SCHEMA,
     SegmentAttributes,
     SegmentReader,
     refuse_unknown_tables,
     resume_of,
+    schema_number,
     worth_keeping,
 )
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName, is_ahead
@@ -225,10 +224,7 @@ class DayArchiveReader:
             self.attrs: dict[str, Any] = dict(self._group.attrs)
         except _DAMAGE as error:
             raise self._failed(error) from error
-        if self.attrs.get("schema") != SCHEMA:
-            raise StoreRefused(
-                f"day archive {path} has schema {self.attrs.get('schema')!r}, this program reads {SCHEMA!r}"
-            )
+        self._schema = schema_number(self.attrs, f"day archive {path}")
         try:
             hold_against_name(self.attrs, stream, f"day/{path.name}")
             if self._sums is None:
@@ -263,6 +259,8 @@ class DayArchiveReader:
         path = f"{table.group}/{name}"
         if not self.count(table):
             return np.empty((0, *getattr(table(), name).shape[1:]), table.specs()[name].dtype)
+        if table.specs()[name].since > self._schema:
+            return table.specs()[name].absent(self.count(table) if rows is None else len(rows))
         if rows is None:
             return self._kept(path)
         if path in self._whole or worth_keeping(table.specs()[name], len(rows), self.count(table)):
@@ -285,13 +283,15 @@ class DayArchiveReader:
 
     def byte_range(self, table: type[Columns], name: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a byte-string column."""
+        if table.specs()[name].since > self._schema:
+            return b""
         return self._read(f"{table.group}/{name}", start, stop).tobytes()
 
     def rows(self) -> SegmentRows:
         """Everything in the archive, every byte checked. `StoreRefused` for tables that this version does not know."""
         refuse_unknown_tables(self.attrs, self.path, f"day/{self.path.name}")
         tables = {
-            kind.group: kind(**{name: self._read(f"{kind.group}/{name}", 0, None) for name in kind.specs()})
+            kind.group: kind(**{name: self._all(kind, name) for name in kind.specs()})
             for kind in TABLES
             if self.count(kind)
         }
@@ -306,6 +306,11 @@ class DayArchiveReader:
             raise self._failed(error) from error
         if self._sums is None:
             self.rows()
+
+    def _all(self, table: type[Columns], name: str) -> np.ndarray:
+        if table.specs()[name].since > self._schema:
+            return table.specs()[name].absent(self.count(table))
+        return self._read(f"{table.group}/{name}", 0, None)
 
     def _array(self, path: str) -> zarr.Array:
         if path not in self._arrays:
@@ -338,6 +343,8 @@ class DayArchiveReader:
             if not count:
                 continue
             for name, spec in kind.specs().items():
+                if spec.since > self._schema:
+                    continue
                 lengths[f"{kind.group}/{name}"] = -1 if spec.byte_string else count
             if kind.group in _TIMES:
                 tracks = ("track_min", "track_max") if "track" in kind.specs() else ()

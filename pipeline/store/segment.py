@@ -17,7 +17,9 @@ from pipeline.store.place import StorePlace
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.zarr_zip import ZarrZip, encode
 
-SCHEMA = "region-captions/1"
+SCHEMA = "region-captions/2"
+# Schema 1 has no masks of observations, and in all else what it holds means the same in 2.
+_SCHEMAS = {"region-captions/1": 1, SCHEMA: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,17 @@ def resume_of(attrs: Mapping[str, Any]) -> ResumePoint:
     return ResumePoint(**{f.name: stored[f.name] for f in fields(ResumePoint) if f.name in stored})
 
 
+def schema_number(attrs: Mapping[str, Any], what: str) -> int:
+    """Number of the schema that a store, segment or archive is of. Raises `StoreRefused` for one that is not read here."""
+    schema = attrs.get("schema")
+    if not isinstance(schema, str) or schema not in _SCHEMAS:
+        raise StoreRefused(
+            f"{what} has schema {schema!r}, this program reads {' and '.join(map(repr, _SCHEMAS))}: read it with the "
+            "version that wrote it"
+        )
+    return _SCHEMAS[schema]
+
+
 def encode_segment(rows: SegmentRows, attributes: SegmentAttributes) -> bytes:
     """The bytes of a segment file."""
     return encode([rows.table(table.group) for table in TABLES], attributes.document(rows))
@@ -84,12 +97,11 @@ class SegmentReader:
     def __init__(self, place: StorePlace, key: str) -> None:
         self._file = ZarrZip(place, key)
         self.attrs = self._file.attrs
-        if self.attrs.get("schema") != SCHEMA:
+        try:
+            self._schema = schema_number(self.attrs, f"segment {self._file.path}")
+        except StoreRefused:
             self._file.close()
-            raise StoreRefused(
-                f"segment {self._file.path} has schema {self.attrs.get('schema')!r}, this program reads {SCHEMA!r}: "
-                "read it with the version that wrote it"
-            )
+            raise
         try:
             hold_against_name(self.attrs, place.where.rpartition("/")[2], key)
         except ValueError as error:
@@ -119,6 +131,8 @@ class SegmentReader:
             return self._whole[path] if rows is None else self._whole[path][rows]
         if not self._file.has(table.group):
             return np.empty((0, *getattr(table(), name).shape[1:]), table.specs()[name].dtype)
+        if table.specs()[name].since > self._schema:
+            return table.specs()[name].absent(self.count(table) if rows is None else len(rows))
         if rows is not None and not worth_keeping(table.specs()[name], len(rows), self.count(table)):
             return self._file.take(path, rows)
         self._whole[path] = self._file.read(path)
@@ -126,6 +140,8 @@ class SegmentReader:
 
     def byte_range(self, table: type[Columns], name: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a byte-string column."""
+        if table.specs()[name].since > self._schema:
+            return b""
         return self._file.slice(f"{table.group}/{name}", start, stop).tobytes()
 
     def rows(self) -> SegmentRows:
@@ -139,4 +155,6 @@ class SegmentReader:
         return SegmentRows(**tables)  # type: ignore[arg-type]
 
     def _read(self, table: type[Columns], name: str) -> np.ndarray:
+        if table.specs()[name].since > self._schema:
+            return table.specs()[name].absent(self.count(table))
         return self._file.read(f"{table.group}/{name}")

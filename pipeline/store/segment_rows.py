@@ -76,7 +76,7 @@ class SegmentRows:
             return replace(part, **{name: remap[ids] if len(ids) else ids})
 
         return cls(
-            obs=_concatenate([part.obs for part in parts]),
+            obs=_concatenate(_masks_in_a_row([part.obs for part in parts])),
             cap=_concatenate_captions(
                 [remapped(p.cap, "text", m) for p, m in zip(parts, remaps, strict=True)]
             ),
@@ -110,7 +110,7 @@ class SegmentRows:
         return replace(
             self,
             obs=_take(self.obs, np.argsort(self.obs.t, kind="stable")),
-            cap=take_captions(cap, newest[np.argsort(cap.t_start[newest], kind="stable")]),
+            cap=_take(cap, newest[np.argsort(cap.t_start[newest], kind="stable")]),
             trk=_take(trk, last[np.argsort(trk.t_first[last], kind="stable")]),
             gap=_take(self.gap, np.argsort(self.gap.t_start, kind="stable")),
             clk=_take(self.clk, np.argsort(self.clk.t, kind="stable")),
@@ -141,18 +141,16 @@ def take_ragged(ends: np.ndarray, values: np.ndarray, rows: np.ndarray) -> tuple
     return new_ends.astype(ends.dtype), values[positions]
 
 
-def take_captions(cap: CaptionColumns, rows: np.ndarray) -> CaptionColumns:
-    """The given rows of a caption table, masks included."""
-    ends, values = take_ragged(cap.mask_off, cap.mask_bytes, rows)
-    plain = {n: a[rows] for n, a in cap.arrays().items() if n not in ("mask_off", "mask_bytes")}
-    return CaptionColumns(**plain, mask_off=ends, mask_bytes=values)
-
-
 ColumnsT = TypeVar("ColumnsT", bound=Columns)
+MaskedT = TypeVar("MaskedT", ObservationColumns, CaptionColumns)
 
 
 def _take(columns: ColumnsT, rows: np.ndarray) -> ColumnsT:
-    return replace(columns, **{name: array[rows] for name, array in columns.arrays().items()})
+    """The given rows of a table, masks included."""
+    taken = {name: array[rows] for name, array in columns.arrays().items() if name != "mask_bytes"}
+    if isinstance(columns, ObservationColumns | CaptionColumns):
+        taken["mask_off"], taken["mask_bytes"] = take_ragged(columns.mask_off, columns.mask_bytes, rows)
+    return replace(columns, **taken)
 
 
 def _concatenate(parts: Sequence[ColumnsT]) -> ColumnsT:
@@ -162,12 +160,20 @@ def _concatenate(parts: Sequence[ColumnsT]) -> ColumnsT:
 
 def _concatenate_captions(parts: Sequence[CaptionColumns]) -> CaptionColumns:
     width = max(p.emb.shape[1] for p in parts)
-    padded, base = [], 0
+    padded = []
     for part in parts:
         emb = np.full((len(part), width), np.nan, "<f2")
         emb[:, : part.emb.shape[1]] = part.emb
-        padded.append(replace(part, emb=emb, mask_off=part.mask_off.astype(np.int64) + base))
-        base += len(part.mask_bytes)
-    joined = _concatenate(padded)
-    offsets = joined.mask_off.astype("<u4" if base < 2**32 else "<i8")
-    return replace(joined, mask_off=offsets)
+        padded.append(replace(part, emb=emb))
+    return _concatenate(_masks_in_a_row(padded))
+
+
+def _masks_in_a_row(parts: Sequence[MaskedT]) -> list[MaskedT]:
+    """The parts with their masks' ends counted on from the first part's."""
+    total = sum(len(part.mask_bytes) for part in parts)
+    kind = "<u4" if total < 2**32 else "<i8"
+    bases = np.cumsum([0, *(len(part.mask_bytes) for part in parts)])
+    return [
+        replace(part, mask_off=(part.mask_off.astype(np.int64) + base).astype(kind))
+        for part, base in zip(parts, bases.tolist(), strict=False)
+    ]

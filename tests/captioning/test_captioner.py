@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.captioning.captioner import Captioner, CaptionQueue
 from pipeline.core.frame import FrameTime
-from pipeline.core.regions import CaptionRequest, RegionCaption, RleMask
+from pipeline.core.masks import RleMask
+from pipeline.core.regions import CaptionRequest, RegionCaption
 from sca.predictor import Predictor
 from tests.tiny_models import region_token_config, tiny_model, word_tokenizer
 

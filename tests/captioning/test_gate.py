@@ -19,7 +19,8 @@ from pipeline.captioning.gate import (
 )
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
-from pipeline.core.regions import RegionCaption, RleMask
+from pipeline.core.masks import RleMask
+from pipeline.core.regions import RegionCaption
 from pipeline.recording.events import CaptionEventOptions, CaptionEvents, likeness
 from pipeline.testing.caption_rules import CaptionRuleTests
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.frame import Frame, FrameTime
-from pipeline.core.regions import Expected, decode_mask, encode_masks
+from pipeline.core.masks import decode_mask, encode_masks
+from pipeline.core.regions import Expected
 from pipeline.perception.candidates import distinct, mask_statistics
 from pipeline.perception.perceiver import Perception
 from pipeline.perception.probing import PerceptionOptions, ProbeOptions

@@ -7,8 +7,9 @@ import pytest
 
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
+from pipeline.core.masks import RleMask
 from pipeline.core.records import Batch, Gap, ResumePoint, StoredCaption
-from pipeline.core.regions import EndedTrack, RegionCaption, Regions, RleMask
+from pipeline.core.regions import EndedTrack, RegionCaption, Regions
 from pipeline.recording.events import CaptionEventOptions
 from pipeline.recording.recorder import Recorder, RecordingOptions
 from pipeline.store import CaptionStore

@@ -346,7 +346,10 @@ def damaged_root(path: Path) -> None:
         (lambda path: path.touch(), "file"),
         (occupied, "not empty and not a caption store: choose another place"),
         (other_zarr, "Zarr hierarchy of another kind"),
-        (other_schema, "has schema 'region-captions/9', this program reads and writes 'region-captions/1'"),
+        (
+            other_schema,
+            "has schema 'region-captions/9', this program reads 'region-captions/1' and 'region-captions/2'",
+        ),
         (damaged_root, "damaged zarr.json"),
     ],
 )

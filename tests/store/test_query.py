@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from pipeline.core.clock import TimeSpan, share_watched
+from pipeline.core.masks import RleMask
 from pipeline.core.records import Batch, CaptionEvent, ClosedTrack, Gap, Observation, ResumePoint
-from pipeline.core.regions import RleMask
 from pipeline.store import CaptionStore, Compaction, StreamInfo, open_segments
 from pipeline.store.row_query import RowFilter
 from tests.store_samples import (

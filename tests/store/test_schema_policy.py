@@ -6,6 +6,7 @@ wrote it: fourteen commits of `tests.store_samples.batch`, of which nine are in 
 
 from __future__ import annotations
 
+import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,40 +28,69 @@ from tests.store_samples import BY_HAND, INFO, T0, S, batch, check_everything, f
 
 STORES = sorted((Path(__file__).parents[1] / "fixtures/stores").glob("*.tar.gz"))
 COMMITS = 14
+MORE = 4
+# Schema 1 had no masks of observations.
+MASKLESS = {"region-captions-1.tar.gz": COMMITS}
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A kept store, unpacked. `maskless`: how many of its commits have no masks of observations."""
+
+    store: CaptionStore
+    maskless: int
 
 
 @pytest.fixture(params=STORES, ids=lambda path: path.name)
-def earlier(request: pytest.FixtureRequest, tmp_path: Path) -> CaptionStore:
+def earlier(request: pytest.FixtureRequest, tmp_path: Path) -> Earlier:
     with tarfile.open(request.param) as archive:
         archive.extractall(tmp_path, filter="data")
     (path,) = tmp_path.glob("*.zarr")
-    return CaptionStore.open(path)
+    return Earlier(CaptionStore.open(path), MASKLESS.get(request.param.name, 0))
 
 
 def test_the_schema_that_is_written_has_a_store_that_is_kept() -> None:
     assert SCHEMA.replace("/", "-") in {path.name.removesuffix(".tar.gz") for path in STORES}
 
 
-def check(store: CaptionStore) -> None:
-    check_everything(store, COMMITS)
+def check(earlier: Earlier, more: int = 0) -> None:
+    store = earlier.store
+    check_everything(store, COMMITS + more, maskless=earlier.maskless)
     assert store.streams()["cam"] == INFO
-    assert store.gaps()["reason"].to_pylist() == ["dropped"]
+    assert set(store.gaps()["reason"].to_pylist()) == {"dropped"}
     (step,) = store.efforts().to_pylist()
     assert (step["t"].value, step["effort"]) == (T0 + 12 * S, "half-probes")
     (clock,) = store.clocks().to_pylist()
     assert (clock["t"].value, clock["clock"]) == (T0 + 12 * S, "file")
 
 
-def test_a_store_of_an_earlier_version_answers_as_it_did(earlier: CaptionStore) -> None:
+def schema_of(store: CaptionStore) -> str:
+    document = json.loads((Path(store.path) / "zarr.json").read_bytes())
+    return str(document["attributes"]["schema"])
+
+
+def test_a_store_of_an_earlier_version_answers_as_it_did_and_is_not_touched(earlier: Earlier) -> None:
+    before = {path: path.read_bytes() for path in earlier.store.path.rglob("*") if path.is_file()}
     check(earlier)
+    assert earlier.store.verify() == []
+    assert {path: path.read_bytes() for path in earlier.store.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_store_of_an_earlier_version_is_gone_on_with_merged_and_archived(earlier: CaptionStore) -> None:
-    with earlier.writer("cam", INFO, compaction=BY_HAND) as writer:
+def test_a_store_of_an_earlier_version_is_gone_on_with_in_the_newest_schema_merged_and_archived(
+    earlier: Earlier,
+) -> None:
+    store = earlier.store
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        assert schema_of(store) == SCHEMA
         assert writer.resume == batch(COMMITS - 1).resume
+        for number in range(COMMITS, COMMITS + MORE):
+            writer.commit(batch(number))
+        check(earlier, MORE)  # segments of both schemas, side by side
         writer.compact()
+        check(earlier, MORE)  # and in one
         writer.archive_closed_days(T0 + 2 * DAY_NS)
-    check(earlier)
+    check(earlier, MORE)
+    assert not list((store.path / "streams/cam/hot").iterdir())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

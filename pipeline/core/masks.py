@@ -107,3 +107,13 @@ def run_lengths(mask: RleMask) -> np.ndarray:
     if counts.min() < 0 or int(counts.sum()) != height * width:
         raise MaskMalformed(f"run lengths that do not fill {height} x {width} cells")
     return counts
+
+
+def drawn(mask: RleMask, size: tuple[int, int]) -> np.ndarray:
+    """A mask as bool pixels (H, W) of the picture of `size` that it covers, its edges smooth. Raises `MaskMalformed`."""
+    import cv2
+
+    cells = decode_mask(mask)
+    if cells.shape == size:
+        return cells
+    return np.asarray(cv2.resize(cells.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.frame import Frame, FrameTime
-from pipeline.core.masks import decode_mask, encode_masks
+from pipeline.core.masks import decode_mask, grid_of
 from pipeline.core.regions import Expected
 from pipeline.perception.candidates import distinct, mask_statistics
 from pipeline.perception.perceiver import Perception
@@ -52,8 +52,9 @@ def test_regions_are_consistent(predictor: Predictor) -> None:
     assert found.caption_tokens.shape == (len(found), tokens, predictor.config.width)
     for box, mask in zip(found.boxes, found.masks, strict=True):
         rows, columns = np.nonzero(decode_mask(mask))
-        assert mask.size == (96, 160)
-        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert mask.size == grid_of((96, 160)) == (77, 128)
+        cells = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        assert np.abs(cells * 1.25 - box).max() <= 1.25
 
 
 def test_no_two_regions_are_the_same(predictor: Predictor) -> None:
@@ -127,16 +128,6 @@ def test_kept_masks_differ_and_dropped_ones_have_a_better_twin(count: int, seed:
     assert all(iou(a, b) <= same + 1e-6 for a in kept for b in kept if a != b)
     for dropped in set(range(count)) - set(kept.tolist()):
         assert any(iou(dropped, k) > same - 1e-6 and rank[k] >= rank[dropped] for k in kept)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 1000))
-def test_run_lengths_survive_the_round_trip(height: int, width: int, seed: int) -> None:
-    masks = np.random.default_rng(seed).random((3, height, width)) < 0.4
-    codes, boxes = encode_masks(masks, (height, width))
-    assert boxes.shape == (3, 4)
-    for code, mask in zip(codes, masks, strict=True):
-        assert (decode_mask(code) == mask).all()
 
 
 def test_a_mover_is_a_region_even_where_the_model_is_unsure_of_its_mask(predictor: Predictor) -> None:

@@ -11,7 +11,7 @@ from pipeline.core.masks import RleMask
 from pipeline.core.records import Batch, Gap, ResumePoint, StoredCaption
 from pipeline.core.regions import EndedTrack, RegionCaption, Regions
 from pipeline.recording.events import CaptionEventOptions
-from pipeline.recording.recorder import Recorder, RecordingOptions
+from pipeline.recording.recorder import KeptMasks, Recorder, RecordingOptions
 from pipeline.store import CaptionStore
 from tests.store_samples import INFO
 
@@ -140,3 +140,19 @@ def test_what_is_recorded_can_be_queried(tmp_path) -> None:
         assert table["end_s"].tolist() == [10, 19]
         assert len(store.observations()) == 20
         assert store.resume("cam").frame == 19
+
+
+@pytest.mark.parametrize(
+    ("kept", "observed", "told"),
+    [(KeptMasks.NONE, None, None), (KeptMasks.EVENTS, None, MASK), (KeptMasks.ALL, MASK, MASK)],
+)
+def test_masks_are_kept_as_the_setting_says(
+    kept: KeptMasks, observed: RleMask | None, told: RleMask | None
+) -> None:
+    writer, now = FullDisk(), [0]
+    record = Recorder(writer, RecordingOptions(masks=kept), CaptionEventOptions(), lambda: now[0])
+    record.keyframe(regions(0, [1, 2]), [caption(0, 1, "a dog")], [], 3)
+    record.commit()
+    (batch,) = writer.batches
+    assert [row.mask for row in batch.observations] == [observed, observed]
+    assert [event.mask for event in batch.captions] == [told]

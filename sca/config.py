@@ -334,7 +334,7 @@ class ScaConfig:
                 "attention_downsample_rate": decoder["attention_downsample_rate"],
                 "layer_norm_eps": decoder["layer_norm_eps"],
             }
-            return cls(
+            built = cls(
                 image_size=vision["image_size"],
                 encoder=VitEncoderConfig(
                     embed_dim=vision["hidden_size"],
@@ -371,9 +371,17 @@ class ScaConfig:
                 num_task_tokens=values["num_task_tokens"],
                 initializer_range=values.get("initializer_range", 0.02),
             )
+            # Checked as our own configurations are: a file may say anything.
+            return cls.from_dict(dataclasses.asdict(built))
         except KeyError as error:
             raise UserError(
                 f"config.json lacks {error}: it is not the config of a released SCA checkpoint"
+            ) from error
+        except (TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"config.json holds what no released SCA checkpoint has ({error}): fetch it again from its origin"
             ) from error
 
 

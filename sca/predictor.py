@@ -71,6 +71,11 @@ class Predictor:
         """The shape of the model."""
         return self.model.config
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in. Coordinates and their phases stay float32 or finer, scores and mask logits float32."""
+        return self.model.language_project.weight.dtype
+
     @torch.inference_mode()
     def encode_batch(self, images: Sequence[np.ndarray]) -> list[ImageEncoding]:
         """Encode RGB images, uint8 (H, W, 3) of any sizes, in one batch."""
@@ -78,7 +83,10 @@ class Predictor:
             return []
         prepare = to_model_input_on if self.device.type == "cuda" else to_model_input
         pixels, sizes = prepare(images, self.config, self.device)
-        embedding, region_map = self.stages.encode_image(pixels)
+        exact = next(self.model.image_encoder.parameters()).dtype
+        embedding, region_map = self.stages.encode_image(pixels.to(exact))
+        embedding = embedding.to(self.dtype)
+        region_map = None if region_map is None else region_map.to(self.dtype)
         return [
             ImageEncoding(
                 ImageFeatures(embedding[i : i + 1], None if region_map is None else region_map[i : i + 1]),
@@ -134,11 +142,15 @@ class Predictor:
         sparse, dense = self.model.prompt_encoder(
             None if point_prompts is None else (scale_points(point_prompts, source, target), label_prompts),
             None if box_prompts is None else scale_boxes(box_prompts, source, target),
-            None if mask_input is None else mask_input.to(self.device),
+            None if mask_input is None else mask_input.to(self.device, self.dtype),
         )
         decoding = self.stages.decode_masks(encoding.features.embedding, sparse, dense, multimask)
         return Segmentation(
-            decoding.mask_logits, decoding.iou, decoding.tokens, decoding.image_features, box_prompts
+            decoding.mask_logits.float(),
+            decoding.iou.float(),
+            decoding.tokens,
+            decoding.image_features,
+            box_prompts,
         )
 
     @torch.inference_mode()

@@ -7,23 +7,33 @@ from pathlib import Path
 
 import torch
 
-from sca.checkpoints import fetch_from_hub, is_shipped, load_released, load_released_tokenizer, load_shipped
+from sca.checkpoints import is_shipped, load_released, load_released_tokenizer, load_shipped
 from sca.errors import UserError
+from sca.hub import CachedRepository
 from sca.model_names import find_model
 from sca.predictor import Predictor
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES |= {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-def model_directory(name_or_path: str | os.PathLike[str]) -> Path:
+
+def model_directory(name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> Path:
     """The directory of a model: of a name in `MODELS`, of a hub repository (owner/name), or the path itself.
 
-    Only a name that stands for a hub repository may reach the network, and only if it is not cached. UserError for
-    an unknown name, with the nearest known one.
+    Only a name that stands for a hub repository may reach the network, and only if it is not cached whole. revision: its
+    branch, tag or commit. UserError for an unknown name, with the nearest known one, and for a revision of what has none.
     """
     found = find_model(name_or_path)
+    if revision is not None and (isinstance(found, Path) or found.repository is None):
+        raise UserError(
+            f"{os.fspath(name_or_path)} is no hub repository and has no revisions: leave revision out"
+        )
     if isinstance(found, Path):
         return found
     if found.repository is not None:
-        return fetch_from_hub(found.repository)
+        cached = CachedRepository(found.repository, revision)
+        snapshot = cached.snapshot()
+        return snapshot if snapshot is not None and not cached.missing() else cached.pull()
     assert found.directory is not None
     if not (found.directory / "config.json").is_file():
         raise UserError(
@@ -37,19 +47,23 @@ def load(
     name_or_path: str | os.PathLike[str] = "demo",
     device: torch.device | str = "cpu",
     *,
+    dtype: torch.dtype | str = torch.float32,
+    revision: str | None = None,
     image_size: int | None = None,
 ) -> Predictor:
     """A model ready to use, by name or path (see `model_directory`).
 
-    image_size: another input side in pixels than a released model's 1024; smaller is faster and less exact.
-    ValueError, with the remedy, for unknown names, unreachable or damaged checkpoints, and devices that are absent.
+    dtype: float32, float16 or bfloat16, which the model computes in; weights that are stored so are mapped, not copied.
+    revision: of a hub repository. image_size: another input side in pixels than a released model's 1024; smaller is
+    faster and less exact. UserError, with the remedy, for unknown names, unreachable or damaged checkpoints, and devices
+    that are absent.
     """
-    target = _checked_device(device)
-    directory = model_directory(name_or_path)
+    target, wanted = _checked_device(device), _checked_dtype(dtype)
+    directory = model_directory(name_or_path, revision=revision)
     if is_shipped(directory):
         if image_size is not None:
             raise UserError(f"{directory} has a fixed input side: leave image_size out")
-        shipped = load_shipped(directory)
+        shipped = load_shipped(directory, dtype=wanted)
         return Predictor(
             shipped.model,
             shipped.tokenizer,
@@ -57,10 +71,18 @@ def load(
             judge=shipped.judge,
             automatic=shipped.automatic,
         )
-    model = load_released(directory, image_size=image_size)
     from_hub = not Path(os.fspath(name_or_path)).expanduser().is_dir()
+    model = load_released(directory, image_size=image_size, dtype=wanted)
     tokenizer = load_released_tokenizer(directory, model.config, offline=not from_hub)
     return Predictor(model, tokenizer, device=target)
+
+
+def _checked_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if wanted not in DTYPES.values():
+        raise UserError(f"unknown dtype {str(dtype)!r}: use float32, float16 or bfloat16")
+    assert wanted is not None
+    return wanted
 
 
 def _checked_device(device: torch.device | str) -> torch.device:

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sca.checkpoint_files import read_json
 from sca.checkpoints.strict_loading import build_without_weights, check, fill, tied_aliases
-from sca.checkpoints.tensor_files import read_json, read_tensors, sha256
+from sca.checkpoints.tensor_files import read_tensors, sha256
 from sca.config import AutomaticSettings, ScaConfig
 from sca.errors import UserError
 from sca.modeling import Sca

@@ -73,18 +73,36 @@ def check(origin: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]
         raise UserError(f"{origin} does not fit the model; {'; '.join(problems)}. {remedy}")
 
 
+def check_finite(origin: str, state: Mapping[str, Tensor], *, remedy: str) -> None:
+    """UserError naming the tensors with values that are no numbers or infinite. Copies nothing."""
+    bad = []
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
+            low, high = torch.aminmax(tensor)
+            if not bool(low.isfinite() & high.isfinite()):
+                bad.append(name)
+    if bad:
+        shown = ", ".join(bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
+        raise UserError(f"{origin} holds weights that are no finite numbers, in {shown}. {remedy}")
+
+
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32) -> None:
     """Put tensors that `check` has passed into the model, floating ones as `dtype`.
 
     Tensors replace the model's own, so a model built without weights needs no second copy of them. Aliases of tied
-    parameters follow.
+    parameters follow. Float32 whatever `dtype` says: the positional matrix, whose phases reach 20 rad, and timm's
+    encoders, whose batch norms lose a twelfth in bfloat16.
     """
+    exact: tuple[str, ...] = ("prompt_encoder.pe_layer.",)
+    if isinstance(model, Sca) and model.config.encoder.kind == "timm":
+        exact = (*exact, "image_encoder.")
     aliases = tied_aliases(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in state.items():
         if name in aliases:
             continue
-        value = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        wanted = torch.float32 if name.startswith(exact) else dtype
+        value = tensor.to(wanted) if tensor.is_floating_point() else tensor
         module_name, _, leaf = name.rpartition(".")
         module = model.get_submodule(module_name)
         if name in parameters:

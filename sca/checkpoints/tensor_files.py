@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sca.checkpoint_files import shards_of, weights_file
 from sca.errors import UserError
-
-# In the order of preference: safetensors needs no unpickler at all.
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. UserError if the file is absent or holds something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: name a directory that holds a checkpoint") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}): fetch the checkpoint again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object: fetch the checkpoint again")
-    return value
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -60,19 +38,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint directory in Hugging Face layout, in one file or in shards."""
-    for name in WEIGHT_FILES:
-        path = directory / name
-        if not path.is_file():
-            continue
-        if not name.endswith(".index.json"):
-            return read_tensors(path)
-        shards = sorted(set(read_json(path)["weight_map"].values()))
-        state: dict[str, Tensor] = {}
-        for shard in shards:
-            state.update(read_tensors(directory / shard))
-        return state
-    raise UserError(f"{directory} holds no weights: expected one of {', '.join(WEIGHT_FILES)}")
+    """The tensors of a checkpoint directory in Hugging Face layout, in one file or in shards.
+
+    UserError names the file that is absent, damaged, lists no shards, or names one outside the directory.
+    """
+    path = weights_file(directory)
+    if not path.name.endswith(".index.json"):
+        return read_tensors(path)
+    state: dict[str, Tensor] = {}
+    for shard in shards_of(path):
+        tensors = read_tensors(directory / shard)
+        if twice := state.keys() & tensors.keys():
+            raise UserError(
+                f"{directory / shard} repeats {min(twice)} of another shard: fetch the checkpoint again"
+            )
+        state.update(tensors)
+    return state
 
 
 def sha256(path: Path) -> str:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
 from sca.checkpoints import load_released, load_sam_weights, load_shipped, save_shipped, strict_loading
-from sca.checkpoints.released import fetch_from_hub, load_released_tokenizer, to_our_names
+from sca.checkpoints.released import to_our_names
+from sca.checkpoints.released_tokenizer import load_released_tokenizer
 from sca.checkpoints.strict_loading import build_without_weights
 from sca.checkpoints.tensor_files import read_tensors
 from sca.config import AutomaticSettings, ScaConfig
 from sca.modeling import Sca
 from sca.modeling.caption_judge import CaptionJudge
-from sca.registry import load, model_directory
+from sca.registry import load
 from tests.fixtures.make_parity_snapshot import released_layout, released_state
 from tests.tiny_models import GPT2, LLAMA, region_token_config, tiny_config, tiny_model, word_tokenizer
 
@@ -336,15 +337,6 @@ def test_an_empty_directory(tmp_path: Path) -> None:
 def test_unknown_device() -> None:
     with pytest.raises(ValueError, match="use cpu, cuda or cuda:N"):
         load("demo", device="gpu")
-
-
-def test_offline_hub_names_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="connect to the network, or download it elsewhere"):
-        fetch_from_hub("nobody/nothing-of-the-kind")
-    with pytest.raises(ValueError, match="connect to the network"):
-        model_directory("sca-ollm3bv2-vg")
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:

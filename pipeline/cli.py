@@ -19,6 +19,7 @@ from pipeline.commands.lazy_commands import LazyCommand, LazyGroup
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.leaving import leave
 from pipeline.core.redaction import redact_text
+from pipeline.core.shown_text import shown
 from sca.child_processes import leave_working_directory
 
 COMMANDS = {
@@ -128,13 +129,13 @@ def _run() -> int:
 
 
 def _fault() -> int:
-    typer.echo(redact_text(traceback.format_exc()), err=True)
+    typer.echo(shown(redact_text(traceback.format_exc()), lines=True), err=True)
     typer.echo("sca: this is a fault of the program; please report it with the lines above", err=True)
     return 1
 
 
 def _say(error: str, code: int) -> int:
-    typer.echo(f"sca: {_one_line(redact_text(error))}", err=True)
+    typer.echo(f"sca: {shown(_one_line(redact_text(error)))}", err=True)
     return code
 
 

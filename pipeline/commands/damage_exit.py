@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+from pipeline.commands.terminal import say
 from pipeline.core.clock import iso_text
 from pipeline.store.open_segments import DamagedFile
 
@@ -18,9 +19,9 @@ def leave_with_damage(damage: Sequence[DamagedFile]) -> None:
         return
     first, more = damage[0], len(damage) - 1
     others = f" and {more} more" if more else ""
-    typer.echo(
+    say(
         f"sca: {first.path} is damaged ({first.reason}){others}: what it held from {iso_text(first.span.start)} to "
         f"{iso_text(first.span.end)} is left out and counts as a gap; restore it from a copy, or move it out of the store",
-        err=True,
+        error=True,
     )
     raise typer.Exit(EXIT_DAMAGED)

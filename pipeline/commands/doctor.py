@@ -13,10 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.commands.extras import DISTRIBUTION, EXTRAS, install, missing
+from pipeline.commands.terminal import PlainConsole
 from pipeline.core.errors import UserError
 
 
@@ -36,11 +37,9 @@ def doctor() -> None:
     table = Table("", "what", "found", "remedy", box=None, pad_edge=False)
     wide = None if sys.stdout.isatty() else 160
     for finding in findings:
-        mark = "[red]✗[/]" if finding.fatal else "[yellow]![/]" if finding.remedy else "[green]✓[/]"
-        table.add_row(
-            mark, finding.what, *(text.replace("[", "\\[") for text in (finding.found, finding.remedy))
-        )
-    Console(width=wide).print(table)
+        mark = ("✗", "red") if finding.fatal else ("!", "yellow") if finding.remedy else ("✓", "green")
+        table.add_row(Text(*mark), finding.what, finding.found, finding.remedy)
+    PlainConsole(width=wide).print(table)
     if any(finding.fatal for finding in findings):
         raise typer.Exit(1)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from pipeline.commands.terminal import PlainConsole
 
 if TYPE_CHECKING:
     from engines.cache import EngineCache
@@ -304,4 +305,4 @@ def _print_table(columns: list[str], rows: list[tuple[str, ...]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    PlainConsole(width=None if sys.stdout.isatty() else 200).print(table)

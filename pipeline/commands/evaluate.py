@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from pipeline.commands.terminal import PlainConsole, say
 
 from pipeline.core.errors import UserError
 
@@ -53,13 +54,13 @@ def evaluate(
     and how much of what it shows is right.
     """
     if data.is_file():
-        typer.echo(_things(data, clips or [], model, preset, settings or [], only or [], lines))
+        say(_things(data, clips or [], model, preset, settings or [], only or [], lines))
         return
     if clips or settings or only or lines:
         raise UserError(f"{data}: --clips, --set, --only and --lines go with a JSON file of annotated clips")
     from sca.evaluation.report import evaluate_model
 
-    status = Console(stderr=True)
+    status = PlainConsole(stderr=True)
     report = evaluate_model(
         data,
         model,
@@ -67,9 +68,9 @@ def evaluate(
         recall_images=recall_images,
         mistakes=mistakes,
         reader=reader,
-        progress=lambda part: status.print(f"[dim]{part} ...[/dim]"),
+        progress=lambda part: status.print(f"{part} ...", style="dim"),
     )
-    typer.echo(report.text())
+    say(report.text())
 
 
 def _things(
@@ -88,13 +89,13 @@ def _things(
 
     config = load_config(preset, settings, changes={"model": model})
     find_model(config.model)
-    status = Console(stderr=True)
+    status = PlainConsole(stderr=True)
     report = evaluate_things(
         annotations,
         folders,
         config,
         clips=only,
         lines=lines,
-        progress=lambda clip: status.print(f"[dim]{clip} ...[/dim]"),
+        progress=lambda clip: status.print(f"{clip} ...", style="dim"),
     )
     return report.text()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.damage_exit import leave_with_damage
-from pipeline.commands.terminal import quiet_pipe
+from pipeline.commands.terminal import quiet_pipe, say
 from pipeline.core.clock import local_zone
 from pipeline.core.errors import UserError
 from pipeline.core.output_files import check_output, writing_output
@@ -61,7 +61,7 @@ def export(
     with CaptionStore.open(store, strict=strict) as opened:
         windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
         for note in told_notes(windows):
-            typer.echo(note, err=True)
+            say(note, error=True)
         if exporter.one_stream and len(windows) > 1:
             streams = "|".join(window.stream for window in windows)
             kind = (output or out.suffix.removeprefix(".")).lower()

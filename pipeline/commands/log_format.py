@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from rich.logging import RichHandler
 
 from pipeline.core.clock import NS, iso_text
 from pipeline.core.redaction import redact_text
+from pipeline.core.shown_text import json_text, shown
 
 _OURS = ("pipeline", "engines", "sca")
 
@@ -37,7 +37,14 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             document["exception"] = redact_text(self.formatException(record.exc_info))
-        return json.dumps(document, ensure_ascii=False)
+        return json_text(document)
+
+
+class PlainLines(logging.Formatter):
+    """The message, and what was raised: without credentials, and without what would act on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(redact_text(super().format(record)), lines=True)
 
 
 class _Redacted(logging.Filter):
@@ -59,6 +66,7 @@ def run_logs(form: LogFormat, console: Console) -> Iterator[None]:
         level = logging.INFO
     else:
         handler = RichHandler(console=console, show_path=False, markup=False)
+        handler.setFormatter(PlainLines("%(message)s", datefmt="[%X]"))
         level = logging.WARNING
     handler.setLevel(level)
     handler.addFilter(_Redacted())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from pipeline.commands.terminal import PlainConsole
 
 models = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +31,7 @@ def list_models() -> None:
     table = Table("name", "what it is", "where it comes from", "here", box=None, pad_edge=False)
     for entry in MODELS:
         table.add_row(entry.name, entry.summary, entry.repository or "shipped", _state(entry.name))
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     console.print(
         "A directory in the same layout, or owner/name on the hub, can be named too. A SAM and a language model make a new\n"
@@ -72,14 +73,14 @@ def pull(name: Name, revision: Revision = None) -> None:
     if repository is None:
         from sca.registry import model_directory
 
-        Console().print(f"{name} is at {model_directory(name, revision=revision)}", soft_wrap=True)
+        PlainConsole().print(f"{name} is at {model_directory(name, revision=revision)}", soft_wrap=True)
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     from sca.hub import CachedRepository
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
@@ -89,7 +90,7 @@ def pull(name: Name, revision: Revision = None) -> None:
             bar.update(tasks[file], completed=done)
 
         place = CachedRepository(repository, revision).pull(told)
-    Console().print(f"{name} is at {place}; the digests of {len(tasks)} files are right", soft_wrap=True)
+    PlainConsole().print(f"{name} is at {place}; the digests of {len(tasks)} files are right", soft_wrap=True)
 
 
 @models.command()
@@ -107,6 +108,6 @@ def verify(name: Name = "demo", revision: Revision = None) -> None:
             raise UserError(f"{name}: {', '.join(damaged)} damaged: sca models pull {name}")
     predictor = sca.load(name, revision=revision)
     weights = sum(parameter.numel() for parameter in predictor.model.parameters())
-    Console().print(
+    PlainConsole().print(
         f"{name} is whole: {weights / 1e6:.1f} million weights, input side {predictor.config.image_size}"
     )

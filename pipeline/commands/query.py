@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.damage_exit import leave_with_damage
-from pipeline.commands.terminal import quiet_pipe
+from pipeline.commands.terminal import PlainConsole, quiet_pipe, say
 from pipeline.core.clock import local_zone, to_datetime
+from pipeline.core.shown_text import shown
 from pipeline.export.csv import csv_lines, gap_csv_lines
 from pipeline.export.jsonl import json_lines
 from pipeline.query.clock_changes import needs_offset, offset_suffix
@@ -82,7 +82,7 @@ def query(
     with CaptionStore.open(store, strict=strict) as opened:
         windows = stream_windows(opened, stream, start, end, zone)
         for note in told_notes(windows):
-            typer.echo(note, err=True)
+            say(note, error=True)
         if gaps:
             for window in windows:
                 opened.verify(window.start, window.end, stream=window.stream)
@@ -127,20 +127,22 @@ def _print_gaps(
                 end = clock_text(end_ns, zone) + (offset_suffix(end_ns, zone) if near else "")
                 end = end if isinstance(row, GapRow) else ""
                 frames = str(row.frames) if isinstance(row, GapRow) and row.frames else ""
-                table.add_row(day, start, end, row.stream, str(row.reason), frames)
-            console = Console(
+                table.add_row(day, start, end, shown(row.stream), shown(str(row.reason)), frames)
+            console = PlainConsole(
                 file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False
             )
             console.print(table if rows else "No gaps, no change of effort and no cuts.")
             for w in windows:
                 share = store.coverage(w.start, w.end, stream=w.stream)
-                console.print(f"{w.stream}: {share:.1%} of the window was watched", markup=False)
+                console.print(f"{w.stream}: {share:.1%} of the window was watched")
 
 
 def _print_table(
     rows: list[CaptionRow], found: int, store: CaptionStore, windows: list[StreamWindow], zone: tzinfo
 ) -> None:
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    console = PlainConsole(
+        file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False
+    )
     with console.capture() as capture:
         if rows:
             console.print(_caption_table(rows, len(windows) > 1, zone))
@@ -150,7 +152,7 @@ def _print_table(
         else:
             console.print("No captions match." if windows else "The store holds nothing yet.")
         for line in _coverage_lines(store, windows, bool(rows), zone):
-            console.print(line, markup=False)
+            console.print(line)
     sys.stdout.write(capture.get())
 
 
@@ -169,7 +171,7 @@ def _caption_table(rows: list[CaptionRow], several_streams: bool, zone: tzinfo) 
         cells = [clock, offset_text(row.start_s), offset_text(row.end_s)]
         cells += [row.stream] if several_streams else []
         cells += [str(row.track), row.text, f"{row.score:.2f}", " ".join(f"{edge:.0f}" for edge in row.box)]
-        table.add_row(*(cell.replace("[", "\\[") for cell in cells))
+        table.add_row(*(shown(cell) for cell in cells))
     return table
 
 

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from pipeline.commands.log_format import LogFormat, run_logs
-from pipeline.commands.terminal import LastingOutput
+from pipeline.commands.terminal import LastingOutput, PlainConsole
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def run(
     given = {key: value for key, value in changes.items() if value is not None}
     quiet = quiet or log_format is LogFormat.JSON
     # Whoever reads the progress may go (`| head -1`, a closed window): what is recorded is worth more.
-    console = Console(quiet=quiet, file=LastingOutput(sys.stdout))  # type: ignore[arg-type]
+    console = PlainConsole(quiet=quiet, file=LastingOutput(sys.stdout))
     with run_logs(log_format, console):
         config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
         find_model(config.model)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from pipeline.core.clock import NS, local_zone
+from pipeline.core.shown_text import shown
 from pipeline.query.rows import CaptionRow, coalesce
 from pipeline.query.typed_times import clock_texts, offset_text
 from pipeline.query.windows import stream_windows, window_rows
@@ -43,9 +44,9 @@ class RunDisplay:
         self._begun: dict[str, tuple[float, int]] = {}
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[counts]}"),
+            TextColumn("{task.fields[counts]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=console.quiet,
@@ -70,7 +71,7 @@ class RunDisplay:
         task = self._tasks.get(now.stream)
         if task is None:
             total = now.duration_ns / NS if now.duration_ns else None
-            task = self._tasks[now.stream] = self._bar.add_task(now.stream, total=total, counts="")
+            task = self._tasks[now.stream] = self._bar.add_task(shown(now.stream), total=total, counts="")
             self._begun[now.stream] = (self._clock(), now.position_ns)
         begun, position = self._begun[now.stream]
         done = now.duration_ns if now.finished and now.duration_ns else now.position_ns
@@ -153,7 +154,7 @@ def show_result(plan: RunPlan, console: Console) -> None:
             display.words(row.text, row.score),
             f"{row.score:.2f}",
         ]
-        table.add_row(*([row.stream] if several else []), *cells)
+        table.add_row(*(shown(cell) for cell in ([row.stream] if several else []) + cells))
     console.print(table)
     unsure = len(rows) - len(sure)
     console.print(

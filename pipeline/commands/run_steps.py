@@ -12,9 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.status import Status
+from rich.text import Text
 
 from engines.preparation import EngineRequest, PreparationFailed, find_prepared, prepare
 from pipeline.core.clock import NS
+from pipeline.core.shown_text import shown
 from pipeline.drawing.annotate import track_paths, write_annotated
 from pipeline.runtime.plan import RunPlan
 from pipeline.sources import open_source
@@ -73,7 +75,7 @@ def annotate_run(plan: RunPlan, output: Path, console: Console) -> None:
         open_source(stream.uri, stream=stream.stream, start_ns=stream.start_ns, options=stream.config.sources)
     )
     bar = Progress(
-        TextColumn("drawing {task.description}"),
+        TextColumn("drawing {task.description}", markup=False),
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
         console=console,
@@ -82,7 +84,7 @@ def annotate_run(plan: RunPlan, output: Path, console: Console) -> None:
     try:
         with bar:
             total = stream.source.duration_ns
-            task = bar.add_task(output.name, total=total / NS if total else None)
+            task = bar.add_task(shown(output.name), total=total / NS if total else None)
             write_annotated(
                 source,
                 paths,
@@ -114,7 +116,7 @@ def engines_for(plan: RunPlan, console: Console, clock: Callable[[], float] = ti
                 )
                 status = during.enter_context(console.status("starting"))
             seconds = f"{clock() - begun:4.0f} s  {line}"
-            status.update(seconds)
+            status.update(Text(shown(seconds)))
             if not console.is_terminal:
                 console.print(seconds, soft_wrap=True, highlight=False)
 

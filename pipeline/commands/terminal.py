@@ -1,4 +1,4 @@
-"""Writing to standard output that a reader such as `head`, or a closed window, may leave at any time."""
+"""Writing to standard output, which a reader such as `head`, or a closed window, may leave at any time, and text of others there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import os
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.core.shown_text import shown
 
 _GONE = (errno.EPIPE, errno.EIO)
 """The reader of a pipe has gone; the window of a terminal is closed."""
@@ -57,3 +63,19 @@ class LastingOutput:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class PlainConsole(Console):
+    """A console for which text is text: no markup, no emoji codes, and nothing in it acts on the terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **how: Any) -> Text:  # type: ignore[override]
+        """Whatever is printed as a string, a table's cells included, comes through here."""
+        return super().render_str(shown(text, lines=True), **how)
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """A line on standard output, or on standard error, that may hold text of others."""
+    typer.echo(shown(text, lines=True), err=error)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
+from pipeline.core.shown_text import csv_cell
 from pipeline.query.rows import CaptionRow, CutRow, EffortRow, GapRow
 
 _NAMES = ("stream", "track", "t_start", "t_end", "start_s", "end_s", "text", "score")
@@ -14,7 +15,10 @@ _GAP_NAMES = ("stream", "t_start", "t_end", "reason", "frames")
 
 
 class CsvTable:
-    """Captions as CSV (RFC 4180 with plain line feeds), UTF-8, the box in four columns."""
+    """Captions as CSV (RFC 4180 with plain line feeds), UTF-8, the box in four columns.
+
+    What a spreadsheet would compute begins with an apostrophe, which spreadsheets take off again.
+    """
 
     one_stream = False
 
@@ -42,7 +46,7 @@ def _lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
-        writer.writerow(row)
+        writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in row])
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()

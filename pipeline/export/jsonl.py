@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from pipeline.core.shown_text import json_text
 from pipeline.query.rows import CaptionRow, CutRow, EffortRow, GapRow
 
 
@@ -21,4 +21,4 @@ class JsonLines:
 def json_lines(rows: Iterable[CaptionRow | GapRow | EffortRow | CutRow]) -> Iterator[str]:
     """One JSON object a line."""
     for row in rows:
-        yield json.dumps(row.document(), ensure_ascii=False) + "\n"
+        yield json_text(row.document()) + "\n"

@@ -21,7 +21,8 @@ def texts_of(name: str, data: bytes) -> list[str]:
     if name == "jsonl":
         return [json.loads(line)["text"] for line in text.splitlines()]
     if name == "csv":
-        return [row["text"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+        # The apostrophe that keeps a spreadsheet from computing a cell is not shown there.
+        return [row["text"].removeprefix("'") for row in csv.DictReader(io.StringIO(text, newline=""))]
     if name == "vtt":
         return [html.unescape(cue) for cue in CUE.findall(text)]
     # SubRip has no escapes: what would be markup is written with look-alikes, which a person reads as the same.

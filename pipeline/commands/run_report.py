@@ -138,8 +138,8 @@ def show_result(plan: RunPlan, console: Console) -> None:
         console.print(nothing_captioned(regions, plan.store), soft_wrap=True)
         return
     display = plan.config.display
-    shown = display.min_score
-    sure = [row for row in rows if row.score >= shown]
+    least = display.min_score
+    sure = [row for row in rows if row.score >= least]
     chosen = strongest(sure or rows, STRONGEST)
     several = len(names) > 1
     columns = (["stream"] if several else []) + ["at", "clock", "lasts", "track", "caption", "score"]
@@ -158,13 +158,13 @@ def show_result(plan: RunPlan, console: Console) -> None:
     console.print(table)
     unsure = len(rows) - len(sure)
     console.print(
-        f"{len(rows)} caption events in {plan.store}, {unsure} of them unsure (below {shown:g}).",
+        f"{len(rows)} caption events in {plan.store}, {unsure} of them unsure (below {least:g}).",
         soft_wrap=True,
     )
     sample = max(chosen, key=lambda row: row.score)
     first, last = max(0, int(sample.start_s)), int(sample.end_s) + 1
     console.print(
-        f"Try: {program_name()} query {store_text} --from {first}s --to {last}s --min-score {shown:g}",
+        f"Try: {program_name()} query {store_text} --from {first}s --to {last}s --min-score {least:g}",
         soft_wrap=True,
     )
 

@@ -71,7 +71,7 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
-    def render_str(self, text: str, **how: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **how: Any) -> Text:
         """Whatever is printed as a string, a table's cells included, comes through here."""
         return super().render_str(shown(text, lines=True), **how)
 

@@ -83,7 +83,7 @@ def run(
         ),
     ] = None,
     metrics_address: Annotated[
-        str, typer.Option(help="Where to listen for them; 0.0.0.0: from other machines too.")
+        str, typer.Option(help="Where to listen for them; 0.0.0.0 or ::: from other machines too.")
     ] = "127.0.0.1",
     log_format: Annotated[
         LogFormat, typer.Option(help="json: one object a line on stderr, and no progress bar.")
@@ -223,7 +223,8 @@ def _served(plan: RunPlan, console: Console, port: int, address: str) -> Iterato
     metrics, health = RunMetrics(), Health(plan.config.runtime.stall_deadline_s)
     with health_server(address, port, metrics, health) as actual:
         log.info("metrics on port %d", actual)
-        console.print(f"Metrics: http://{address}:{actual}/metrics", soft_wrap=True)
+        host = f"[{address}]" if ":" in address and "[" not in address else address
+        console.print(f"Metrics: http://{host}:{actual}/metrics", soft_wrap=True)
         yield [metrics, health]
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
 
 from pipeline.core.errors import UserError
 from pipeline.runtime.progress import RunObserver
+from pipeline.serving.bounded_server import BoundedServer, Environ, StartResponse
 from pipeline.serving.metrics import RunMetrics
-
-Environ = dict[str, Any]
-StartResponse = Callable[..., Any]
 
 
 class Health(RunObserver):
@@ -48,20 +45,11 @@ class Health(RunObserver):
         return f"not up: {', '.join(down)}" if down else self.healthy()
 
 
-class _QuietHandler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """Scrapes are no news."""
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
 @contextmanager
 def health_server(address: str, port: int, metrics: RunMetrics, health: Health) -> Iterator[int]:
     """Serve for the length of the block; yields the port, which is the system's choice when `port` is 0.
 
-    Raises `UserError` when the port is taken.
+    `address`: IPv4 or IPv6, in brackets or not. Raises `UserError` when it cannot be listened on.
     """
     scrape = make_wsgi_app(metrics.registry)
 
@@ -76,8 +64,13 @@ def health_server(address: str, port: int, metrics: RunMetrics, health: Health) 
         return _reply(start_response, "200 OK" if wrong is None else "503 Service Unavailable", wrong or "ok")
 
     try:
-        server = make_server(address, port, answer, _Server, handler_class=_QuietHandler)
+        server = BoundedServer(address.removeprefix("[").removesuffix("]"), port, answer)
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(
+                f"--metrics-address {address}: this machine has no such address ({error.strerror}); 127.0.0.1 is for this "
+                "machine alone, 0.0.0.0 and :: for others too"
+            ) from None
         raise UserError(
             f"--metrics-port {port}: cannot listen on {address} ({error.strerror}); choose another port"
         ) from None

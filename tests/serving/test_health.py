@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.core.records import Gap
 from pipeline.runtime.progress import StreamProgress
+from pipeline.serving import bounded_server
 from pipeline.serving.health import Health, health_server
 from pipeline.serving.metrics import RunMetrics
 
@@ -77,3 +82,53 @@ def test_a_port_that_is_taken_is_explained() -> None:
     # Given back at the end.
     with health_server("127.0.0.1", port, RunMetrics(), Health(60)) as again:
         assert again == port
+
+
+def test_half_requests_are_bounded_and_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_server, "MOST_SECONDS", 0.8)
+    with health_server("127.0.0.1", 0, RunMetrics(), Health(60)) as port, ExitStack() as strangers:
+        before = threading.active_count()
+        half = []
+        for _ in range(60):
+            half.append(strangers.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)))
+            half[-1].sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        assert fetch(port, "/healthz") == (200, "ok\n")
+        assert threading.active_count() - before <= bounded_server.MOST_CONNECTIONS + 1
+        # One that trickles on is ended all the same, a byte before its time being no request.
+        begun = time.monotonic()
+        last = strangers.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.2))
+        with pytest.raises(OSError, match="reset|pipe|closed"):
+            while time.monotonic() - begun < 10:
+                last.sendall(b"x")
+                try:
+                    if last.recv(1) == b"":
+                        raise ConnectionResetError("closed")
+                except TimeoutError:
+                    pass
+        assert 0.5 <= time.monotonic() - begun < 6
+        assert fetch(port, "/metrics")[0] == 200
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6: --metrics-address ::1 is not tried")
+@pytest.mark.parametrize("address", ["::1", "[::1]"])
+def test_it_listens_on_ipv6(address: str) -> None:
+    with health_server(address, 0, RunMetrics(), Health(60)) as port:
+        with urllib.request.urlopen(f"http://[::1]:{port}/healthz", timeout=30) as answer:
+            assert answer.read() == b"ok\n"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "no such host", "2001:db8::1"])
+def test_an_address_of_another_machine_is_refused(address: str) -> None:
+    server = health_server(address, 0, RunMetrics(), Health(60))
+    with pytest.raises(ValueError, match="--metrics-address .*no such address"), server:
+        raise AssertionError("listening for another machine")

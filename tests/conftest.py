@@ -35,6 +35,7 @@ GROUPS = {
     "tests/runtime/test_full_disk.py": RAY,
     "tests/runtime/test_two_nodes.py": RAY,
     "tests/runtime/test_run.py": RAY,
+    "tests/runtime/test_ray_itself.py": RAY,
     "tests/runtime/test_live_run.py": RAY,
     "tests/runtime/test_observer.py": RAY,
     "tests/runtime/test_shedding_run.py": RAY,

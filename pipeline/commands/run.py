@@ -126,9 +126,9 @@ def run(
         config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
         find_model(config.model)
         if config.runtime.kind == "ray" and config.runtime.address is None:
-            from pipeline.runtime.on_ray.cluster import check_temporary_directory
+            from pipeline.runtime.on_ray.own_folder import temporary_directory
 
-            check_temporary_directory()
+            temporary_directory()
         if annotate is not None:
             check_annotation([request.uri for request in requests], annotate)
         start_ns = None if start is None else iso_ns(start)

@@ -1,4 +1,4 @@
-"""Ending the program while FFmpeg may still be waiting for a camera."""
+"""Ending the program while FFmpeg may still be waiting for a camera, or Ray for itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ READER_THREAD = "live-"
 """Begins the names of threads that read cameras. They wait inside FFmpeg, where nothing can end them early."""
 
 _PATIENCE_S = 0.3
+_abandoned = threading.Event()
+
+
+def abandon_threads() -> None:
+    """Threads of a library wait for what will never come: at the end, the process goes without asking them."""
+    _abandoned.set()
 
 
 def leave(code: int) -> NoReturn:
@@ -22,7 +28,7 @@ def leave(code: int) -> NoReturn:
     readers = [thread for thread in threading.enumerate() if thread.name.startswith(READER_THREAD)]
     for reader in readers:
         reader.join(_PATIENCE_S)
-    if any(reader.is_alive() for reader in readers):
+    if _abandoned.is_set() or any(reader.is_alive() for reader in readers):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

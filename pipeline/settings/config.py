@@ -40,6 +40,11 @@ class RuntimeOptions(Options):
     address: str | None = Field(
         default=None, description="an existing Ray cluster; none: one on this machine"
     )
+    node_address: str = Field(
+        default="127.0.0.1",
+        description="where a Ray of our own listens: on loopback, for this machine alone; an address of this machine, for "
+        "workers of others (which Ray guards by a token only)",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     engine: str = Field(
         default="auto",

@@ -14,7 +14,7 @@ import pytest
 from pipeline import cli
 from pipeline.commands.run_report import nothing_captioned
 from pipeline.core.errors import UserError
-from pipeline.runtime.on_ray.cluster import check_temporary_directory
+from pipeline.runtime.on_ray.own_folder import temporary_directory
 from tests.videos import write_video
 
 
@@ -84,9 +84,9 @@ def test_a_temporary_directory_that_is_too_long_is_told_before_anything_starts(
 ) -> None:
     long = here / ("t" * 90)
     long.mkdir()
-    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
     line = said(capsys, monkeypatch, "run", "clip.mp4")
-    assert "TMPDIR=" in line
+    assert "RAY_TMPDIR=" in line
     assert "too long for the sockets" in line
     assert "busy" not in line
 
@@ -94,7 +94,7 @@ def test_a_temporary_directory_that_is_too_long_is_told_before_anything_starts(
 def test_ray_would_refuse_what_we_refuse() -> None:
     from ray._private.utils import validate_socket_filepath
 
-    session = f"ray/session_2026-11-28_01-25-55_123456_{os.getpid()}/sockets/plasma_store"
+    session = f"sca-ray-12345678/r/session_2026-11-28_01-25-55_123456_{os.getpid()}/sockets/plasma_store"
     for length in range(20, 90):
         directory = "/" + "t" * length
         try:
@@ -104,10 +104,11 @@ def test_ray_would_refuse_what_we_refuse() -> None:
             refused = True
         if refused:
             with pytest.raises(UserError, match="bytes too long"):
-                check_temporary_directory({"TMPDIR": directory})
+                temporary_directory({"RAY_TMPDIR": directory})
         else:
-            check_temporary_directory({"TMPDIR": directory})
-    check_temporary_directory({"TMPDIR": "/" + "t" * 90, "RAY_TMPDIR": "/tmp"})
+            assert temporary_directory({"RAY_TMPDIR": directory}) == directory
+    # Whoever sets TMPDIR thinks of no sockets.
+    assert temporary_directory({"TMPDIR": "/" + "t" * 150}) == "/tmp"
 
 
 def test_a_run_without_regions_does_not_speak_of_regions_in_its_store(tmp_path: Path) -> None:

@@ -84,6 +84,17 @@ def test_a_port_that_is_taken_is_explained() -> None:
         assert again == port
 
 
+def ended(connection: socket.socket) -> bool:
+    """Send one byte more, and see whether the other side has had enough."""
+    try:
+        connection.sendall(b"x")
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
 def test_half_requests_are_bounded_and_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_server, "MOST_SECONDS", 0.8)
     with health_server("127.0.0.1", 0, RunMetrics(), Health(60)) as port, ExitStack() as strangers:
@@ -97,14 +108,8 @@ def test_half_requests_are_bounded_and_keep_nobody_out(monkeypatch: pytest.Monke
         # One that trickles on is ended all the same, a byte before its time being no request.
         begun = time.monotonic()
         last = strangers.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.2))
-        with pytest.raises(OSError, match="reset|pipe|closed"):
-            while time.monotonic() - begun < 10:
-                last.sendall(b"x")
-                try:
-                    if last.recv(1) == b"":
-                        raise ConnectionResetError("closed")
-                except TimeoutError:
-                    pass
+        while time.monotonic() - begun < 10 and not ended(last):
+            pass
         assert 0.5 <= time.monotonic() - begun < 6
         assert fetch(port, "/metrics")[0] == 200
 
@@ -130,5 +135,5 @@ def test_it_listens_on_ipv6(address: str) -> None:
 @pytest.mark.parametrize("address", ["192.0.2.7", "no such host", "2001:db8::1"])
 def test_an_address_of_another_machine_is_refused(address: str) -> None:
     server = health_server(address, 0, RunMetrics(), Health(60))
-    with pytest.raises(ValueError, match="--metrics-address .*no such address"), server:
+    with pytest.raises(ValueError, match=r"--metrics-address .*no such address"), server:
         raise AssertionError("listening for another machine")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from pipeline.core.errors import UserError
+from pipeline.core.leaving import abandon_threads
+from pipeline.runtime.on_ray.alive import RayWatch
+from pipeline.runtime.on_ray.own_folder import new_token, ray_folder
 from pipeline.settings.config import RuntimeOptions
 from sca.child_processes import child_environment, code_root
 
@@ -19,13 +27,23 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _START_ATTEMPTS = 3
+_LOOPBACK = "127.0.0.1"
+_TOKEN_SETTINGS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@dataclass(frozen=True, slots=True)
+class RaySession:
+    """A Ray that is connected to. `watch`: whether it is alive."""
+
+    has_gpu: bool
+    watch: RayWatch
 
 
 @contextmanager
-def ray_session(options: RuntimeOptions) -> Iterator[bool]:
-    """Ray, connected for the length of the block; yields whether it has GPUs.
+def ray_session(options: RuntimeOptions) -> Iterator[RaySession]:
+    """Ray, connected for the length of the block: the cluster at `options.address`, or one on this machine.
 
-    Raises `UserError` when the cluster at `options.address` does not answer.
+    One of our own listens on `options.node_address` alone, and keeps its files in a folder that nobody else may enter. Raises `UserError` when the cluster at `options.address` does not answer.
     """
     # Must be in the environment before Ray is imported, and reaches the workers through it.
     os.environ.update(child_environment())
@@ -44,17 +62,89 @@ def ray_session(options: RuntimeOptions) -> Iterator[bool]:
     import ray
 
     ours = not ray.is_initialized()
-    if ours:
-        with _signals_stay_ours():
-            if options.address:
-                _connect(options.address)
-            else:
-                _start(options)
-    try:
-        yield ray.cluster_resources().get("GPU", 0) > 0
-    finally:
+    with ExitStack() as during:
         if ours:
-            ray.shutdown()
+            folder = None if options.address else during.enter_context(ray_folder())
+            with _signals_stay_ours():
+                if folder is None:
+                    _connect(str(options.address))
+                else:
+                    during.enter_context(_token_of_its_own(folder))
+                    _start(options, folder)
+        watch = RayWatch(_doors())
+        try:
+            yield RaySession(ray.cluster_resources().get("GPU", 0) > 0, watch)
+        finally:
+            watch.end()
+            if watch.death is not None:
+                _abandon()
+            elif ours:
+                ray.shutdown()
+
+
+def _doors() -> dict[str, str]:
+    """Where Ray's processes answer, by what they are to a user."""
+    import ray
+    from ray._private.worker import global_worker
+
+    node = global_worker.node
+    assert node is not None, "only a driver that is connected asks"
+    return {
+        "Ray's head (GCS)": ray.get_runtime_context().gcs_address,
+        "Ray on this machine (its raylet)": node.raylet_socket_name,
+    }
+
+
+def _abandon() -> None:
+    """Leave a Ray that has died: its own orderly end would wait for answers of what is dead, and abort this process.
+
+    What it started here and still lives is ended; what has lost its raylet already ends by itself.
+    """
+    from ray._private.worker import _global_node
+
+    abandon_threads()
+    if _global_node is None or not _global_node.is_head():
+        return
+    below = [child for child in psutil.Process().children(recursive=True) if child.ppid() != os.getpid()]
+    _global_node.kill_all_processes(check_alive=False, allow_graceful=False)
+    for child in below:  # of the raylet: psutil knows them by their start too, and ends nobody else
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+
+
+@contextmanager
+def _token_of_its_own(folder: Path) -> Iterator[None]:
+    """Unless the user has settled it, what this Ray's processes show each other is a password in `folder`.
+
+    Ray would write one into the home directory, readable by everybody, or not start where that cannot be written.
+    """
+    if any(name in os.environ for name in _TOKEN_SETTINGS):
+        yield
+        return
+    import ray._raylet as native
+
+    # Ray's own types do not tell of it.
+    loader: Any = native
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(new_token(folder))
+    loader.AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        yield
+    finally:
+        for name in _TOKEN_SETTINGS:  # Ray has set its mode
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _on_loopback(address: str) -> Iterator[None]:
+    """Ray takes a loopback address for a wish to be reached, and listens on every address, unless it is to know no clusters."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and address != _LOOPBACK
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -80,28 +170,6 @@ def _signals_stay_ours() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-# Below its temporary directory, Ray makes sockets, whose paths Unix limits.
-_LONGEST_SOCKET_PATH = 107
-_SOCKET = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
-
-
-def check_temporary_directory(environment: Mapping[str, str] = os.environ) -> None:
-    """Raise `UserError` where Ray could not start on this machine because of its temporary directory."""
-    name = "RAY_TMPDIR" if environment.get("RAY_TMPDIR") else "TMPDIR"
-    directory = environment.get(name) or "/tmp"
-    socket = os.path.join(os.path.abspath(directory), _SOCKET.format(pid=os.getpid()))
-    over = len(os.fsencode(socket)) - _LONGEST_SOCKET_PATH
-    if over > 0:
-        raise UserError(
-            f"{name}={directory}: this path is {over} bytes too long for the sockets that Ray makes below it; set {name} to "
-            "a shorter one, such as /tmp, or use --runtime inline"
-        )
-    if os.path.lexists(directory) and not os.access(directory, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{name}={directory}: Ray cannot write there; set {name} to a directory that can be written"
-        )
-
-
 def _connect(address: str) -> None:
     import ray
 
@@ -116,21 +184,24 @@ def _connect(address: str) -> None:
         ) from None
 
 
-def _start(options: RuntimeOptions) -> None:
+def _start(options: RuntimeOptions, folder: Path) -> None:
     """Start Ray here. Ray gives itself 30 s for that, which a busy machine may exceed: try again."""
     import ray
 
     for attempts_left in reversed(range(_START_ATTEMPTS)):
         try:
-            ray.init(
-                address="local",  # never somebody else's cluster that happens to run on this machine
-                job_config=_own_code_only(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=options.object_store_mb * _MIB,
-                num_cpus=max(2, os.cpu_count() or 2),
-            )
+            with _on_loopback(options.node_address):
+                ray.init(
+                    address="local",  # never somebody else's cluster that happens to run on this machine
+                    job_config=_own_code_only(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=options.object_store_mb * _MIB,
+                    num_cpus=max(2, os.cpu_count() or 2),
+                    _node_ip_address=options.node_address,
+                    _temp_dir=str(folder / "r"),  # which Ray opens to everybody: the folder around it is not
+                )
             return
         except ValueError:
             raise

@@ -15,7 +15,8 @@ from pipeline.core.errors import StageFailed, UserError
 from pipeline.runtime.driver.loop import Driver
 from pipeline.runtime.driver.remote import Answered, Call, Event, Failed, Fault, FaultKind
 from pipeline.runtime.on_ray import actors as ray_actors
-from pipeline.runtime.on_ray.cluster import ray_session
+from pipeline.runtime.on_ray.alive import death_text
+from pipeline.runtime.on_ray.cluster import RaySession, ray_session
 from pipeline.runtime.on_ray.processes import RayCaptioner, RayPerception, RayRecorder, RaySource
 from pipeline.runtime.plan import RunPlan, StreamPlan
 from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
@@ -35,9 +36,10 @@ class RayCluster:
     The recorder, files and webcams stay on this node, where the store and they are; everything else is spread.
     """
 
-    def __init__(self, plan: RunPlan, has_gpu: bool) -> None:
+    def __init__(self, plan: RunPlan, session: RaySession) -> None:
         self._needs = plan.config.runtime
-        self._uses_gpu = has_gpu and self._needs.device != "cpu"
+        self._watch = session.watch
+        self._uses_gpu = session.has_gpu and self._needs.device != "cpu"
         here = ray.get_runtime_context().get_node_id()
         self._here = NodeAffinitySchedulingStrategy(here, soft=False)
 
@@ -67,6 +69,8 @@ class RayCluster:
         return RayRecorder(ray_actors.RecorderActor, scheduling_strategy=self._here)
 
     def wait(self, calls: Collection[Call], timeout_s: float) -> Sequence[Event]:
+        if self._watch.death is not None:
+            raise StageFailed(death_text(self._watch.death))
         refs: list[Any] = list(calls)
         if not refs:
             time.sleep(timeout_s)
@@ -125,10 +129,10 @@ def run_on_ray(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[
     """Run all streams of `plan` at once on Ray; returns where each stands.
 
     Stages and streams that die are started again as far as the restart policies go. Raises `UserError` when an input
-    or the store is at fault, `StageFailed` when a stage or a stream stays down.
+    or the store is at fault, `StageFailed` when a stage or a stream stays down, or Ray itself has died.
     """
-    with ray_session(plan.config.runtime) as has_gpu:
+    with ray_session(plan.config.runtime) as session:
         try:
-            return Driver(plan, observer, stop, RayCluster(plan, has_gpu), SystemClock()).run()
+            return Driver(plan, observer, stop, RayCluster(plan, session), SystemClock()).run()
         except RayError as error:
             raise StageFailed(f"Ray {fault_of(error).error}; run the same command to go on") from None

@@ -89,14 +89,25 @@ class LossCause(StrEnum):
     REFUSED = "refused"
 
 
-def reconnects(policy: RestartPolicy, ending: LossCause) -> bool:
-    """Whether a stream that ended so is opened again.
+# Cameras lock accounts after a few wrong passwords, for minutes as a rule, and refuse right ones while they start.
+_REFUSED_S = (5 * 60.0, 15 * 60.0, 60 * 60.0)
 
-    Refused credentials never are: cameras lock accounts after a few wrong passwords.
+
+def reconnects(policy: RestartPolicy, ending: LossCause, *, accepted: bool = False) -> bool:
+    """Whether a stream that ended so is opened again. `accepted`: the camera has taken the credentials before.
+
+    Credentials that it never took are not tried again: cameras lock accounts after a few wrong passwords.
     """
-    if ending is LossCause.REFUSED or policy is RestartPolicy.NEVER:
+    if policy is RestartPolicy.NEVER:
         return False
+    if ending is LossCause.REFUSED:
+        return accepted
     return policy is RestartPolicy.ALWAYS or ending is LossCause.FAILED
+
+
+def refused_pause_s(refusals: int) -> float:
+    """Seconds until credentials that were accepted once are tried again, after so many refusals before this one."""
+    return _REFUSED_S[min(refusals, len(_REFUSED_S) - 1)]
 
 
 def backoff_s(failures: int, draw: float, longest_s: float) -> float:

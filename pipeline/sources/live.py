@@ -14,7 +14,7 @@ from pipeline.core.dropping import KEEP_LATEST, DropPolicy
 from pipeline.core.errors import SourceRefused
 from pipeline.core.leaving import READER_THREAD
 from pipeline.core.records import Gap, ResumePoint
-from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects
+from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects, refused_pause_s
 from pipeline.sources.camera import Camera, ConnectionLost, Feed, Picture
 from pipeline.sources.clocks import Arrival, LiveClock, Pacing, ticks_to_ns
 from pipeline.sources.film_or_camera import FeedTiming
@@ -41,7 +41,7 @@ class LiveStream:
 
     Unless `known` says what an earlier opening found out, the first connection is made here, and what is wrong with
     it is a `ValueError`. Iterating raises `ValueError` when the stream ended for good with an error: credentials that
-    are refused, or any under the policy "never". No text holds credentials.
+    are refused and never were accepted, or any under the policy "never". No text holds credentials.
     """
 
     def __init__(
@@ -64,6 +64,9 @@ class LiveStream:
         self._tried = threading.Event()
         self._box = FrameMailbox(drop)
         self._failure: str | None = None
+        # A picture came, so the credentials were right; how often they have been refused since.
+        self._accepted = False
+        self._refusals = 0
         self._resume = ResumePoint()
         self._clock: LiveClock | None = None
         self._unwatched: Unwatched | None = None
@@ -150,6 +153,9 @@ class LiveStream:
                     failures = 0 if time.monotonic() - begun > HEALTHY_S else failures
                     if self._stop.is_set() or not self._goes_on(lost):
                         return
+                    if lost.ending is LossCause.REFUSED:
+                        self._sit_out(lost)
+                        continue
                     pause_s = backoff_s(failures, random.random(), self._options.max_backoff_s)
                     failures += 1
                     log.warning("%s: %s; next try in %.1f s", self._address, lost, pause_s)
@@ -163,6 +169,16 @@ class LiveStream:
             self._counts = replace(self._counts, connected=False)
             self._box.finish()
             self._tried.set()
+
+    def _sit_out(self, lost: ConnectionLost) -> None:
+        """Credentials that were accepted before are refused: a long wait, whoever listens there meanwhile."""
+        pause_s = refused_pause_s(self._refusals)
+        self._refusals += 1
+        log.warning(
+            "%s: %s, though it was accepted before; tried again in %.0f min, since cameras lock accounts",
+            self._address, lost, pause_s / 60,
+        )  # fmt: skip
+        self._stop.wait(pause_s)
 
     def _pause(self, seconds: float) -> bool:
         """Wait between two tries. When somebody listens where nobody did, the wait is over; then True."""
@@ -186,7 +202,7 @@ class LiveStream:
         if self._clock is not None:
             self._clock.reconnected()
         met = self._info is not None
-        if met and reconnects(self._options.reconnect, lost.ending):
+        if met and reconnects(self._options.reconnect, lost.ending, accepted=self._accepted):
             return True
         if not met:
             self._failure = f"{self._address}: cannot connect: {lost}; {lost.remedy}"
@@ -203,6 +219,7 @@ class LiveStream:
             for picture in connection.pictures():
                 if self._stop.is_set():
                     return
+                self._accepted, self._refusals = True, 0
                 if self._info is None:
                     self._info = self._introduce(connection, picture)
                     self._tried.set()
@@ -262,6 +279,9 @@ class LiveStream:
         ticks = None if connection.timing is FeedTiming.INVENTED else picture.frame.pts
         moment = self._clock.at(ticks, connection.time_base, picture.sender_ns, arrival)
         if moment is None:
+            # Its time stamp stands still or lies behind: a picture that cannot be placed in time is not shown, but counted.
+            self._counts = replace(self._counts, corrupt=self._counts.corrupt + 1)
+            self._unwatched.damaged()
             return
         gap = self._unwatched.seen(moment.wall_ns, arrival.steady_ns)
         if gap is not None:

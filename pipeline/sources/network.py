@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
+import logging
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from urllib.parse import urlsplit
@@ -30,7 +34,10 @@ from pipeline.sources.container import video_stream
 from pipeline.sources.film_or_camera import AddressKind, ContainerSays, FeedTiming, by_container, timing
 from pipeline.sources.geometry import pixel_aspect
 from pipeline.sources.identity import address_fingerprint
+from pipeline.sources.rtsp_greeting import greeted
 from pipeline.sources.source import SourceKind, SourceOptions
+
+log = logging.getLogger(__name__)
 
 
 class NetworkCamera:
@@ -78,6 +85,30 @@ class NetworkCamera:
         return connection
 
     def _open(self, url: str) -> Connection:
+        if not url.lower().startswith("rtsp"):
+            return self._connected(url)
+        begun_s = time.monotonic()
+        timeout_s = self._options.open_timeout_s
+        with ExitStack() as during:
+            try:
+                url = during.enter_context(greeted(url, timeout_s))
+            except builtins.TimeoutError:
+                raise _lost(TimeoutError(), f"no answer within {timeout_s:g} s") from None
+            except builtins.ConnectionRefusedError:
+                raise ConnectionLost("nothing listens there", LossCause.FAILED) from None
+            except (builtins.ConnectionError, ssl.SSLError):
+                log.debug("%s: not greeted", self.address, exc_info=True)
+            except OSError as error:
+                raise _lost(error, "") from None
+            try:
+                return self._connected(url)
+            except ConnectionLost as lost:
+                if lost.ending is LossCause.REFUSED or time.monotonic() - begun_s > _AGAIN_WITHIN_S:
+                    raise
+        # There are cameras that take one connection only, and the one that greeted them was there already.
+        return self._connected(url)
+
+    def _connected(self, url: str) -> Connection:
         patience = _SEGMENT_PATIENCE if self._segmented else 1
         deadlines = Deadlines(
             self._options.open_timeout_s, patience * self._options.stall_timeout_s, self._segmented
@@ -121,6 +152,8 @@ _NEAR_THE_END = {"live_start_index": "-2"}
 REFUSED_REMEDY = "check them; they are not tried again, since cameras lock accounts"
 # Cameras may send a key picture only every ten seconds or more, and nothing can be decoded before.
 _PICTURE_PATIENCE = 6
+# An answer that came so soon was no silence.
+_AGAIN_WITHIN_S = 3.0
 # Segments last 2 to 10 s as a rule, and may be late by one.
 _SEGMENT_PATIENCE = 6
 # AVProducerReferenceTime begins with the wall clock in microseconds.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.frame import ClockSource, FrameTime
 from pipeline.core.records import Gap, ResumePoint
-from pipeline.core.restarts import LossCause, RestartPolicy, backoff_s, reconnects
+from pipeline.core.restarts import LossCause, RestartPolicy, backoff_s, reconnects, refused_pause_s
 from pipeline.sources.clocks import Arrival, LiveClock, SenderClock
 from pipeline.sources.unwatched import Unwatched
 
@@ -193,6 +194,12 @@ def test_the_policy_decides_what_is_opened_again() -> None:
     }
 
 
+def test_a_password_is_tried_again_only_where_it_was_accepted_and_seldom() -> None:
+    again = {policy for policy in RestartPolicy if reconnects(policy, LossCause.REFUSED, accepted=True)}
+    assert again == {RestartPolicy.ON_ERROR, RestartPolicy.ALWAYS}
+    assert [refused_pause_s(refusals) / 60 for refusals in (0, 1, 2, 3, 10**9)] == [5, 15, 60, 60, 60]
+
+
 def unwatched(**given: int | bool) -> Unwatched:
     return Unwatched(
         since_ns=int(given.get("since_ns", NOON)),
@@ -210,6 +217,31 @@ def test_a_short_pause_is_no_gap_and_a_broken_connection_always_is() -> None:
     pauses.broken()
     assert pauses.seen(NOON + 4 * NS, 4 * NS) == Gap(NOON + 3 * NS + 1, NOON + 4 * NS, "outage")
     assert pauses.seen(NOON + 10 * NS, 10 * NS) == Gap(NOON + 4 * NS + 1, NOON + 10 * NS, "outage")
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4 * NS), st.sampled_from([0, 0, HOUR, -HOUR])), min_size=1, max_size=20)
+)
+def test_a_clock_that_is_set_makes_no_gap(steps: list[tuple[int, int]]) -> None:
+    """Pictures come every four seconds at most, so nothing is missed, whatever the wall clock says."""
+    pauses = unwatched()
+    wall_ns, steady_ns, set_ns = NOON, 0, 0
+    pauses.seen(wall_ns, steady_ns)
+    for elapsed_ns, set_by_ns in steps:
+        steady_ns += elapsed_ns
+        set_ns += set_by_ns
+        # Times that are given out only ever grow (`LiveClock`).
+        wall_ns = max(NOON + steady_ns + set_ns, wall_ns + elapsed_ns // 2 + 1)
+        assert pauses.seen(wall_ns, steady_ns) is None
+
+
+@pytest.mark.parametrize("set_by_ns", [HOUR, 10 * NS])
+def test_an_outage_while_the_clock_is_set_is_as_long_as_it_was(set_by_ns: int) -> None:
+    pauses = unwatched()
+    pauses.seen(NOON, 0)
+    pauses.broken()
+    back_ns = NOON + 7 * NS + set_by_ns
+    assert pauses.seen(back_ns, 7 * NS) == Gap(back_ns - 7 * NS, back_ns, "outage")
 
 
 def test_damaged_pictures_are_a_gap_from_the_last_good_to_the_next() -> None:

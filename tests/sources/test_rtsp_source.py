@@ -254,18 +254,33 @@ def test_a_wrong_password_is_one_clear_error_and_is_not_tried_again(tmp_path: Pa
             watch.wait_frames(3)
 
 
-def test_a_password_that_was_changed_ends_the_stream_with_a_clear_error(tmp_path: Path) -> None:
+def test_a_password_that_was_accepted_before_is_tried_again_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[int] = []
+
+    def pause_s(refusals: int) -> float:
+        pauses.append(refusals)
+        return 2.0
+
+    monkeypatch.setattr("pipeline.sources.live.refused_pause_s", pause_s)
     with RtspCamera(tmp_path, login="viewer:open-sesame") as camera:
         with Watch(open_source(camera.url_as("viewer:open-sesame"), options=QUICK)) as watch:
             watch.wait_frames(3)
             camera.kill()
-            (tmp_path / "camera-login").write_text("viewer:another")
+            login = tmp_path / "camera-login"
+            login.write_text("viewer:another")
             camera.start()
-            wait_for(lambda: watch.ended, "the end of the stream")
-        assert isinstance(watch.error, ValueError)
-        assert "password is refused" in str(watch.error)
-        assert "open-sesame" not in str(watch.error)
-        assert watch.source.counts.reconnects == 0
+            wait_for(lambda: pauses == [0, 1], "two refusals, whatever listens there")
+            camera.kill()
+            login.write_text("viewer:open-sesame")
+            camera.start()
+            wait_for(lambda: watch.epoch == 1, "frames, now that it is taken again")
+            assert not watch.ended
+        told = [message for message in caplog.messages if "password is refused" in message]
+        assert len(told) == len(pauses)
+        assert all("accepted before" in message and "open-sesame" not in message for message in told)
+        assert watch.source.counts.reconnects == 1
 
 
 def test_a_password_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

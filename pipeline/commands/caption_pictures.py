@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 import sca
+from pipeline.commands.terminal import PlainConsole, say
 from pipeline.core.errors import UserError
 from pipeline.core.output_files import STANDARD_OUTPUT, check_output, writing_output
+from pipeline.core.shown_text import json_text, shown
 from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels, track_colour
 from pipeline.sources.deep_pixels import value_range
 from pipeline.sources.picture_files import Page, pages_of, read_page
@@ -128,12 +126,12 @@ def caption_pictures(request: CaptionRequest) -> None:
                 _draw(rgb, shown, place)
         writer.close()
     if hidden:
-        typer.echo(
+        say(
             f"{hidden} regions less sure than {request.min_score:g} left out: --min-score 0 shows them",
-            err=True,
+            error=True,
         )
     if request.draw is not None:
-        typer.echo(f"drawn: {request.draw}", err=True)
+        say(f"drawn: {request.draw}", error=True)
 
 
 def _prompts(request: CaptionRequest, path: Path) -> Prompts | None:
@@ -142,7 +140,7 @@ def _prompts(request: CaptionRequest, path: Path) -> Prompts | None:
     height, width = _read(path).shape[:2]
     found = request.prompts.of(Picture(path, (height, width)), only=len(request.pictures) == 1)
     if found is None:
-        typer.echo(f"{path}: {request.prompts.path} has no {request.prompts.kind} for it", err=True)
+        say(f"{path}: {request.prompts.path} has no {request.prompts.kind} for it", error=True)
     return found
 
 
@@ -177,12 +175,12 @@ class _Writer:
     def add(self, path: Path, rgb: np.ndarray, regions: Sequence[DescribedRegion]) -> None:
         height, width = rgb.shape[:2]
         if (pages := _pages(path)) > 1:
-            typer.echo(f"{path}: the first of {pages} pages", err=True)
+            say(f"{path}: the first of {pages} pages", error=True)
         if self._request.output == "table":
             self._table(path, regions)
         elif self._request.output == "jsonl":
             for line in json_rows(path, regions):
-                self._say(json.dumps(line, ensure_ascii=False))
+                self._say(json_text(line))
         else:
             number = len(self._images) + 1
             self._images.append({"id": number, "file_name": path.name, "width": width, "height": height})
@@ -199,13 +197,13 @@ class _Writer:
                 "annotations": self._annotations,
                 "categories": categories,
             }
-            self._say(json.dumps(whole, ensure_ascii=False))
+            self._say(json_text(whole))
         if self._text is not None:
             self._text.detach()
 
     def _say(self, line: str) -> None:
         if self._text is None:
-            typer.echo(line)
+            say(line)
         else:
             self._text.write(line + "\n")
 
@@ -216,17 +214,17 @@ class _Writer:
             caption = region.caption
             table.add_row(
                 str(number),
-                Text(words(caption.text, caption.score)),
+                shown(words(caption.text, caption.score)),
                 f"{caption.score:.2f}",
                 " ".join(f"{value:.0f}" for value in region.box),
                 str(region.area),
             )
-        console = Console(file=self._text) if self._text is not None else Console()
+        console = PlainConsole(file=self._text) if self._text is not None else PlainConsole()
         if not console.is_terminal:
-            console = Console(file=self._text, width=_PIPED_WIDTH)
+            console = PlainConsole(file=self._text, width=_PIPED_WIDTH)
         if len(self._request.pictures) > 1:
-            console.print(Text(f"{path}"))
-        console.print(table if regions else Text("no regions"))
+            console.print(f"{path}")
+        console.print(table if regions else "no regions")
 
 
 def json_rows(path: Path, regions: Sequence[DescribedRegion]) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pipeline.commands.terminal import PlainConsole
+from pipeline.commands.terminal import PlainConsole, say
 
 if TYPE_CHECKING:
     from engines.cache import EngineCache
@@ -118,8 +118,8 @@ def build(
             reasons.append(f"{stage.name}: on a GPU its steps run as one captured CUDA graph")
     _print_table(COLUMNS, rows)
     for reason in reasons:
-        typer.echo(f"not used: {reason}" if backend == "auto" else f"not built: {reason}", err=True)
-    typer.echo(f"{len(rows)} engines in {store.root} after {time.monotonic() - started:.1f} s")
+        say(f"not used: {reason}" if backend == "auto" else f"not built: {reason}", error=True)
+    say(f"{len(rows)} engines in {store.root} after {time.monotonic() - started:.1f} s")
     return 0
 
 
@@ -134,10 +134,10 @@ def list_engines(cache: CacheOption = None) -> int:
         else:
             rows.append(_row(entry.manifest.key.stage, entry.manifest, device, store))
     if not rows:
-        typer.echo(f"No engines in {store.root}. To make some: sca engines build")
+        say(f"No engines in {store.root}. To make some: sca engines build")
         return 0
     _print_table(COLUMNS, rows)
-    typer.echo(f"{len(rows)} engines in {store.root}")
+    say(f"{len(rows)} engines in {store.root}")
     return 0
 
 
@@ -192,7 +192,7 @@ def verify(model: ModelOption = "demo", max_prompts: MaxPromptsOption = 64, cach
         verdict = "FAILED" if made.failures() else "passed"
         rows.append((found.key.stage, found.key.backend, f"{verdict}: {made.report}, {made.timing}"))
     if not rows:
-        typer.echo(f"No engines in {store.root}. To make some: sca engines build")
+        say(f"No engines in {store.root}. To make some: sca engines build")
         return 0
     _print_table(["stage", "back end", "check"], rows)
     return 1 if failed else 0
@@ -213,12 +213,12 @@ def prune(
             continue
         count += 1
         freed += entry.size
-        typer.echo(f"{'would remove' if dry_run else 'removed'} {entry.folder.name}: {reason}")
+        say(f"{'would remove' if dry_run else 'removed'} {entry.folder.name}: {reason}")
         if not dry_run:
             store.discard(entry.folder)
     swept = 0 if dry_run else store.sweep()
     left = f", and {swept} unfinished builds" if swept else ""
-    typer.echo(f"{count} engines, {_megabytes(freed)}{left}")
+    say(f"{count} engines, {_megabytes(freed)}{left}")
     return 0
 
 
@@ -264,7 +264,7 @@ def _progress(started: float) -> Callable[[str], None]:
     """Each line of progress on stderr with the seconds since the start."""
 
     def show(line: str) -> None:
-        typer.echo(f"{time.monotonic() - started:6.1f} s  {line}", err=True)
+        say(f"{time.monotonic() - started:6.1f} s  {line}", error=True)
         sys.stderr.flush()
 
     return show

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.terminal import PlainConsole, say
-
 from pipeline.core.errors import UserError
 
 

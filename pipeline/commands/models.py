@@ -77,16 +77,22 @@ def pull(name: Name, revision: Revision = None) -> None:
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+    from pipeline.core.shown_text import shown
     from sca.hub import CachedRepository
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     console = PlainConsole(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def told(file: str, done: int, total: int) -> None:
             if file not in tasks:
-                tasks[file] = bar.add_task(file, total=total, completed=done)
+                tasks[file] = bar.add_task(shown(file), total=total, completed=done)
             bar.update(tasks[file], completed=done)
 
         place = CachedRepository(repository, revision).pull(told)

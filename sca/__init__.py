@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sca.automatic import AutomaticMaskGenerator, AutomaticSettings, RegionRecord
     from sca.checkpoints import load_shipped, save_shipped
+    from sca.checkpoints.released_layout import save_released
     from sca.config import ScaConfig
     from sca.model_names import model_names
     from sca.predictor import Caption, ImageEncoding, Predictor, Segmentation
+    from sca.pretrained import Sca
+    from sca.processor import ScaProcessor
     from sca.registry import load
 
 _HOMES = {
@@ -24,11 +27,14 @@ _HOMES = {
     "ImageEncoding": "sca.predictor",
     "Predictor": "sca.predictor",
     "RegionRecord": "sca.automatic",
+    "Sca": "sca.pretrained",
     "ScaConfig": "sca.config",
+    "ScaProcessor": "sca.processor",
     "Segmentation": "sca.predictor",
     "load": "sca.registry",
     "load_shipped": "sca.checkpoints",
     "model_names": "sca.model_names",
+    "save_released": "sca.checkpoints.released_layout",
     "save_shipped": "sca.checkpoints",
 }
 
@@ -39,11 +45,14 @@ __all__ = [
     "ImageEncoding",
     "Predictor",
     "RegionRecord",
+    "Sca",
     "ScaConfig",
+    "ScaProcessor",
     "Segmentation",
     "load",
     "load_shipped",
     "model_names",
+    "save_released",
     "save_shipped",
 ]
 

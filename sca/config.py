@@ -365,7 +365,7 @@ class ScaConfig:
                 ),
                 language_model=LanguageModelConfig(
                     model_type=text["model_type"],
-                    settings=dict(text),
+                    settings={k: v for k, v in text.items() if k not in ("model_type", "_name_or_path")},
                     name=str(text.get("_name_or_path") or ""),
                 ),
                 num_task_tokens=values["num_task_tokens"],

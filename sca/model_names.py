@@ -70,8 +70,8 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelEntry | Path:
         return path
     if path.is_file():
         raise UserError(
-            f"{name} is a file: name the checkpoint's directory. A bare SAM file cannot caption; it can only start a "
-            "training run (sca.checkpoints.load_sam_weights)"
+            f"{name} is a file: name the checkpoint's directory. A bare SAM file cannot caption; with a language model it "
+            "makes a new model to train (sca.Sca.from_parts)"
         )
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and name.rpartition("/")[2]:
         return ModelEntry(name, "a repository on the Hugging Face hub", name)

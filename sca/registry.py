@@ -58,7 +58,7 @@ def load(
     faster and less exact. UserError, with the remedy, for unknown names, unreachable or damaged checkpoints, and devices
     that are absent.
     """
-    target, wanted = _checked_device(device), _checked_dtype(dtype)
+    target, wanted = _checked_device(device), checked_dtype(dtype)
     directory = model_directory(name_or_path, revision=revision)
     if is_shipped(directory):
         if image_size is not None:
@@ -77,7 +77,8 @@ def load(
     return Predictor(model, tokenizer, device=target)
 
 
-def _checked_dtype(dtype: torch.dtype | str) -> torch.dtype:
+def checked_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype by name or as it is. UserError for one that models do not compute in."""
     wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if wanted not in DTYPES.values():
         raise UserError(f"unknown dtype {str(dtype)!r}: use float32, float16 or bfloat16")

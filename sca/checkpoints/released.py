@@ -28,7 +28,11 @@ _REMEDY = (
 
 
 def load_released(
-    directory: Path, *, image_size: int | None = None, dtype: torch.dtype = torch.float32
+    directory: Path,
+    *,
+    image_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    model_class: type[Sca] = Sca,
 ) -> Sca:
     """The model of a released checkpoint directory (spec section 2).
 
@@ -40,7 +44,7 @@ def load_released(
     if image_size is not None:
         config = with_image_size(config, image_size)
     weights = weights_file(directory)
-    model = build_without_weights(config)
+    model = build_without_weights(config, model_class)
     state = to_our_names(model, read_weights(directory), origin=str(weights), resize=image_size is not None)
     check_finite(str(weights), state, remedy=_REMEDY)
     fill(model, state, dtype=dtype)

@@ -87,7 +87,9 @@ def is_shipped(directory: Path) -> bool:
     return config.is_file() and "format_version" in read_json(config)
 
 
-def load_shipped(directory: Path | str, *, dtype: torch.dtype = torch.float32) -> ShippedCheckpoint:
+def load_shipped(
+    directory: Path | str, *, dtype: torch.dtype = torch.float32, model_class: type[Sca] = Sca
+) -> ShippedCheckpoint:
     """Read what `save_shipped` wrote.
 
     UserError if the format is another one, a checksum fails, or any tensor is missing, unexpected or misshapen.
@@ -106,7 +108,7 @@ def load_shipped(directory: Path | str, *, dtype: torch.dtype = torch.float32) -
             raise UserError(f"{path} is missing. {_REMEDY}")
         if sha256(path) != entries["sha256"].get(name):
             raise UserError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}. {_REMEDY}")
-    model = build_without_weights(ScaConfig.from_dict(entries["model"]))
+    model = build_without_weights(ScaConfig.from_dict(entries["model"]), model_class)
     state = read_tensors(directory / WEIGHTS)
     check(str(directory / WEIGHTS), _stored(model), state, remedy=_REMEDY)
     fill(model, state, dtype=dtype)

@@ -34,10 +34,10 @@ class _WithoutStorage(TorchFunctionMode):
         return func(*args, **given)
 
 
-def build_without_weights(config: ScaConfig) -> Sca:
-    """A model whose large parameters are still on the meta device, to be filled by `fill`. Its buffers are real."""
+def build_without_weights(config: ScaConfig, model_class: type[Sca] = Sca) -> Sca:
+    """A model (`model_class`: `Sca` or a subclass) whose large parameters are still on the meta device, to be filled by `fill`. Its buffers are real."""
     with _WithoutStorage():
-        model = Sca(config).eval()
+        model = model_class(config).eval()
     unfilled = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     assert not unfilled, f"buffers that a module fills after torch.empty: {unfilled}"
     return model

@@ -51,10 +51,10 @@ class Sca(nn.Module):
         text_width = hidden_size(config.language_model)
         self.language_project = nn.Linear(config.width, text_width)
         self.task_tokens = nn.Embedding(len(TASKS) * config.num_task_tokens, text_width)
-        self._initialise_fresh_modules()
+        self.initialise_fresh_modules()
         self.language_model = build_language_model(config.language_model)
 
-    def _initialise_fresh_modules(self) -> None:
+    def initialise_fresh_modules(self) -> None:
         """N(0, initializer_range) for what SAM and the language model do not bring (spec section 1.5)."""
         fresh: list[nn.Module] = [self.mixer, self.language_project, self.task_tokens]
         fresh += [part for part in (self.region_pooler, self.region_reader) if part is not None]

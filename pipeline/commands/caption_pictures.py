@@ -18,7 +18,8 @@ from pipeline.commands.terminal import PlainConsole, say
 from pipeline.core.errors import UserError
 from pipeline.core.output_files import STANDARD_OUTPUT, check_output, writing_output
 from pipeline.core.shown_text import json_text, shown
-from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels, track_colour
+from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels
+from pipeline.drawing.moving_masks import whole_mask
 from pipeline.sources.deep_pixels import value_range
 from pipeline.sources.picture_files import Page, pages_of, read_page
 from sca.describing import DescribedRegion, describe_everything, describe_prompts
@@ -29,7 +30,6 @@ from sca.prompts import Prompts
 
 _PIPED_WIDTH = 140
 _DRAWN = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-_TINT = 0.35  # share of the colour over a mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,17 +266,17 @@ def _plain(rle: dict[str, object]) -> dict[str, object]:
 
 def _draw(rgb: np.ndarray, regions: Sequence[DescribedRegion], place: Path) -> None:
     picture = rgb.copy()
-    # Large ones first, so that small ones stay visible on them.
-    for number, region in sorted(enumerate(regions, 1), key=lambda item: -item[1].area):
-        inside = region.pixels()
-        picture[inside] = (picture[inside] * (1 - _TINT) + np.array(track_colour(number)) * _TINT).astype(
-            np.uint8
-        )
     words = DisplayOptions().words
     draw_labels(
         picture,
         [
-            Label(number, region.box, words(region.caption.text, region.caption.score), region.caption.score)
+            Label(
+                number,
+                region.box,
+                words(region.caption.text, region.caption.score),
+                region.caption.score,
+                whole_mask(region.pixels()),
+            )
             for number, region in enumerate(regions, 1)
         ],
     )

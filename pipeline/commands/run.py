@@ -51,7 +51,10 @@ def run(
     ] = None,
     annotate: Annotated[
         Path | None,
-        typer.Option(metavar="OUT.mp4", help="Also write the video with boxes and captions drawn in."),
+        typer.Option(metavar="OUT.mp4", help="Also write the video with masks and captions drawn in."),
+    ] = None,
+    draw: Annotated[
+        str | None, typer.Option(help="What --annotate draws of a region: masks (default), boxes or both.")
     ] = None,
     start: Annotated[
         str | None,
@@ -117,6 +120,7 @@ def run(
         "model": model,
         "sources.track": track,
         "sources.rate": rate,
+        "display.draw": draw,
     }
     given = {key: value for key, value in changes.items() if value is not None}
     quiet = quiet or log_format is LogFormat.JSON

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,10 +15,14 @@ import pyarrow as pa
 
 from pipeline.core.clock import NS
 from pipeline.core.errors import UserError
+from pipeline.core.masks import MaskMalformed, RleMask, run_lengths
 from pipeline.core.output_files import output_by_name
-from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels
+from pipeline.drawing.drawing import DisplayOptions, Drawn, Label, draw_labels
+from pipeline.drawing.moving_masks import SeenMask, moved
 from pipeline.sources import DecodedFrame, Source
 from pipeline.store import CaptionStore
+
+log = logging.getLogger(__name__)
 
 _TIME_BASE = Fraction(1, 90_000)
 _FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
@@ -28,8 +34,8 @@ _REPEATED = 0.6  # share of the smaller box: above it, the same words mean the s
 class TrackPath:
     """Where a track was: `seen_ns` (n,) increasing, `boxes` (n, 4) xyxy pixels; and its captions.
 
-    `starts_ns`, `ends_ns`, `texts`, `scores`: its caption events, by start. Times in ns from the stream's start, over
-    all epochs.
+    `starts_ns`, `ends_ns`, `texts`, `scores`: its caption events, by start. `masks`: of the observations, as far as they are
+    known, and `shots` (n,) their shots. Times in ns from the stream's start, over all epochs.
     """
 
     track: int
@@ -39,19 +45,64 @@ class TrackPath:
     ends_ns: np.ndarray
     texts: tuple[str, ...]
     scores: np.ndarray
+    masks: tuple[RleMask | None, ...] = ()
+    shots: np.ndarray | None = None
 
     def box_at(self, at_ns: int, max_gap_ns: int) -> np.ndarray | None:
         """The box at `at_ns`, (4,), between its two nearest observations; None where the track was not seen."""
         after = int(np.searchsorted(self.seen_ns, at_ns))
         if after < len(self.seen_ns) and self.seen_ns[after] == at_ns:
             return np.asarray(self.boxes[after])
-        if after == 0 or after == len(self.seen_ns):
+        if after == 0 or after == len(self.seen_ns) or not self._followed(after - 1, after, max_gap_ns):
             return None
         before_ns, after_ns = int(self.seen_ns[after - 1]), int(self.seen_ns[after])
-        if after_ns - before_ns > max_gap_ns:
-            return None
         share = (at_ns - before_ns) / (after_ns - before_ns)
         return np.asarray(self.boxes[after - 1] * (1 - share) + self.boxes[after] * share)
+
+    def masks_at(self, at_ns: int, max_gap_ns: int) -> tuple[SeenMask, ...]:
+        """The masks that say how the track looks at `at_ns`: the nearest before and after, weighted by how near they are.
+
+        Only from where the track was followed without a break, and at most `max_gap_ns` away: an older outline is no longer what
+        is there. Empty where there is none, or where the track was not seen at `at_ns` at all.
+        """
+        first = int(np.searchsorted(self.seen_ns, at_ns))
+        exact = first < len(self.seen_ns) and self.seen_ns[first] == at_ns
+        before = self._masked(range(first if exact else first - 1, -1, -1), at_ns, max_gap_ns)
+        after = self._masked(range(first, len(self.seen_ns)), at_ns, max_gap_ns)
+        found = sorted({index for index in (before, after) if index is not None})
+        if not found or (len(found) > 1 and not self._followed(found[0], found[1], max_gap_ns)):
+            return ()
+        times = [int(self.seen_ns[index]) for index in found]
+        weights = [1.0]
+        if len(found) > 1:
+            share = (at_ns - times[0]) / (times[1] - times[0])
+            weights = [1 - share, share]
+        return tuple(
+            SeenMask(mask, tuple(float(edge) for edge in self.boxes[index]), weight)
+            for index, weight in zip(found, weights, strict=True)
+            if (mask := self.masks[index]) is not None
+        )
+
+    def _masked(self, indices: range, at_ns: int, max_gap_ns: int) -> int | None:
+        """The first of `indices` that has a mask, near enough and before the track was lost."""
+        previous: int | None = None
+        for index in indices:
+            if index >= len(self.masks) or abs(int(self.seen_ns[index]) - at_ns) > max_gap_ns:
+                return None
+            if previous is not None and not self._followed(
+                min(index, previous), max(index, previous), max_gap_ns
+            ):
+                return None
+            if self.masks[index] is not None:
+                return index
+            previous = index
+        return None
+
+    def _followed(self, first: int, last: int, max_gap_ns: int) -> bool:
+        """Whether the track was seen from observation `first` to `last` without a long gap and within one shot."""
+        if self.shots is not None and self.shots[first] != self.shots[last]:
+            return False
+        return bool((np.diff(self.seen_ns[first : last + 1]) <= max_gap_ns).all())
 
     def caption_at(self, at_ns: int) -> tuple[str, float]:
         """The text of the event that runs at `at_ns` (else of the last one before) and its score."""
@@ -63,13 +114,27 @@ def track_paths(store: CaptionStore, stream: str) -> list[TrackPath]:
     """All tracks of a stream with their observations and captions."""
     # Not by PTS: they start at 0 again after a reset.
     start_ns = store.streams()[stream].start_wall_ns
-    seen = _since(start_ns, store.observations(stream=stream), "t").to_pandas()
-    told = _since(start_ns, store.captions(stream=stream), "t_start", "t_end").to_pandas()
+    seen_columns = ("track", "t", "x0", "y0", "x1", "y1", "shot", "mask")
+    told_columns = ("track", "t_start", "t_end", "text", "score", "mask")
+    seen = _since(start_ns, store.observations(stream=stream, columns=seen_columns), "t").to_pandas()
+    told = _since(
+        start_ns, store.captions(stream=stream, columns=told_columns), "t_start", "t_end"
+    ).to_pandas()
+    damaged: list[tuple[int, int]] = []
     paths = []
     events = dict(tuple(told.groupby("track")))
     for track, rows in seen.groupby("track"):
         rows = rows.drop_duplicates("t").sort_values("t")
         own = events.get(track, told.iloc[:0]).sort_values("t_start")
+        # Where masks of observations are not kept, the events have those of their keyframes.
+        begun = dict(zip(own["t_start"], own["mask"], strict=True))
+        stored = [mask or begun.get(at) for at, mask in zip(rows["t"], rows["mask"], strict=True)]
+        masks = [_mask(mask) for mask in stored]
+        damaged += [
+            (int(track), int(at))
+            for at, raw, mask in zip(rows["t"], stored, masks, strict=True)
+            if raw and mask is None
+        ]
         paths.append(
             TrackPath(
                 track=int(track),
@@ -79,24 +144,59 @@ def track_paths(store: CaptionStore, stream: str) -> list[TrackPath]:
                 ends_ns=own["t_end"].to_numpy(),
                 texts=tuple(own["text"].astype(str)),
                 scores=own["score"].to_numpy(np.float64),
+                masks=tuple(masks),
+                shots=rows["shot"].to_numpy(),
             )
         )
+    if damaged:
+        track, at = min(damaged, key=lambda place: place[1])
+        log.warning(
+            "%s: %d stored masks are damaged and not drawn, the first at %.1f s of track %d",
+            stream, len(damaged), at / NS, track,
+        )  # fmt: skip
     return paths
 
 
-def labels_at(paths: list[TrackPath], at_ns: int, max_gap_ns: int, display: DisplayOptions) -> list[Label]:
-    """What to draw at `at_ns`, the surest captions first.
+def _mask(stored: dict[str, Any] | None) -> RleMask | None:
+    """A mask as the store gives it; None where there is none, or where its run lengths are those of no picture."""
+    if not stored:
+        return None
+    height, width = (int(side) for side in stored["size"])
+    mask = RleMask((height, width), stored["counts"])
+    try:
+        run_lengths(mask)
+    except MaskMalformed:
+        return None
+    return mask
+
+
+def labels_at(
+    paths: list[TrackPath],
+    at_ns: int,
+    max_gap_ns: int,
+    display: DisplayOptions,
+    size: tuple[int, int] | None = None,
+) -> list[Label]:
+    """What to draw at `at_ns`, the surest captions first. `size`: (H, W) of the picture, for masks; none without.
 
     Left out: captions below `display.min_score`, and those that an overlapping, surer one says already.
     """
-    labels = []
+    labels, seen = [], {}
     for path in paths:
         box = path.box_at(at_ns, max_gap_ns)
         text, score = path.caption_at(at_ns)
         if box is not None and text and score >= display.min_score:
             labels.append(Label(path.track, tuple(float(v) for v in box), text, score))
+            seen[path.track] = path
     kept = without_repeats(sorted(labels, key=lambda label: -label.score))
-    return [replace(label, text=display.words(label.text, label.score)) for label in kept]
+    shown = [replace(label, text=display.words(label.text, label.score)) for label in kept]
+    if size is None or display.draw is Drawn.BOXES:
+        return shown
+    return [_with_mask(label, seen[label.track].masks_at(at_ns, max_gap_ns), size) for label in shown]
+
+
+def _with_mask(label: Label, masks: tuple[SeenMask, ...], size: tuple[int, int]) -> Label:
+    return replace(label, mask=moved(masks, label.box, size)) if masks else label
 
 
 def without_repeats(labels: list[Label]) -> list[Label]:
@@ -155,10 +255,10 @@ def write_annotated(
                 if not isinstance(item, DecodedFrame):
                     continue
                 at_ns = item.time.wall_ns - source.info.start_wall_ns
-                labels = labels_at(paths, at_ns, round(max_gap_s * NS), display)
                 # A copy: the source may keep its own pixels.
                 picture = item.to_frame().rgb.copy()
-                draw_labels(picture, labels)
+                labels = labels_at(paths, at_ns, round(max_gap_s * NS), display, picture.shape[:2])
+                draw_labels(picture, labels, display.draw)
                 picture = np.pad(
                     picture, ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)), "edge"
                 )

@@ -208,15 +208,32 @@ def _secret_text(path: Path) -> str:
     return data.decode()
 
 
-def check_file_blanks(uri: str, folder: Path) -> None:
-    """Raise `UserError` unless each `${file:PATH}` of an address from a list in `folder` may be filled in.
+LIST_VARIABLES = "SCA_LIST_VARIABLES"
+"""Names, with commas between them, of further environment variables that a list may fill in."""
+
+_CAMERA_WORDS = frozenset(
+    "SCA CAM CAMS CAMERA CAMERAS CCTV DVR IPCAM NVR ONVIF RTMP RTSP RTSPS STREAM STREAMS VIDEO WEBCAM".split()
+)
+
+
+def check_list_blanks(uri: str, folder: Path, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise `UserError` unless each blank of an address from a list in `folder` may be filled in.
 
     A list may come from elsewhere and name any host. So it can hand on no file but those that were put beside or below
-    it, or among the secrets of a container; and those only as user, password or query value, never as host or path.
+    it, or among the secrets of a container; and those only as user, password or query value, never as host or path. Of
+    the environment, where other programs have their tokens, it gets what by its name is there for cameras.
     """
+    allowed = {name.strip() for name in environment.get(LIST_VARIABLES, "").split(",")}
     for blank in BLANK.finditer(uri):
         name = blank.group(1)
         if not name.startswith("file:"):
+            if name not in allowed and not _CAMERA_WORDS & {
+                word.rstrip("0123456789") for word in name.upper().split("_")
+            }:
+                raise UserError(
+                    f"${{{name}}}: a list fills in only variables that are for cameras by their name (CAMERA_PASSWORD, "
+                    f"NVR_LOGIN, SCA_YARD); rename it, or allow it with {LIST_VARIABLES}={name}"
+                )
             continue
         if not _is_credential(uri, blank):
             raise UserError(

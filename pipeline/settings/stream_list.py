@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from pipeline.core.errors import UserError
 from pipeline.core.options import Options
-from pipeline.core.redaction import check_file_blanks
+from pipeline.core.redaction import check_list_blanks
 from pipeline.core.restarts import RestartPolicy
 from pipeline.settings.config import RunConfig, load_config
 from sca.setting_errors import explain_settings
@@ -26,8 +26,9 @@ class StreamEntry(Options):
 
     uri: str = Field(
         repr=False,
-        description="a file, folder, glob, or address; `${NAME}` and `${file:PATH}` are filled in, the "
-        "latter only as user, password or query value, from below this list's folder or /run/secrets",
+        description="a file, folder, glob, or address; `${NAME}` is filled in where the name is one for cameras (CAMERA_PASSWORD) or "
+        "stands in SCA_LIST_VARIABLES, `${file:PATH}` only as user, password or query value, from below this list's folder or "
+        "/run/secrets",
     )
     name: str | None = Field(
         default=None, description="under which the stream is stored; none: made from the address"
@@ -121,7 +122,7 @@ def read_stream_list(path: Path) -> StreamList:
         raise UserError(f"{path}: {explain_settings(error, StreamList)}; {example}") from None
     for number, entry in enumerate(streams.streams, 1):
         try:
-            check_file_blanks(entry.uri, path.parent)
+            check_list_blanks(entry.uri, path.parent)
         except UserError as error:
             raise UserError(f"{path}: stream {entry.name or number}: {error}") from None
     return streams

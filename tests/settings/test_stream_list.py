@@ -122,3 +122,25 @@ def test_a_list_reads_the_credentials_that_lie_beside_it(folder: Path, uri: str)
     (folder / "login").write_text("jq7Secret")
     _, (request,) = stream_requests([listed(folder, f"- {{uri: '{uri}'}}")])
     assert request.uri == uri.replace("FOLDER", str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_SECRET_ACCESS_KEY", "HOME", "DB_PASSWORD", "CAMPAIGN_TOKEN", "STREAMLIT_KEY"]
+)
+def test_a_list_hands_no_variable_on_that_is_not_for_cameras(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "jq7Secret")
+    text = f"- {{name: yard, uri: 'rtsp://x:${{{name}}}@cam.example/live'}}"
+    with pytest.raises(
+        ValueError, match=rf"stream yard: \$\{{{name}\}}: .*SCA_LIST_VARIABLES={name}"
+    ) as error:
+        stream_requests([listed(folder, text)])
+    assert "jq7Secret" not in str(error.value)
+    monkeypatch.setenv("SCA_LIST_VARIABLES", f"OTHER, {name}")
+    assert len(stream_requests([listed(folder, text)])[1]) == 1
+
+
+@pytest.mark.parametrize("name", ["CAMERA_PASSWORD", "YARD_CAM2_PW", "RTSP_USER", "SCA_YARD", "nvr_login"])
+def test_a_list_reads_variables_for_cameras(folder: Path, name: str) -> None:
+    assert stream_requests([listed(folder, f"- uri: 'rtsp://x:${{{name}}}@cam.example/live'")])[1]

@@ -205,6 +205,8 @@ def _execute(plan: RunPlan, console: Console, port: int | None, address: str) ->
 
     todo = tuple(stream for stream in plan.streams if not stream.complete)
     if not todo:
+        if plan.away:
+            raise UserError("; ".join(str(one.why) for one in plan.away))
         return False
     plan = engines_for(replace(plan, streams=todo), console)
     stop = StopRequest()

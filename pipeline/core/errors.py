@@ -8,11 +8,26 @@ from __future__ import annotations
 
 from sca.errors import MalformedFile, UserError
 
-__all__ = ["MalformedFile", "SourceRefused", "StageFailed", "StoreRefused", "UserError"]
+__all__ = ["MalformedFile", "SourceAway", "SourceRefused", "StageFailed", "StoreRefused", "UserError"]
 
 
 class SourceRefused(UserError):
     """A file, folder, address or device that cannot be watched as it was named."""
+
+
+class SourceAway(SourceRefused):
+    """A camera that did not let us in when it was first asked. `again`: it may later, unlike one that refuses a password."""
+
+    def __init__(self, text: str, *, again: bool) -> None:
+        super().__init__(text)
+        self.again = again
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _away, (str(self), self.again)
+
+
+def _away(text: str, again: bool) -> SourceAway:
+    return SourceAway(text, again=again)
 
 
 class StoreRefused(UserError):

@@ -212,7 +212,25 @@ LIST_VARIABLES = "SCA_LIST_VARIABLES"
 """Names, with commas between them, of further environment variables that a list may fill in."""
 
 _CAMERA_WORDS = frozenset(
-    ["SCA", "CAM", "CAMS", "CAMERA", "CAMERAS", "CCTV", "DVR", "IPCAM", "NVR", "ONVIF", "RTMP", "RTSP", "RTSPS", "STREAM", "STREAMS", "VIDEO", "WEBCAM"]
+    [
+        "SCA",
+        "CAM",
+        "CAMS",
+        "CAMERA",
+        "CAMERAS",
+        "CCTV",
+        "DVR",
+        "IPCAM",
+        "NVR",
+        "ONVIF",
+        "RTMP",
+        "RTSP",
+        "RTSPS",
+        "STREAM",
+        "STREAMS",
+        "VIDEO",
+        "WEBCAM",
+    ]
 )
 
 

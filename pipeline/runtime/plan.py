@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from pipeline.core.errors import SourceRefused, UserError
+from pipeline.core.errors import SourceAway, SourceRefused, UserError
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import ResumePoint
 from pipeline.core.stream_names import alike
@@ -19,6 +21,8 @@ from pipeline.sources.standing import StandingPictures
 from pipeline.store import CaptionStore, StreamInfo, check_stream_id
 
 log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +47,31 @@ class StreamPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AwayStream:
+    """A new camera that did not let us in when the run was planned. `uri` may hold credentials; `why` does not."""
+
+    uri: str = field(repr=False)
+    stream: str
+    config: RunConfig
+    store: Path
+    why: SourceAway
+
+    def meet(self) -> StreamPlan:
+        """Ask once more, for as long as that may take. Raises `SourceAway`, and `UserError` for what is wrong with it."""
+        return _plan_stream(self.uri, self.stream, self.config, self.store, None, None)
+
+
+@dataclass(frozen=True, slots=True)
 class RunPlan:
-    """Streams to read into one store. `config`: the run's settings; each stream has its own beside them."""
+    """Streams to read into one store. `config`: the run's settings; each stream has its own beside them.
+
+    `away`: cameras that join when they answer.
+    """
 
     store: Path
     streams: tuple[StreamPlan, ...]
     config: RunConfig
+    away: tuple[AwayStream, ...] = ()
 
 
 def plan_run(
@@ -62,7 +85,8 @@ def plan_run(
     """Open every input once, find out what is stored already, and decide where to go on.
 
     `inputs`: addresses that share `config`, or requests with settings of their own. `store`: by default the input's
-    name with `.zarr` in the current directory. `name`: of the stream, for a single input. Raises `UserError` for
+    name with `.zarr` in the current directory. `name`: of the stream, for a single input. One of several new cameras that
+    does not answer keeps no other from being watched (on Ray; inline, its turn would not come). Raises `UserError` for
     inputs that cannot be read, a store that cannot be written, two inputs of one name, and another video under a
     known name.
     """
@@ -77,23 +101,77 @@ def plan_run(
         known = CaptionStore.open(path).streams()
     for stream in names:
         check_not_alike(stream, known, path)
-    streams = []
+    streams: list[StreamPlan] = []
+    away: list[AwayStream] = []
     refused: list[str] = []
-    for request, stream in zip(requests, names, strict=True):
+    met = _meet_at_once(
+        [
+            partial(_plan_stream, request.uri, stream, request.config, path, known.get(stream), start_ns)
+            for request, stream in zip(requests, names, strict=True)
+        ],
+        [len(requests) > 1 and "://" in request.uri for request in requests],
+    )
+    for request, stream, outcome in zip(requests, names, met, strict=True):
         try:
-            streams.append(
-                _plan_stream(request.uri, stream, request.config, path, known.get(stream), start_ns)
-            )
+            streams.append(outcome())
+        except SourceAway as error:
+            if config.runtime.kind == "inline" or len(requests) == 1:
+                raise
+            away.append(AwayStream(request.uri, stream, request.config, path, error))
         except SourceRefused as error:
             # Whoever names a folder asks for what can be read in it; whoever names a file wants that one.
             if request.searched is None:
                 raise
             refused.append(str(error))
             log.warning("left out: %s", error)
+    if not streams and away:
+        raise UserError("; ".join(str(one.why) for one in away))
     if not streams:
         raise SourceRefused(f"nothing of what was found can be read: {refused[0]}")
+    for one in away:
+        what = (
+            "the others are watched, and it joins when it answers"
+            if one.why.again
+            else "the others are watched"
+        )
+        log.warning("%s: %s; %s", one.stream, one.why, what)
     CaptionStore.create(path)
-    return RunPlan(path, tuple(streams), config)
+    return RunPlan(path, tuple(streams), config, tuple(away))
+
+
+def _meet_at_once(
+    calls: Sequence[Callable[[], StreamPlan]], far: Sequence[bool]
+) -> list[Callable[[], StreamPlan]]:
+    """`calls`, of which those `far` away have been made already, all at once, since each may wait for its deadline."""
+    outcomes: dict[int, StreamPlan | Exception] = {}
+
+    def make(number: int) -> None:
+        try:
+            outcomes[number] = calls[number]()
+        except Exception as error:
+            outcomes[number] = error
+
+    threads = [
+        threading.Thread(target=make, args=(number,), name=f"meet-{number}", daemon=True)
+        for number, is_far in enumerate(far)
+        if is_far
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():  # in slices, so that an interrupt gets through
+            thread.join(_POLL_S)
+
+    def told(number: int) -> StreamPlan:
+        outcome = outcomes[number]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return [
+        partial(told, number) if is_far else call
+        for number, (call, is_far) in enumerate(zip(calls, far, strict=True))
+    ]
 
 
 def _requests(

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pipeline.core.clock import NS
 from pipeline.core.dropping import KEEP_LATEST, DropPolicy
-from pipeline.core.errors import SourceRefused
+from pipeline.core.errors import SourceAway, SourceRefused
 from pipeline.core.leaving import READER_THREAD
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects, refused_pause_s
@@ -65,6 +65,7 @@ class LiveStream:
         self._box = FrameMailbox(drop)
         self._failure: str | None = None
         # A picture came, so the credentials were right; how often they have been refused since.
+        self._never_met: LossCause | None = None
         self._accepted = False
         self._refusals = 0
         self._resume = ResumePoint()
@@ -123,7 +124,9 @@ class LiveStream:
             self.close()
             raise
         if self._failure is not None:
-            raise SourceRefused(self._failure)
+            if self._never_met is None:
+                raise SourceRefused(self._failure)
+            raise SourceAway(self._failure, again=self._never_met is not LossCause.REFUSED)
 
     def _prepare(self) -> None:
         """Decide where numbers and times go on."""
@@ -205,6 +208,7 @@ class LiveStream:
         if met and reconnects(self._options.reconnect, lost.ending, accepted=self._accepted):
             return True
         if not met:
+            self._never_met = lost.ending
             self._failure = f"{self._address}: cannot connect: {lost}; {lost.remedy}"
         elif lost.ending is not LossCause.OVER:
             self._failure = f"{self._address}: the connection was lost: {lost}; {lost.remedy}"

@@ -13,9 +13,9 @@ import av
 from av.codec.hwaccel import HWAccel
 from av.error import FFmpegError
 
-from pipeline.core.errors import SourceRefused
+from pipeline.core.errors import SourceAway, SourceRefused
 from pipeline.core.redaction import fill_in, redact_url
-from pipeline.core.restarts import RestartPolicy
+from pipeline.core.restarts import LossCause, RestartPolicy
 from pipeline.sources.camera import ConnectionLost
 from pipeline.sources.container import TEXT_FORMATS
 from pipeline.sources.film_or_camera import AddressKind, by_server, is_playlist
@@ -128,7 +128,7 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
     found = _server_says(url, options)
     if isinstance(found, HTTPError):
         why = f"the user name or password is refused; {REFUSED_REMEDY}"
-        raise SourceRefused(f"{address}: cannot connect: {why}") from None
+        raise SourceAway(f"{address}: cannot connect: {why}", again=False) from None
     if found is not None:
         server, answer = found
         kind = by_server(answer.says)
@@ -140,7 +140,8 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
     try:
         connection = _unhurried(camera.open)
     except ConnectionLost as lost:
-        raise SourceRefused(f"{address}: cannot connect: {lost}; {lost.remedy}") from None
+        again = lost.ending is not LossCause.REFUSED
+        raise SourceAway(f"{address}: cannot connect: {lost}; {lost.remedy}", again=again) from None
     if connection.kind is AddressKind.FILM:
         connection.close()
         return PlaylistFilm(uri, options)

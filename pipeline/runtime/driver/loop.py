@@ -14,6 +14,7 @@ from pipeline.core.errors import StageFailed, UserError
 from pipeline.runtime.driver.calls import Calls
 from pipeline.runtime.driver.conveyor import Conveyor
 from pipeline.runtime.driver.lane import Lane, LaneState
+from pipeline.runtime.driver.latecomers import Latecomers
 from pipeline.runtime.driver.lifecycle import Lifecycle
 from pipeline.runtime.driver.remote import Clock, Cluster, Process
 from pipeline.runtime.driver.stage import Stage
@@ -41,6 +42,8 @@ class Driver:
         self._lanes = [Lane(stream, ProgressTally(stream)) for stream in plan.streams]
         self._lifecycle = Lifecycle(plan, self._lanes, cluster, clock, calls, observer, stop)
         self._conveyor = Conveyor(self._lanes, self._options, self._lifecycle, calls, observer, stop)
+        self._stop = stop
+        self._latecomers = Latecomers(plan.away, plan.streams[0].info.engines)
         self._unfinished: set[str] = set()
         self._memory_due_s = float("-inf")
 
@@ -59,6 +62,7 @@ class Driver:
             self._report_failures()
             return [lane.tally.progress for lane in self._lanes]
         finally:
+            self._latecomers.end()
             for lane in self._lanes:
                 if lane.attempt.source is not None:
                     lane.attempt.source.end()
@@ -68,6 +72,10 @@ class Driver:
         """Give out all the work that can be given out now."""
         now_ns, now_s = self._clock.wall_ns(), self._clock.steady_s()
         self._lifecycle.shared.respawn(now_s)
+        for stream in self._latecomers.arrived():
+            log.warning("%s: it answers now, and is watched", stream.stream)
+            # Everybody who goes through the lanes holds this list.
+            self._lanes.append(Lane(stream, ProgressTally(stream)))
         for lane in self._lanes:
             if lane.state is LaneState.WAITING:
                 self._lifecycle.open_when_due(lane, now_s)
@@ -100,6 +108,7 @@ class Driver:
     def _tell_up(self) -> None:
         ready = self._lifecycle.shared.serving
         up = {lane.name: ready and lane.up for lane in self._lanes if not lane.finished}
+        up |= dict.fromkeys(self._latecomers.missing, False)
         if finished := self._unfinished - up.keys():
             # A finished stream is down; it is told once only, since nobody waits for it.
             self._observer.running({**up, **dict.fromkeys(finished, False)})
@@ -118,6 +127,8 @@ class Driver:
 
     def _report_failures(self) -> None:
         errors = [lane.error for lane in self._lanes if lane.error is not None]
+        if not self._stop.is_set:
+            errors += self._latecomers.missing.values()
         text = "; ".join(str(error) for error in errors)
         if errors and all(isinstance(error, UserError) for error in errors):
             raise UserError(text)

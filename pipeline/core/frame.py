@@ -7,6 +7,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from pipeline.core.motion import MotionField
+
 
 class ClockSource(StrEnum):
     """Where a frame's wall clock comes from, most exact first."""
@@ -41,7 +43,8 @@ class Frame:
     """One decoded frame. `rgb`: (H, W, 3) uint8. `index`: 0-based number of the frame in its stream.
 
     `thumbnail`: (h, 64) uint8 grey, what the keyframe gate judged it by; None for a frame that no gate has seen.
-    `shot`: number of its shot since the source was opened: it grows by one at each hard cut.
+    `shot`: number of its shot since the source was opened: it grows by one at each hard cut. `motion`: how things moved
+    from an earlier keyframe to this one, in successive steps; empty where nobody knows.
     """
 
     stream: str
@@ -50,6 +53,7 @@ class Frame:
     rgb: np.ndarray
     thumbnail: np.ndarray | None = None
     shot: int = 0
+    motion: tuple[MotionField, ...] = ()
 
     @property
     def height(self) -> int:

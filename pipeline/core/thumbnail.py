@@ -21,6 +21,12 @@ def thumbnail_size(width: int, height: int) -> tuple[int, int]:
     return WIDTH, min(_TALLEST, max(1, round(height * WIDTH / width)))
 
 
+def small_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """(width, height) of a picture of that shape whose longer side has `side` pixels."""
+    longer = max(width, height)
+    return max(1, round(width * side / longer)), max(1, round(height * side / longer))
+
+
 def thumbnail_of(grey: np.ndarray) -> np.ndarray:
     """A small picture of (H, W) uint8 `grey`, (h, 64) uint8, area-averaged: enough to tell whether something moved."""
     size = thumbnail_size(grey.shape[1], grey.shape[0])

@@ -12,10 +12,22 @@ from pydantic import Field
 
 from pipeline.core.dropping import BLOCK, KEEP_LATEST, DropPolicy, drop_policy
 from pipeline.core.frame import Frame
+from pipeline.core.motion import MotionField
 from pipeline.core.options import Options
 from pipeline.core.records import Cut, Gap, GapReason
 from pipeline.keyframes.reader import KeyframeReader, SourceStep
 from pipeline.keyframes.shedding import SheddingOptions
+
+
+Motion = tuple[MotionField, ...]
+# Keyframes dropped in a row over which motion is still told: errors add up, and so do the bytes.
+_LONGEST_CHAIN = 8
+
+
+def chained(earlier: Motion, later: Motion) -> Motion:
+    """How things moved over keyframes that nobody looks at: all steps, or none where one of them is not known."""
+    whole = bool(earlier) and bool(later) and len(earlier) + len(later) <= _LONGEST_CHAIN
+    return (*earlier, *later) if whole else later
 
 
 class FlowOptions(Options):
@@ -140,6 +152,9 @@ class KeyframeBuffer:
         if lost.since_ns is not None and (item.frame is not None or item.step.ended):
             end = max(lost.since_ns, item.step.reached.wall_ns)
             gaps.append(Gap(lost.since_ns, end, GapReason.DROPPED, lost.frames))
+            if item.frame is not None:
+                motion = chained(lost.motion, item.frame.motion)
+                item = replace(item, frame=replace(item.frame, motion=motion))
             self._lost = _Losses()
         counts = replace(item.step.counts, dropped=item.step.counts.dropped + self._dropped)
         return replace(item, step=replace(item.step, gaps=tuple(gaps), counts=counts))
@@ -152,16 +167,18 @@ class _Losses:
     since_ns: int | None = None
     frames: int = 0
     gaps: list[Gap | Cut] = field(default_factory=list)
+    motion: Motion = ()
 
     @classmethod
     def of(cls, item: ReadStep) -> _Losses:
         assert item.frame is not None
-        return cls(item.frame.time.wall_ns, 1, list(item.step.gaps))
+        return cls(item.frame.time.wall_ns, 1, list(item.step.gaps), item.frame.motion)
 
     def add(self, later: _Losses) -> None:
         self.since_ns = later.since_ns if self.since_ns is None else self.since_ns
         self.frames += later.frames
         self.gaps += later.gaps
+        self.motion = chained(self.motion, later.motion)
 
 
 @dataclass(slots=True)

@@ -25,6 +25,10 @@ class KeyframeOptions(Options):
 
     interval_s: float = Field(default=0.5, gt=0, description="time between keyframes while something moves")
     max_interval_s: float = Field(default=2.0, gt=0, description="time between keyframes of a still scene")
+    follow: bool = Field(
+        default=True,
+        description="points are followed through the frames in between, so that tracks are looked for where they went",
+    )
     change: float = Field(
         default=0.003,
         ge=0,
@@ -114,7 +118,7 @@ class KeyframeGate:
         # PTS of different epochs cannot be subtracted.
         same_epoch = last is not None and last.time.epoch == time.epoch
         elapsed = time.pts_ns - last.time.pts_ns if last is not None and same_epoch else None
-        if elapsed is not None and self._shots.suspicion is not None:
+        if elapsed is not None and self.uncertain:
             # Is it a flash or another place? A keyframe now would be of one or the other; the next pictures tell.
             return None
         changed = 1.0 if last is None else float(changed_places(last.thumbnail, thumbnail).mean())
@@ -126,6 +130,11 @@ class KeyframeGate:
     def end(self) -> None:
         """The stream is over: a cut that was still uncertain counts."""
         self._begin_shot(end_of_stream(self._shots))
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the last frame may be a flash or the first of another shot: the next ones tell."""
+        return self._shots.suspicion is not None
 
     def taken_cuts(self) -> list[Cut]:
         """The cuts found since this was asked last."""

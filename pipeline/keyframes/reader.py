@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.core.frame import Frame, FrameTime
+from pipeline.core.motion import MotionField
 from pipeline.core.records import Cut, Gap, ResumePoint
+from pipeline.keyframes.following import MotionFollower
 from pipeline.keyframes.gate import KeyframeGate, KeyframeOptions
 from pipeline.sources import DecodedFrame, Source, SourceCounts
 from pipeline.sources.source import resumed_at
@@ -36,6 +38,7 @@ class KeyframeReader:
     def __init__(self, source: Source, options: KeyframeOptions, resume: ResumePoint | None = None) -> None:
         self._source = source
         self._gate = KeyframeGate(options)
+        self._motion = MotionFollower() if options.follow else None
         self._reached = resume or ResumePoint()
         self._skipped: DecodedFrame | None = None
         if resume is not None and resume.pts_ns >= 0:
@@ -70,24 +73,42 @@ class KeyframeReader:
                 return self._step(gaps), None
             if isinstance(item, Gap):
                 gaps.append(item)
+                self._break()
                 continue
             time = item.time
+            if time.epoch != self._reached.epoch:
+                self._break()
             self._reached = ResumePoint(time.pts_ns, item.index, time.epoch, time.wall_ns)
             reason = self._gate.consider(item)
-            gaps += self._gate.taken_cuts()
+            cuts = self._gate.taken_cuts()
+            gaps += cuts
+            if cuts:
+                self._break()
             if reason is not None:
                 self._skipped = None
                 return self._step(gaps, has_frame=True), self._frame(item)
             self._skipped = item
+            # What may be a flash is passed over: points are found again in the picture after it.
+            if self._motion is not None and not self._gate.uncertain:
+                self._motion.passes(item)
         last, self._skipped = self._skipped, None
         if last is not None:
             self._gate.end()
-            gaps += self._gate.taken_cuts()
+            cuts = self._gate.taken_cuts()
+            gaps += cuts
+            if cuts:
+                self._break()
             return self._step(gaps, has_frame=True), self._frame(last)
         return self._step(gaps, ended=True), None
 
     def _frame(self, item: DecodedFrame) -> Frame:
-        return replace(item.to_frame(), shot=self._gate.shot)
+        motion: tuple[MotionField, ...] = () if self._motion is None else self._motion.keyframe(item)
+        return replace(item.to_frame(), shot=self._gate.shot, motion=motion)
+
+    def _break(self) -> None:
+        """What comes next does not go on from what was seen last."""
+        if self._motion is not None:
+            self._motion.forget()
 
     def close(self) -> None:
         self._source.close()

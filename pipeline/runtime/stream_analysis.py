@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pipeline.captioning.gate import CaptionGate, CaptionGateOptions
 from pipeline.core.frame import Frame
+from pipeline.core.motion import motion_since
 from pipeline.core.regions import AnalysedKeyframe, CaptionRequest, EndedTrack, Regions
 from pipeline.perception.perceiver import Perception
 from pipeline.tracking.association import Candidates
-from pipeline.tracking.interface import TrackingOptions, open_tracker
+from pipeline.tracking.interface import FollowsMotion, TrackingOptions, open_tracker
 from sca.predictor import ImageEncoding
 
 
@@ -28,6 +29,7 @@ class StreamAnalysis:
         self._tracking = tracking
         self._next_track = next_track
         self._shot = 0
+        self._last_frame = -1
         self._tracker = open_tracker(tracking, next_track)
         self._gate = CaptionGate(captions)
 
@@ -38,9 +40,13 @@ class StreamAnalysis:
         cut_off = self._begin_shot() if frame.shot != self._shot else ()
         self._shot = frame.shot
         size = (frame.height, frame.width)
+        if isinstance(self._tracker, FollowsMotion):
+            self._tracker.moved(motion_since(frame.motion, self._last_frame), size)
+        self._last_frame = frame.index
         expected = self._tracker.expect(frame.time, size)
         found = self._perception.look(frame, expected, self._view, encoding=encoding, probe_share=probe_share)
-        update = self._tracker.update(frame.time, Candidates(found.boxes, found.features), found.prompted_by)
+        candidates = Candidates(found.boxes, found.features, found.scores, found.masks)
+        update = self._tracker.update(frame.time, candidates, found.prompted_by)
         regions = Regions(
             stream=self._stream,
             frame_index=frame.index,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.core.frame import Frame, FrameTime
-from pipeline.core.thumbnail import thumbnail_of, thumbnail_size
+from pipeline.core.thumbnail import small_size, thumbnail_of, thumbnail_size
 
 if TYPE_CHECKING:
     import av
@@ -22,10 +22,10 @@ class DecodedFrame:
 
     Most frames are not keyframes of the pipeline, so the costly conversion to RGB waits for `to_frame`. `held`: the
     same picture as before, that is still shown at this later time. `lasts_ns`: how long its file says that it is shown,
-    0 where it does not say.
+    0 where it does not say. `size`: (width, height) as shown. `luma`: makes its grey picture of a given (width, height).
     """
 
-    __slots__ = ("_luma", "_rgb", "_thumbnail", "held", "index", "lasts_ns", "stream", "time")
+    __slots__ = ("_luma", "_rgb", "_size", "_thumbnail", "held", "index", "lasts_ns", "stream", "time")
 
     def __init__(
         self,
@@ -34,13 +34,15 @@ class DecodedFrame:
         time: FrameTime,
         *,
         rgb: Callable[[], np.ndarray],
-        luma: Callable[[], np.ndarray],
+        size: tuple[int, int],
+        luma: Callable[[tuple[int, int]], np.ndarray],
         held: bool = False,
     ) -> None:
         self.stream = stream
         self.index = index
         self.time = time
         self._rgb = rgb
+        self._size = size
         self._luma = luma
         self._thumbnail: np.ndarray | None = None
         self.held = held
@@ -49,8 +51,12 @@ class DecodedFrame:
     def thumbnail(self) -> np.ndarray:
         """A small grey picture, (h, 64) uint8, made when it is first asked for."""
         if self._thumbnail is None:
-            self._thumbnail = thumbnail_of(self._luma())
+            self._thumbnail = thumbnail_of(self._luma(thumbnail_size(*self._size)))
         return self._thumbnail
+
+    def grey(self, side: int) -> np.ndarray:
+        """A grey picture (h, w) uint8 whose longer side has `side` pixels, made at each call."""
+        return self._luma(small_size(*self._size, side))
 
     def to_frame(self) -> Frame:
         """The frame with its RGB pixels, and with the thumbnail where somebody has asked for it."""
@@ -85,7 +91,8 @@ def from_video_frame(
         index,
         time,
         rgb=lambda: geometry.shown(_rgb(picture), size),
-        luma=lambda: geometry.shown(_luma(picture), thumbnail_size(*(size or geometry.display))),
+        size=size or geometry.display,
+        luma=lambda small: geometry.shown(_luma(picture), small),
     )
 
 
@@ -93,14 +100,19 @@ def from_array(stream: str, index: int, time: FrameTime, rgb: np.ndarray) -> Dec
     """Wrap (H, W, 3) uint8 RGB pixels."""
     import cv2
 
+    def luma(small: tuple[int, int]) -> np.ndarray:
+        return np.asarray(cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), small, interpolation=cv2.INTER_AREA))
+
     return DecodedFrame(
-        stream, index, time, rgb=lambda: rgb, luma=lambda: np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
+        stream, index, time, rgb=lambda: rgb, size=(rgb.shape[1], rgb.shape[0]), luma=luma
     )
 
 
 def still_shown(frame: DecodedFrame, time: FrameTime) -> DecodedFrame:
     """The same picture at a later time."""
-    return DecodedFrame(frame.stream, frame.index, time, rgb=frame._rgb, luma=frame._luma, held=True)
+    return DecodedFrame(
+        frame.stream, frame.index, time, rgb=frame._rgb, size=frame._size, luma=frame._luma, held=True
+    )
 
 
 def _rgb(picture: av.VideoFrame) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.core.options import Options
-from pipeline.core.regions import box_area, box_iou
+from pipeline.core.regions import RleMask, box_area, box_iou
 
 # The affinity of a pair is its overlap (0..1) plus these. Guesses that only have to keep an order: looks may turn a
 # tie of overlaps, never an overlap that is clear; that the track's own prompt found the region counts for less than
@@ -40,10 +40,16 @@ class AssociationOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """N boxes xyxy pixels (N, 4) with their L2-normalised features (N, D)."""
+    """N boxes xyxy pixels (N, 4) with their L2-normalised features (N, D).
+
+    Of detections also, where whoever found them tells: `scores` (N,) float32, how sure the model is of each mask, and
+    `masks`, None where only the box is known.
+    """
 
     boxes: np.ndarray
     features: np.ndarray
+    scores: np.ndarray | None = None
+    masks: tuple[RleMask | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)

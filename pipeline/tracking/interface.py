@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import Field
 
 from pipeline.core.frame import FrameTime
+from pipeline.core.motion import MotionField
 from pipeline.core.options import Options
 from pipeline.core.regions import EndedTrack, Expected
 from pipeline.tracking.association import AssociationOptions, Candidates
@@ -54,7 +55,8 @@ class TrackUpdate:
 class Tracker(Protocol):
     """The tracks of one stream. For each keyframe, in order: `expect`, then look there, then `update`.
 
-    Numbers are given once: a number that has ended, or that an earlier run gave, never comes again.
+    Numbers are given once: a number that has ended, or that an earlier run gave, never comes again. A tracker that also
+    has `moved` (`FollowsMotion`) is told before `expect` where the picture's points went since the last keyframe.
     """
 
     def expect(self, time: FrameTime, frame_size: tuple[int, int]) -> Expected:
@@ -73,6 +75,18 @@ class Tracker(Protocol):
 
     def finish(self) -> tuple[EndedTrack, ...]:
         """The stream is over: every numbered track that has not ended yet."""
+        ...
+
+
+@runtime_checkable
+class FollowsMotion(Protocol):
+    """What a tracker may offer besides."""
+
+    def moved(self, fields: tuple[MotionField, ...], frame_size: tuple[int, int]) -> None:
+        """How points of a (height, width) picture moved from the last keyframe to the one that is expected next.
+
+        `fields`: one after the other, none where it is not known; told before each `expect`.
+        """
         ...
 
 

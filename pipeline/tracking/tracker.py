@@ -9,8 +9,10 @@ import numpy as np
 
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
-from pipeline.core.regions import EndedTrack, Expected, box_area
+from pipeline.core.motion import MotionField
+from pipeline.core.regions import EndedTrack, Expected, RleMask, box_area, decode_mask
 from pipeline.tracking.association import Candidates, associate, recognise
+from pipeline.tracking.carrying import carry
 from pipeline.tracking.interface import TrackingOptions, TrackUpdate
 from pipeline.tracking.motion import BoxMotion
 
@@ -19,6 +21,10 @@ from pipeline.tracking.motion import BoxMotion
 _FEATURE_MEMORY = 0.7
 # Least share of a predicted box inside the picture: what has nearly left is not worth a prompt. A guess.
 _MIN_VISIBLE = 0.25
+
+
+# Least share of a thing's points that must still be found: most of what is hidden, or turns about, is lost.
+_LEAST_KEPT = 0.3
 
 
 class TrackState(StrEnum):
@@ -44,6 +50,12 @@ class _Track:
     state: TrackState = TrackState.TENTATIVE
     first_numbered: FrameTime | None = None
     observations: int = 0
+    mask: RleMask | None = None
+    carried: np.ndarray | None = None
+
+    def expected(self, now: int) -> np.ndarray:
+        """Where it should be, (4,) xyxy: where the points on it went, else where it was heading."""
+        return self.motion.predict(now) if self.carried is None else self.carried
 
 
 @dataclass(slots=True)
@@ -60,13 +72,20 @@ class PromptedTracker:
     _begun: bool = False
     _clock: _StreamTime = field(default_factory=lambda: _StreamTime())
 
+    def moved(self, fields: tuple[MotionField, ...], frame_size: tuple[int, int]) -> None:
+        """Take in how points of the (height, width) picture moved since the last keyframe."""
+        for track in self._live():
+            track.carried = _carried(track, fields, frame_size)
+            # A mask is of the moment in which it was found.
+            track.mask = None
+
     def expect(self, time: FrameTime, frame_size: tuple[int, int]) -> Expected:
         """Predicted boxes of all live tracks that should be inside a (height, width) picture at `time`."""
         now = self._clock.at(time)
         height, width = frame_size
         keys, boxes = [], []
         for track in self._live():
-            predicted = track.motion.predict(now)
+            predicted = track.expected(now)
             inside = np.clip(predicted, 0, [width, height, width, height]).astype(np.float32)
             area = box_area(predicted[None])[0]
             if box_area(inside[None])[0] >= _MIN_VISIBLE * max(area, 1.0):
@@ -85,7 +104,7 @@ class PromptedTracker:
         live = self._live()
         index_of = {track.key: index for index, track in enumerate(live)}
         predicted = Candidates(
-            np.array([track.motion.predict(now) for track in live], np.float32).reshape(-1, 4),
+            np.array([track.expected(now) for track in live], np.float32).reshape(-1, 4),
             _stack(live, detections.features.shape[1]),
         )
         prompts = np.array([index_of.get(key, -1) for key in prompted_by], np.int64)
@@ -114,6 +133,8 @@ class PromptedTracker:
                 self._hit(owner[column], time, now, detections.boxes[column], detections.features[column])
             else:
                 owner[column] = self._start(time, now, detections.boxes[column], detections.features[column])
+            owner[column].carried = None
+            owner[column].mask = None if detections.masks is None else detections.masks[column]
         self._begun = True
         # 5. Who was not seen grows lost, then dormant, then ends.
         seen = {track.key for track in owner.values()}
@@ -192,6 +213,22 @@ class _StreamTime:
         self._last_ns = max(self._last_ns, time.pts_ns + self._offset)
         self._last_wall = time.wall_ns
         return time.pts_ns + self._offset
+
+
+def _carried(
+    track: _Track, fields: tuple[MotionField, ...], frame_size: tuple[int, int]
+) -> np.ndarray | None:
+    """The track's box after `fields`, (4,) xyxy; None where they do not tell."""
+    # A track that was not seen goes on from where it was carried, and from nowhere else: at its old place is another thing.
+    seen = track.carried is None and track.state is not TrackState.LOST
+    box = track.box if seen else track.carried
+    mask = None if track.mask is None else decode_mask(track.mask)
+    for field in fields:
+        result = None if box is None else carry(box, field, frame_size, mask)
+        if result is None or result.kept < _LEAST_KEPT:
+            return None
+        box, mask = result.box, None
+    return box if fields else None
 
 
 def _state_when_missed(number: int, away_ns: int, options: TrackingOptions) -> TrackState:

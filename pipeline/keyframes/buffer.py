@@ -18,7 +18,6 @@ from pipeline.core.records import Cut, Gap, GapReason
 from pipeline.keyframes.reader import KeyframeReader, SourceStep
 from pipeline.keyframes.shedding import SheddingOptions
 
-
 Motion = tuple[MotionField, ...]
 # Keyframes dropped in a row over which motion is still told: errors add up, and so do the bytes.
 _LONGEST_CHAIN = 8

@@ -129,6 +129,6 @@ def _flow(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np
     import cv2
 
     moved, status, _ = cv2.calcOpticalFlowPyrLK(
-        before, after, points, None, winSize=_WINDOW, maxLevel=_LEVELS, criteria=_STOP
+        before, after, points, points.copy(), winSize=_WINDOW, maxLevel=_LEVELS, criteria=_STOP
     )
     return np.asarray(moved), status[:, 0] > 0

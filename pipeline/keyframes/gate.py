@@ -118,7 +118,7 @@ class KeyframeGate:
         # PTS of different epochs cannot be subtracted.
         same_epoch = last is not None and last.time.epoch == time.epoch
         elapsed = time.pts_ns - last.time.pts_ns if last is not None and same_epoch else None
-        if elapsed is not None and self.uncertain:
+        if elapsed is not None and self._shots.suspicion is not None:
             # Is it a flash or another place? A keyframe now would be of one or the other; the next pictures tell.
             return None
         changed = 1.0 if last is None else float(changed_places(last.thumbnail, thumbnail).mean())
@@ -132,9 +132,9 @@ class KeyframeGate:
         self._begin_shot(end_of_stream(self._shots))
 
     @property
-    def uncertain(self) -> bool:
-        """Whether the last frame may be a flash or the first of another shot: the next ones tell."""
-        return self._shots.suspicion is not None
+    def unclear(self) -> bool:
+        """Whether the last frame may be a flash, shows nothing, or comes out of the dark: the next ones tell more."""
+        return self._shots.suspicion is not None or self._shots.dark is not None
 
     def taken_cuts(self) -> list[Cut]:
         """The cuts found since this was asked last."""

@@ -88,8 +88,8 @@ class KeyframeReader:
                 self._skipped = None
                 return self._step(gaps, has_frame=True), self._frame(item)
             self._skipped = item
-            # What may be a flash is passed over: points are found again in the picture after it.
-            if self._motion is not None and not self._gate.uncertain:
+            # A flash is passed over: points are found again in the picture after it.
+            if self._motion is not None and not self._gate.unclear:
                 self._motion.passes(item)
         last, self._skipped = self._skipped, None
         if last is not None:

@@ -101,11 +101,11 @@ def from_array(stream: str, index: int, time: FrameTime, rgb: np.ndarray) -> Dec
     import cv2
 
     def luma(small: tuple[int, int]) -> np.ndarray:
-        return np.asarray(cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), small, interpolation=cv2.INTER_AREA))
+        return np.asarray(
+            cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), small, interpolation=cv2.INTER_AREA)
+        )
 
-    return DecodedFrame(
-        stream, index, time, rgb=lambda: rgb, size=(rgb.shape[1], rgb.shape[0]), luma=luma
-    )
+    return DecodedFrame(stream, index, time, rgb=lambda: rgb, size=(rgb.shape[1], rgb.shape[0]), luma=luma)
 
 
 def still_shown(frame: DecodedFrame, time: FrameTime) -> DecodedFrame:

@@ -6,8 +6,9 @@ import numpy as np
 
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
+from pipeline.core.motion import MotionField
 from pipeline.tracking.association import Candidates
-from pipeline.tracking.interface import Tracker, TrackUpdate
+from pipeline.tracking.interface import FollowsMotion, Tracker, TrackUpdate
 
 SIZE = (480, 640)
 _WIDTH = 16
@@ -113,6 +114,21 @@ class TrackerTests:
         for track in last:
             assert track.first_ns <= track.last_ns
             assert track.observations >= 1
+
+    def test_motion_may_be_known_or_not(self) -> None:
+        tracker = self.tracker(1)
+        if not isinstance(tracker, FollowsMotion):
+            return
+        points = np.random.default_rng(0).uniform(size=(200, 2)).astype(np.float32)
+        for step in range(8):
+            after = points + np.array([20 / SIZE[1], 0], np.float32)
+            known = MotionField(step - 1, points, after, np.asarray((after < 1).all(axis=1)))
+            unknown = MotionField(step - 1, points, points * np.nan, np.zeros(len(points), bool))
+            tracker.moved([(), (known,), (known, known), (unknown,)][step % 4], SIZE)
+            update = self.look(tracker, scene_time(step / 2), found(thing(0, 20 + 20 * step, 20)))
+        assert update.track_ids[0] >= 0
+        tracker.moved((), SIZE)
+        assert len(tracker.finish()) >= 1
 
     def test_time_stamps_may_begin_anew(self) -> None:
         tracker = self.tracker(1)

@@ -22,6 +22,10 @@ _MIN_OVERLAP = 0.1
 _MAX_DISTANCE = 1.5
 # Largest ratio of areas, either way, between two sightings of one thing: twice as near or as far. A guess.
 _MAX_GROWTH = 4.0
+# What makes a pair sure: IoU of the region that a track's own prompt found with where the track was expected, and IoU that
+# the model expects of the mask. Middles, not fitted.
+_SURE_OVERLAP = 0.5
+_SURE_SCORE = 0.5
 
 
 class AssociationOptions(Options):
@@ -58,7 +62,7 @@ class Candidates:
 def associate(
     tracks: Candidates, detections: Candidates, prompted_by: np.ndarray, options: AssociationOptions
 ) -> list[tuple[int, int]]:
-    """Pairs (track, detection), each used once, of the greatest total affinity among the pairs that may match.
+    """Pairs (track, detection), each used once: the sure ones, then those of the greatest total affinity that may match.
 
     `tracks.boxes` are predictions for this moment; `prompted_by` (M,) holds the track that prompted each detection,
     -1 for none. A pair may match when features agree, areas are comparable, and boxes overlap or lie close.
@@ -75,8 +79,16 @@ def associate(
     # cross, look alike, change shape), so all three must agree.
     near = (overlap >= _MIN_OVERLAP) | (_distance(tracks.boxes, detections.boxes) <= _MAX_DISTANCE)
     allowed = near & (similarity >= options.min_similarity) & _comparable(tracks, detections)
-    # One best assignment over all pairs, so that no early choice takes a later track's only match.
-    return _assign(affinity, allowed)
+    # First what is sure: found by the track's own prompt, where it was expected, by a mask that the model trusts. One
+    # assignment over everything would give it away wherever that lets two doubtful pairs come about.
+    sure = allowed & prompted & (overlap >= _SURE_OVERLAP)
+    if detections.scores is not None:
+        sure &= detections.scores[None] >= _SURE_SCORE
+    pairs = _assign(affinity, sure)
+    # Then the rest, in one best assignment, so that no early choice takes a later track's only match.
+    for row, column in pairs:
+        allowed[row], allowed[:, column] = False, False
+    return pairs + _assign(affinity, allowed)
 
 
 def recognise(

@@ -52,12 +52,12 @@ def carry(
         seen = _outstanding(before, after, seen, field.found, box)
     if seen.sum() < _LEAST_POINTS:
         return None
-    # 2. Where their middle went, and how far they spread: medians, for some points slip onto what lies behind.
+    # 2. How far they drew apart, and where they went beyond that: medians, for some points slip onto what lies behind.
     first, second = before[seen], after[seen]
-    middle, there = np.median(first, axis=0), np.median(second, axis=0)
     growth = _growth(first, second, box)
+    move = np.median(second - growth * first, axis=0)
     # 3. The box goes with them, its middle keeping its place among the points.
-    centre = there + growth * ((box[:2] + box[2:]) / 2 - middle)
+    centre = move + growth * (box[:2] + box[2:]) / 2
     half = growth * (box[2:] - box[:2]) / 2
     moved = np.concatenate([centre - half, centre + half]).astype(np.float32)
     return Carried(moved, float((own & field.found).sum() / own.sum()))
@@ -93,7 +93,9 @@ def _growth(first: np.ndarray, second: np.ndarray, box: np.ndarray) -> float:
         return 1.0
     some = np.linspace(0, len(first) - 1, min(len(first), _COMPARED)).astype(int)
     one, other = np.triu_indices(len(some), 1)
-    distances = [np.linalg.norm(points[some][one] - points[some][other], axis=1) for points in (first, second)]
+    distances = [
+        np.linalg.norm(points[some][one] - points[some][other], axis=1) for points in (first, second)
+    ]
     far = distances[0] > _NEAR * float(np.sqrt(np.prod(box[2:] - box[:2])))
     if far.sum() < _LEAST_POINTS_GROWTH:
         return 1.0

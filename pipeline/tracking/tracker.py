@@ -223,8 +223,8 @@ def _carried(
     seen = track.carried is None and track.state is not TrackState.LOST
     box = track.box if seen else track.carried
     mask = None if track.mask is None else decode_mask(track.mask)
-    for field in fields:
-        result = None if box is None else carry(box, field, frame_size, mask)
+    for step in fields:
+        result = None if box is None else carry(box, step, frame_size, mask)
         if result is None or result.kept < _LEAST_KEPT:
             return None
         box, mask = result.box, None

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
+from pipeline.core.masks import RleMask
 from pipeline.core.options import Options
-from pipeline.core.regions import RleMask, box_area, box_iou
+from pipeline.core.regions import box_area, box_iou
 
 # The affinity of a pair is its overlap (0..1) plus these. Guesses that only have to keep an order: looks may turn a
 # tie of overlaps, never an overlap that is clear; that the track's own prompt found the region counts for less than

@@ -37,7 +37,7 @@ def carry(
 ) -> Carried | None:
     """Move `box` (4,) xyxy pixels of a picture of `size` (H, W) along `field`; None where too few points tell.
 
-    `mask`: (H, W) bool, the thing itself. A box holds background too, which moves with the camera; without a mask the
+    `mask`: (h, w) bool, the thing itself, on any grid of the whole picture. A box holds background too, which moves with the camera; without a mask the
     points that move otherwise than what surrounds the box speak for the thing.
     """
     height, width = size
@@ -45,7 +45,8 @@ def carry(
     # 1. Whose points they are.
     own = _within(before, box)
     if mask is not None:
-        column, row = (np.clip(before[:, axis].astype(int), 0, size[1 - axis] - 1) for axis in (0, 1))
+        cells = np.array(mask.shape[::-1])
+        column, row = np.clip((field.before * cells).astype(int), 0, cells - 1).T
         own &= mask[row, column]
     seen = own & field.found
     if mask is None:

@@ -9,8 +9,9 @@ import numpy as np
 
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
+from pipeline.core.masks import RleMask, decode_mask
 from pipeline.core.motion import MotionField
-from pipeline.core.regions import EndedTrack, Expected, RleMask, box_area, decode_mask
+from pipeline.core.regions import EndedTrack, Expected, box_area
 from pipeline.tracking.association import Candidates, associate, recognise
 from pipeline.tracking.carrying import carry
 from pipeline.tracking.interface import TrackingOptions, TrackUpdate

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.frame import FrameTime
+from pipeline.core.masks import encode_masks
 from pipeline.core.motion import MotionField
-from pipeline.core.regions import encode_masks
 from pipeline.tracking.association import Candidates
 from pipeline.tracking.carrying import carry
 from pipeline.tracking.interface import TrackingOptions

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-from sca.checkpoints import load_released, load_sam_weights, load_shipped, save_shipped, strict_loading
+from sca.checkpoints import load_released, load_sam_weights, load_shipped, save_shipped
 from sca.checkpoints.released import to_our_names
 from sca.checkpoints.released_tokenizer import load_released_tokenizer
 from sca.checkpoints.strict_loading import build_without_weights
@@ -64,9 +64,7 @@ def test_every_key_of_the_released_models_has_its_place(name: str) -> None:
     assert sum(parameter.numel() for parameter in trainable) == released["n_trainable"]
 
 
-def test_a_model_is_built_without_weights_and_other_threads_do_not_notice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_model_is_built_without_weights_and_other_threads_do_not_notice() -> None:
     beside: list[bool] = []
 
     class Watched(Sca):
@@ -76,8 +74,7 @@ def test_a_model_is_built_without_weights_and_other_threads_do_not_notice(
             thread.join()
             super().__init__(config)
 
-    monkeypatch.setattr(strict_loading, "Sca", Watched)
-    model = build_without_weights(tiny_config(GPT2))
+    model = build_without_weights(tiny_config(GPT2), Watched)
     assert beside == [False]
     sizes = [(parameter.numel(), parameter.is_meta) for parameter in model.parameters()]
     assert sum(size for size, is_meta in sizes if is_meta) > 0.9 * sum(size for size, _ in sizes)

@@ -15,7 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.output_files import check_output, writing_output
 from pipeline.export.interface import exporter_for
 from pipeline.query.typed_times import TIME_HELP
-from pipeline.query.windows import stream_windows, told_notes, window_rows
+from pipeline.query.windows import MaskReading, stream_windows, told_notes, window_rows
 from pipeline.store import CaptionStore
 from pipeline.store.durable_files import refusal
 
@@ -48,6 +48,12 @@ def export(
     utc: Annotated[
         bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
     ] = False,
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks", help="With each caption's mask, as COCO run lengths over its picture; jsonl."
+        ),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Write nothing (exit 2) where a file of the store is damaged.")
     ] = False,
@@ -57,6 +63,8 @@ def export(
     Example: sca export street.zarr street.vtt --min-score 0.5
     """
     exporter = exporter_for(out, output)
+    if masks and not getattr(exporter, "holds_masks", False):
+        raise UserError(f"--masks: {output or out.suffix.removeprefix('.')} holds no masks; write jsonl")
     check_output(out, store=store)
     with CaptionStore.open(store, strict=strict) as opened:
         windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
@@ -67,10 +75,11 @@ def export(
             kind = (output or out.suffix.removeprefix(".")).lower()
             what = "subtitles hold" if kind in ("srt", "vtt") else f"a {kind} file holds"
             raise UserError(f"{what} one stream: choose it with --stream {streams}")
-        rows = window_rows(opened, windows, text=text, min_score=min_score)
+        reading = MaskReading(opened, strict) if masks else None
+        rows = window_rows(opened, windows, text=text, min_score=min_score, masks=reading)
         try:
             with quiet_pipe(), writing_output(out) as file:
                 exporter.write(rows, file)
         except OSError as error:
             raise refusal(error, out, "write") from error
-        leave_with_damage(opened.damage())
+        leave_with_damage(opened.damage(), reading)

@@ -15,6 +15,7 @@ from rich.table import Table
 from pipeline.commands.damage_exit import leave_with_damage
 from pipeline.commands.terminal import PlainConsole, quiet_pipe, say
 from pipeline.core.clock import local_zone, to_datetime
+from pipeline.core.errors import UserError
 from pipeline.core.shown_text import shown
 from pipeline.export.csv import csv_lines, gap_csv_lines
 from pipeline.export.jsonl import json_lines
@@ -30,7 +31,7 @@ from pipeline.query.rows import (
     gap_rows,
 )
 from pipeline.query.typed_times import TIME_HELP, clock_text, clock_texts, offset_text
-from pipeline.query.windows import StreamWindow, stream_windows, told_notes, window_rows
+from pipeline.query.windows import MaskReading, StreamWindow, stream_windows, told_notes, window_rows
 from pipeline.store import CaptionStore
 
 PIPED_WIDTH = 140
@@ -67,6 +68,13 @@ def query(
         bool,
         typer.Option("--gaps", help="Show what was not watched, when load was shed and where shots begin."),
     ] = False,
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks",
+            help="With each caption's mask, as COCO run lengths over its picture; with --format json.",
+        ),
+    ] = False,
     output: Annotated[
         OutputFormat, typer.Option("--format", help="json: one object a line.")
     ] = OutputFormat.TABLE,
@@ -78,6 +86,10 @@ def query(
 
     Examples: sca query yard.zarr --from 14:00 --to 14:05 --text dog; sca query street.zarr --from 90s --format json
     """
+    if masks and (gaps or output is not OutputFormat.JSON):
+        raise UserError(
+            "--masks: masks are given with captions as JSON lines; add --format json, leave --gaps out"
+        )
     zone = UTC if utc else local_zone()
     with CaptionStore.open(store, strict=strict) as opened:
         windows = stream_windows(opened, stream, start, end, zone)
@@ -89,10 +101,13 @@ def query(
             _print_gaps(opened, windows, zone, limit, output)
             leave_with_damage(opened.damage())
             return
+        reading = MaskReading(opened, strict) if masks else None
         rows = window_rows(
             opened, windows, track=track, text=text, min_score=min_score, shot=shot,
-            limit=None if output is OutputFormat.TABLE else limit,
+            limit=None if output is OutputFormat.TABLE else limit, masks=reading,
         )  # fmt: skip
+        if reading is not None and strict:
+            rows = iter(list(rows))  # all is read before the first is shown
         with quiet_pipe():
             if output is OutputFormat.TABLE:
                 found = coalesce(rows)
@@ -101,7 +116,7 @@ def query(
             else:
                 kept = itertools.islice(rows, limit)
                 sys.stdout.writelines(json_lines(kept) if output is OutputFormat.JSON else csv_lines(kept))
-        leave_with_damage(opened.damage())
+        leave_with_damage(opened.damage(), reading)
 
 
 def _print_gaps(

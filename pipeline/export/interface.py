@@ -12,7 +12,10 @@ from sca.parts import Registry, registry
 
 
 class Exporter(Protocol):
-    """One file format. `one_stream`: whether a file can hold the captions of one stream only, as subtitles do."""
+    """One file format. `one_stream`: whether a file can hold the captions of one stream only, as subtitles do.
+
+    A format with an attribute `holds_masks` that is true may be given rows with masks (`sca export --masks`).
+    """
 
     one_stream: bool
 

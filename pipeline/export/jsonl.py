@@ -10,9 +10,10 @@ from pipeline.query.rows import CaptionRow, CutRow, EffortRow, GapRow
 
 
 class JsonLines:
-    """Captions as JSON lines (https://jsonlines.org), UTF-8."""
+    """Captions as JSON lines (https://jsonlines.org), UTF-8; with `mask` where masks were asked for."""
 
     one_stream = False
+    holds_masks = True
 
     def write(self, rows: Iterable[CaptionRow], out: BinaryIO) -> None:
         out.writelines(line.encode() for line in json_lines(rows))

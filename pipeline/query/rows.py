@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.core.clock import NS, iso_text
+from pipeline.core.masks import RleMask
 from pipeline.core.records import GapReason, known_reason
 
 if TYPE_CHECKING:
@@ -96,8 +97,27 @@ COALESCE_NS = NS
 
 
 @dataclass(frozen=True, slots=True)
+class RowMask:
+    """A caption's mask, of the keyframe in which the caption began. `picture`: (H, W) of the picture that its grid covers."""
+
+    mask: RleMask
+    picture: tuple[int, int]
+
+    def document(self) -> dict[str, object]:
+        """What pycocotools decodes (`size`: rows and columns of the grid, `counts`), and the `picture` that it covers."""
+        return {
+            "size": list(self.mask.size),
+            "counts": self.mask.counts.decode("ascii"),
+            "picture": list(self.picture),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class CaptionRow:
-    """One caption. Wall ns UTC, seconds of stream time, `box` xyxy in pixels, `score` 0..1, `shot` from 0."""
+    """One caption. Wall ns UTC, seconds of stream time, `box` xyxy in pixels, `score` 0..1, `shot` from 0.
+
+    `mask`: None where it has none. Shown only if `masks` were asked for.
+    """
 
     stream: str
     track: int
@@ -109,10 +129,12 @@ class CaptionRow:
     score: float
     box: tuple[float, float, float, float]
     shot: int = 0
+    mask: RowMask | None = None
+    masks: bool = False
 
     def document(self) -> dict[str, object]:
         """What the line formats show: times in ISO 8601 UTC, pixels to a hundredth."""
-        return {
+        document: dict[str, object] = {
             "stream": self.stream,
             "track": self.track,
             "t_start": iso_text(self.start_ns),
@@ -124,6 +146,9 @@ class CaptionRow:
             "box": [round(edge, 2) for edge in self.box],
             "shot": self.shot,
         }
+        if self.masks:
+            document["mask"] = self.mask and self.mask.document()
+        return document
 
 
 def coalesce(rows: Iterable[CaptionRow], gap_ns: int = COALESCE_NS) -> list[CaptionRow]:

@@ -9,8 +9,10 @@ from datetime import tzinfo
 from itertools import islice
 
 from pipeline.core.clock import NS
+from pipeline.core.errors import StoreRefused
+from pipeline.core.masks import MaskMalformed, run_lengths
 from pipeline.core.records import CaptionEvent
-from pipeline.query.rows import CaptionRow
+from pipeline.query.rows import CaptionRow, RowMask
 from pipeline.query.typed_times import Recording, parse_window, window_notes
 from pipeline.store import CaptionStore
 
@@ -63,18 +65,32 @@ def window_rows(
     min_score: float | None = None,
     shot: int | None = None,
     limit: int | None = None,
+    masks: MaskReading | None = None,
 ) -> Iterator[CaptionRow]:
     """What matches in all windows, ordered by start, then track; at most `limit` of each stream.
 
-    `start_s` and `end_s` count from where each stream starts on the wall, as offsets in `--from` do.
+    `start_s` and `end_s` count from where each stream starts on the wall, as offsets in `--from` do. `masks`: rows have their masks,
+    and it hears of those that are none.
     """
     most = limit if shot is None else None
     found = [
-        (w, store.events(w.stream, w.start, w.end, track=track, text=text, min_score=min_score, limit=most))
+        (
+            w,
+            store.events(
+                w.stream,
+                w.start,
+                w.end,
+                track=track,
+                text=text,
+                min_score=min_score,
+                limit=most,
+                masks=masks is not None,
+            ),
+        )
         for w in windows
     ]
     rows = heapq.merge(
-        *(_rows_since(w.recording.start_ns, w.stream, events) for w, events in found),
+        *(_rows_since(w.recording.start_ns, w.stream, events, masks) for w, events in found),
         key=lambda row: (row.start_ns, row.track),
     )
     if shot is None:
@@ -82,8 +98,36 @@ def window_rows(
     return islice((row for row in rows if row.shot == shot), limit)
 
 
+class MaskReading:
+    """Stored masks as rows have them, and what could not be read of them: `damaged` of them, `first` (stream, track, start in s).
+
+    `strict`: such a mask is an error.
+    """
+
+    def __init__(self, store: CaptionStore, strict: bool = False) -> None:
+        self._strict = strict
+        self.damaged = 0
+        self.first: tuple[str, int, float] | None = None
+        self._pictures = {name: (info.height, info.width) for name, info in store.streams().items()}
+
+    def read(self, stream: str, event: CaptionEvent, start_s: float) -> RowMask | None:
+        if event.mask is None:
+            return None
+        try:
+            run_lengths(event.mask)
+        except MaskMalformed as error:
+            if self._strict:
+                raise StoreRefused(
+                    f"the mask of track {event.track} at {start_s:.1f} s of {stream} is damaged: {error}"
+                ) from error
+            self.damaged += 1
+            self.first = self.first or (stream, event.track, start_s)
+            return None
+        return RowMask(event.mask, self._pictures[stream])
+
+
 def _rows_since(
-    start_ns: int, stream: str, events: Iterable[tuple[CaptionEvent, int]]
+    start_ns: int, stream: str, events: Iterable[tuple[CaptionEvent, int]], masks: MaskReading | None
 ) -> Iterator[CaptionRow]:
     # Stored PTS start at 0 again after a reset, and leave out how long a camera's program was down.
     for event, shot in events:
@@ -98,4 +142,6 @@ def _rows_since(
             score=event.score,
             box=event.box,
             shot=shot,
+            mask=masks.read(stream, event, (event.start_ns - start_ns) / NS) if masks is not None else None,
+            masks=masks is not None,
         )

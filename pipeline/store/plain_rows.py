@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.core.clock import TimeSpan
+from pipeline.core.masks import RleMask
 from pipeline.core.records import CaptionEvent, GapReason, known_reason
 from pipeline.store.row_query import Selection, shots_at
 
@@ -19,13 +20,15 @@ _AT_ONCE = 4096
 class PlainCaptions:
     """Caption events and the numbers of their shots, by start, then track; columns until somebody goes through them.
 
-    What would fill the memory are millions of rows made at once. `texts` are those of the rows before they were ordered.
+    What would fill the memory are millions of rows made at once. `texts` are those of the rows before they were ordered,
+    and `masks` theirs, empty where they were not asked for.
     """
 
     columns: tuple[np.ndarray, ...]
     texts: list[str]
     shots: np.ndarray
     order: np.ndarray
+    masks: list[RleMask | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -37,11 +40,18 @@ class PlainCaptions:
             for row, track, t0, t1, pts0, pts1, frame, box, score, logprob, shot in zip(
                 rows.tolist(), *values, strict=True
             ):
-                text = self.texts[row]
-                yield CaptionEvent(track, t0, t1, pts0, pts1, frame, tuple(box), text, score, logprob), shot
+                text, mask = self.texts[row], self.masks[row] if self.masks else None
+                yield (
+                    CaptionEvent(
+                        track, t0, t1, pts0, pts1, frame, tuple(box), text, score, logprob, mask=mask
+                    ),
+                    shot,
+                )
 
 
-def plain_captions(found: Sequence[Selection], limit: int | None = None) -> PlainCaptions:
+def plain_captions(
+    found: Sequence[Selection], limit: int | None = None, masks: bool = False
+) -> PlainCaptions:
     """What `find_captions` found, at most the first `limit`. Everything is read here, so damage shows here."""
     if not found:
         none = np.zeros(0, np.int64)
@@ -49,7 +59,8 @@ def plain_captions(found: Sequence[Selection], limit: int | None = None) -> Plai
     columns = tuple(np.concatenate([f.column(name) for f in found]) for name in _COLUMNS)
     texts = [text for f in found for text in f.strings("text")]
     shots = np.concatenate([shots_at(f.source, f.column("t_start")) for f in found])
-    return PlainCaptions(columns, texts, shots, np.lexsort((columns[0], columns[1]))[:limit])
+    kept = [mask and RleMask(*mask) for f in found for mask in f.masks()] if masks else []
+    return PlainCaptions(columns, texts, shots, np.lexsort((columns[0], columns[1]))[:limit], kept)
 
 
 def plain_gaps(found: Sequence[Selection]) -> list[tuple[TimeSpan, GapReason | str]]:

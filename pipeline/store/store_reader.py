@@ -77,10 +77,13 @@ class StoreReader:
         text: str | None = None,
         min_score: float | None = None,
         limit: int | None = None,
+        masks: bool = False,
     ) -> PlainCaptions:
-        """What `captions` finds in one stream, as plain values without masks and embeddings."""
+        """What `captions` finds in one stream, as plain values without embeddings, with masks where they are wanted."""
         wanted = RowFilter(*time_window(start, end), track, text, min_score)
-        (found,) = self._ask(stream, wanted, lambda _, s: plain_captions(find_captions(s, wanted), limit))
+        (found,) = self._ask(
+            stream, wanted, lambda _, s: plain_captions(find_captions(s, wanted), limit, masks)
+        )
         return found
 
     def unwatched(

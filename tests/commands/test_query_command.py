@@ -8,13 +8,18 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 from typer.testing import CliRunner, Result
 
+from pipeline.commands.export import export
 from pipeline.commands.query import query
+from pipeline.core.errors import UserError
+from pipeline.core.masks import RleMask, encode_masks
 from pipeline.core.records import Batch, CaptionEvent, EffortName, EffortStep, Gap, GapReason, ResumePoint
 from pipeline.query.rows import CaptionRow, coalesce
 from pipeline.store import CaptionStore, StreamInfo
@@ -22,6 +27,8 @@ from tests.store_samples import INFO, T0, S, batch, filled_store
 
 app = typer.Typer()
 app.command()(query)
+app_export = typer.Typer()
+app_export.command()(export)
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +240,50 @@ def test_gaps_and_shed_steps_can_be_asked_for(troubled: Path) -> None:
 def test_a_change_of_effort_is_no_gap(troubled: Path) -> None:
     shown = run(troubled).output
     assert "80.0% of the window was watched (1 gap: dropped)" in shown
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """A store with a caption that has a mask, one that has none and one whose mask is none; and the first one's pixels."""
+    pixels = np.zeros((1, INFO.height, INFO.width), bool)
+    pixels[0, 100:300, 50:200] = True
+    (code,), _ = encode_masks(pixels, (INFO.height, INFO.width))
+    events = tuple(
+        CaptionEvent(track, T0, T0 + S, 0, S, 0, (50, 100, 200, 300), "a door", 0.9, -0.1, mask=mask)
+        for track, mask in ((1, code), (2, None), (3, RleMask((36, 48), b"nonsense")))
+    )
+    with CaptionStore.create(tmp_path / "a.zarr").writer("cam", INFO) as writer:
+        writer.commit(Batch(captions=events, resume=ResumePoint(S, 1, 0, T0 + S, 4)))
+    return tmp_path / "a.zarr", pixels[0]
+
+
+def test_masks_come_with_their_geometry_and_a_damaged_one_is_told_and_left_out(
+    masked: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    path, pixels = masked
+    result = run(path, "--format", "json", "--masks")
+    assert result.exit_code == 3
+    assert "the mask of track 3 at 0.0 s of cam is damaged" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    first, second, third = (json.loads(line)["mask"] for line in result.stdout.splitlines())
+    assert first["picture"] == [480, 640]
+    cells = coco_mask.decode(first)
+    assert list(cells.shape) == first["size"] == [96, 128]
+    assert (np.kron(cells, np.ones((5, 5))) != pixels).mean() < 0.01
+    assert second is third is None
+    assert all("mask" not in row for row in objects(path))
+    strict = run(path, "--format", "json", "--masks", "--strict")
+    assert isinstance(strict.exception, UserError)
+    assert strict.stdout == ""
+    exported = CliRunner().invoke(app_export, [str(path), str(tmp_path / "a.jsonl"), "--masks"])
+    assert exported.exit_code == 3
+    assert (tmp_path / "a.jsonl").read_text() == result.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--masks",), ("--masks", "--format", "csv"), ("--masks", "--gaps")])
+def test_masks_are_refused_where_they_cannot_be_given(path: Path, arguments: tuple[str, ...]) -> None:
+    refused = run(path, *arguments)
+    assert isinstance(refused.exception, UserError)
+    assert "add --format json" in str(refused.exception)
+    exported = CliRunner().invoke(app_export, [str(path), "o.csv", "--masks"])
+    assert "csv holds no masks; write jsonl" in str(exported.exception)

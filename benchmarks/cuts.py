@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from pipeline.core.thumbnail import thumbnail_of
-from pipeline.keyframes.cuts import ShotState, end_of_stream, look_at, next_shot_state
+from pipeline.keyframes.cuts import FoundCut, ShotState, end_of_stream, look_at, next_shot_state
 
 Clip = list[np.ndarray]
 
@@ -60,10 +60,11 @@ def thumbnails(path: Path) -> tuple[Clip, float]:
 
 def cuts_in(clip: Sequence[np.ndarray], rate: float) -> list[int]:
     """Numbers of the pictures at which shots are said to begin."""
-    state, found = ShotState(), []
+    state = ShotState()
+    found: list[FoundCut] = []
     for index, picture in enumerate(clip):
-        state, cut = next_shot_state(state, look_at(picture), round(index * 1e9 / rate), 0)
-        found += [cut] if cut is not None else []
+        state, cuts = next_shot_state(state, look_at(picture), round(index * 1e9 / rate), 0)
+        found += cuts
     last = end_of_stream(state)
     return [round(cut.pts_ns * rate / 1e9) for cut in (*found, *([last] if last else []))]
 

@@ -37,13 +37,13 @@ class CaptionGateOptions(Options):
     max_per_keyframe: int = Field(
         default=8,
         ge=1,
-        description="captions of a keyframe at most; the others wait for the next one; 32 of the first if this is less",
+        description="captions of a keyframe at most; the others wait for the next one; 32 of a shot's first if this is less",
     )
 
 
-# Of the first keyframe, if `max_per_keyframe` is less: as many regions as the presets look for there. A picture or a
-# film of one frame has no next keyframe for the others to wait for.
-_FIRST_BUDGET = 32
+# Of the first keyframe of a shot, if `max_per_keyframe` is less: as many regions as the presets look for there. A picture, a
+# film of one frame, or a photo among others has no next keyframe for the rest to wait for.
+FIRST_BUDGET = 32
 
 
 class CaptionReason(StrEnum):
@@ -127,12 +127,16 @@ class CaptionGate:
         # The most urgent within the budget. The others stay as they are, so that they ask again with the next keyframe.
         budget = self._options.max_per_keyframe
         if not self._begun:
-            budget = max(budget, _FIRST_BUDGET)
+            budget = max(budget, FIRST_BUDGET)
         chosen = [index for _, index in sorted(wanted)[:budget]]
         self._begun = self._begun or bool(len(track_ids))
         for index in chosen:
             self._last[int(track_ids[index])] = Captioned(now_ns, features[index])
         return chosen
+
+    def begin_shot(self) -> None:
+        """What comes next shows another place: all of it is new."""
+        self._begun = False
 
     def forget(self, track: int) -> None:
         """The track has ended."""

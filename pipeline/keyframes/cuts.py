@@ -13,6 +13,8 @@ from statistics import median
 
 import numpy as np
 
+from pipeline.sources.standing import STANDS_NS
+
 # Looks are compared at one size, slightly blurred: compression and noise live in single pixels.
 _SIZE = (64, 36)
 _BLUR = 1.0
@@ -83,6 +85,7 @@ class ShotState:
     `last`: the last look with something in it. `clear`: the last one that was not fading, `age` pictures ago. `earlier`:
     the looks before the last, as far back as a flash may reach. `recent`:
     differences from picture to picture. `dark`: contrast of the last picture since the view was empty; None: it is not.
+    `pts_ns`: when the last picture was shown, None before the first.
     """
 
     last: Look | None = None
@@ -92,6 +95,7 @@ class ShotState:
     recent: tuple[float, ...] = ()
     suspicion: Suspicion | None = None
     dark: float | None = None
+    pts_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,41 +138,55 @@ def is_cut(found: Difference, recent: Sequence[float]) -> bool:
 
 def next_shot_state(
     state: ShotState, look: Look, pts_ns: int, wall_ns: int
-) -> tuple[ShotState, FoundCut | None]:
-    """Take in the next picture. A cut is told once it is certain, up to two pictures after it."""
+) -> tuple[ShotState, tuple[FoundCut, ...]]:
+    """Take in the next picture. Cuts are told once they are certain, up to two pictures late, in order."""
+    # Slides, folders of photos, cameras with two pictures a second or fewer: each may be a shot of its own.
+    stands = state.pts_ns is not None and pts_ns - state.pts_ns >= STANDS_NS
+    state = replace(state, pts_ns=pts_ns)
     # 1. An empty view shows no place: what comes after it is compared with what was before.
     if look.empty:
-        return replace(state, dark=None if state.last is None else 0.0, suspicion=None), None
+        return replace(state, dark=None if state.last is None else 0.0, suspicion=None), ()
     if state.last is None or state.clear is None:
-        return ShotState(look, look), None
+        return ShotState(look, look, pts_ns=pts_ns), ()
     # 2. Back from black or white: once the picture has faded in, it is another place unless it looks as before.
     if state.dark is not None:
-        if look.contrast > _RISING * state.dark:
-            return replace(state, dark=look.contrast), None
+        if look.contrast > _RISING * state.dark and not stands:
+            return replace(state, dark=look.contrast), ()
         found = difference(state.clear, look)
         changed = found.structure >= 2 * _LEAST_STRUCTURE_LOST and found.levels >= _LEAST_DIFFERENCE
-        return ShotState(look, look), FoundCut(pts_ns, wall_ns) if changed else None
-    # 3. A suspicion ends when the old view is back (a flash), and is certain when it has not come back for long enough.
+        return ShotState(look, look, pts_ns=pts_ns), (FoundCut(pts_ns, wall_ns),) if changed else ()
+    # 3. A suspicion ends when the old view is back (a flash), and is certain when it has not come back for long enough. Where
+    # pictures come rarely, the one that makes it certain may be of yet another place.
     if (suspicion := state.suspicion) is not None:
         if not is_cut(difference(suspicion.before, look), state.recent):
-            return replace(state, last=look, suspicion=None), None
+            return replace(state, last=look, suspicion=None), ()
         held = replace(suspicion, pictures=suspicion.pictures + 1)
         if held.pictures >= _FLASH_PICTURES or pts_ns - held.pts_ns >= _FLASH_NS:
-            return ShotState(look, look), FoundCut(held.pts_ns, held.wall_ns)
-        return replace(state, last=look, suspicion=held), None
-    # 4. The ordinary step from picture to picture. What the stream has shown a moment ago is no new place: a flash may only be
-    # told from its end.
-    found = difference(state.last, look)
-    earlier = (*state.earlier, state.last)[-_FLASH_PICTURES:]
-    if is_cut(found, state.recent) and all(
-        is_cut(difference(old, look), state.recent) for old in state.earlier
+            begun = ShotState(state.last, state.last, pts_ns=pts_ns)
+            after, more = _ordinary_step(begun, state.last, look, FoundCut(pts_ns, wall_ns), stands)
+            return after, (FoundCut(held.pts_ns, held.wall_ns), *more)
+        return replace(state, last=look, suspicion=held), ()
+    return _ordinary_step(state, state.last, look, FoundCut(pts_ns, wall_ns), stands)
+
+
+def _ordinary_step(
+    state: ShotState, last: Look, look: Look, here: FoundCut, stands: bool
+) -> tuple[ShotState, tuple[FoundCut, ...]]:
+    """From picture to picture within a shot. What the stream has shown a moment ago is no new place: a flash may only be
+    told from its end."""
+    found = difference(last, look)
+    earlier = (*state.earlier, last)[-_FLASH_PICTURES:]
+    if is_cut(found, state.recent) and (
+        stands or all(is_cut(difference(old, look), state.recent) for old in state.earlier)
     ):
-        return replace(state, last=look, suspicion=Suspicion(state.last, pts_ns, wall_ns)), None
+        if stands:
+            return ShotState(look, look, pts_ns=here.pts_ns), (here,)
+        return replace(state, last=look, suspicion=Suspicion(last, here.pts_ns, here.wall_ns)), ()
     recent = (*state.recent, found.levels)[-_RECENT:]
     clear, age = state.clear, state.age + 1
-    if look.contrast >= _FADED * clear.contrast or age > 2 * _RECENT:
+    if clear is None or look.contrast >= _FADED * clear.contrast or age > 2 * _RECENT:
         clear, age = look, 0
-    return ShotState(look, clear, age, earlier, recent), None
+    return ShotState(look, clear, age, earlier, recent, pts_ns=here.pts_ns), ()
 
 
 def end_of_stream(state: ShotState) -> FoundCut | None:

@@ -44,6 +44,7 @@ class KeyframeReason(StrEnum):
     CUT = "cut"
     CHANGED = "changed"
     OLD = "old"
+    PHOTO = "photo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,12 @@ def keyframe_reason(
     interval_factor: float = 1.0,
     *,
     cut: bool = False,
+    photo: bool = False,
 ) -> KeyframeReason | None:
     """Whether a frame `elapsed_ns` after the last keyframe (None: there was none) becomes a keyframe, and why.
 
-    `interval_factor`: how many times as long as usual to wait between keyframes. `cut`: another shot has begun.
+    `interval_factor`: how many times as long as usual to wait between keyframes. `cut`: another shot has begun. `photo`: it
+    is a picture by itself.
     """
     # 1. Nothing was seen yet.
     if elapsed_ns is None:
@@ -72,12 +75,15 @@ def keyframe_reason(
     # 2. A cut is looked at once, so that nothing is thought to go on over it.
     if cut:
         return KeyframeReason.CUT
-    # 3. However much changes, no sooner than the interval: this bounds the work. A frame that is a hair early is on time,
+    # 3. Whoever gives a folder of photos wants each of them looked at.
+    if photo:
+        return KeyframeReason.PHOTO
+    # 4. However much changes, no sooner than the interval: this bounds the work. A frame that is a hair early is on time,
     # else jitter would put off every other keyframe by a whole frame.
     waited_s = (elapsed_ns + _TOLERANCE_NS) / NS / interval_factor
     if waited_s < options.interval_s:
         return None
-    # 4. A change is looked at now; a still scene only now and then, so that its tracks stay alive.
+    # 5. A change is looked at now; a still scene only now and then, so that its tracks stay alive.
     if changed >= options.change:
         return KeyframeReason.CHANGED
     return KeyframeReason.OLD if waited_s >= options.max_interval_s else None
@@ -113,8 +119,9 @@ class KeyframeGate:
         if self._epoch != time.epoch:
             # Nobody knows what was missed in between, and tracks may well go on over an outage.
             self._epoch, self._shots = time.epoch, ShotState()
-        self._shots, cut = next_shot_state(self._shots, look_at(thumbnail), time.pts_ns, time.wall_ns)
-        self._begin_shot(cut)
+        self._shots, cuts = next_shot_state(self._shots, look_at(thumbnail), time.pts_ns, time.wall_ns)
+        for cut in cuts:
+            self._begin_shot(cut)
         # PTS of different epochs cannot be subtracted.
         same_epoch = last is not None and last.time.epoch == time.epoch
         elapsed = time.pts_ns - last.time.pts_ns if last is not None and same_epoch else None
@@ -122,14 +129,17 @@ class KeyframeGate:
             # Is it a flash or another place? A keyframe now would be of one or the other; the next pictures tell.
             return None
         changed = 1.0 if last is None else float(changed_places(last.thumbnail, thumbnail).mean())
-        reason = keyframe_reason(elapsed, changed, self._options, self.interval_factor, cut=cut is not None)
+        reason = keyframe_reason(
+            elapsed, changed, self._options, self.interval_factor, cut=bool(cuts), photo=frame.photo
+        )
         if reason is not None:
             self._last = LastKeyframe(time, thumbnail)
         return reason
 
     def end(self) -> None:
         """The stream is over: a cut that was still uncertain counts."""
-        self._begin_shot(end_of_stream(self._shots))
+        if (cut := end_of_stream(self._shots)) is not None:
+            self._begin_shot(cut)
 
     @property
     def unclear(self) -> bool:
@@ -141,7 +151,6 @@ class KeyframeGate:
         taken, self._cuts = self._cuts, []
         return taken
 
-    def _begin_shot(self, cut: FoundCut | None) -> None:
-        if cut is not None:
-            self._cuts.append(Cut(cut.wall_ns, cut.pts_ns))
-            self.shot += 1
+    def _begin_shot(self, cut: FoundCut) -> None:
+        self._cuts.append(Cut(cut.wall_ns, cut.pts_ns))
+        self.shot += 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.captioning.gate import FIRST_BUDGET
 from pipeline.core.errors import SourceAway, SourceRefused, UserError
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import ResumePoint
@@ -17,7 +18,7 @@ from pipeline.settings.config import RunConfig
 from pipeline.settings.stream_list import StreamRequest
 from pipeline.sources import DecodedFrame, Source, SourceInfo, SourceKind, find_inputs, open_source
 from pipeline.sources.identity import address_fingerprint, goes_on, same_content, stream_names
-from pipeline.sources.standing import StandingPictures
+from pipeline.sources.standing import STANDS_NS, StandingPictures
 from pipeline.store import CaptionStore, StreamInfo, check_stream_id
 
 log = logging.getLogger(__name__)
@@ -230,6 +231,8 @@ def _plan_stream(
     # A camera that was recorded before need not answer now: the run waits for it.
     seen = None if known is None else _seen_before(uri, stream, known)
     source = open_source(uri, stream=stream, start_ns=start_ns, options=config.sources, known=seen)
+    if _are_photos(source.info):
+        config = _each_by_itself(config)
     try:
         resume = ResumePoint()
         if known is not None:
@@ -245,6 +248,26 @@ def _plan_stream(
         )
     finally:
         source.close()
+
+
+def _are_photos(source: SourceInfo) -> bool:
+    """Whether it is a folder of pictures that stand, rather than the pictures of a film as files."""
+    length_ns = source.duration_ns or 0
+    return source.kind is SourceKind.IMAGES and length_ns >= STANDS_NS * (source.frames or 1)
+
+
+def _each_by_itself(config: RunConfig) -> RunConfig:
+    """The settings with which every photo gets its regions and captions, like the one before or not.
+
+    There may be no second sight of what is in it, and none of its captions can wait for the next picture.
+    """
+    captions = {"max_per_keyframe": max(FIRST_BUDGET, config.captions.max_per_keyframe)}
+    return config.model_copy(
+        update={
+            "tracking": config.tracking.model_copy(update={"confirm_hits": 1}),
+            "captions": config.captions.model_copy(update=captions),
+        }
+    )
 
 
 def _seen_before(uri: str, stream: str, known: StreamInfo) -> SourceInfo | None:

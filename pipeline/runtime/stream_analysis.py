@@ -84,6 +84,7 @@ class StreamAnalysis:
         ended = self._tracker.finish()
         self._tracker = open_tracker(self._tracking, self._next_track)
         self._view = self._perception.new_view()
+        self._gate.begin_shot()
         return ended
 
     def finish(self) -> tuple[EndedTrack, ...]:

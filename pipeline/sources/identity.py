@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.core.redaction import HIDDEN, redact_url
 from pipeline.core.stream_names import Nameable, readable_name, unique_names
 from pipeline.sources.addresses import is_webcam
+from pipeline.sources.inputs import still_pictures
 from pipeline.sources.source import SourceInfo, SourceKind
 
 _EDGE_BYTES = 1 << 20
@@ -21,6 +22,7 @@ _BLOCKS = 32
 _BLOCK_BYTES = 4096
 _SAME_SHARE = 0.75
 _LIVE = "live:"
+_IMAGES = "images:"
 
 
 def stream_name(uri: str) -> str:
@@ -65,9 +67,11 @@ def file_fingerprint(path: Path) -> str:
 
 
 def goes_on(known: str, now: SourceInfo) -> bool:
-    """Whether `now` is what the fingerprint `known` was taken of, or, for a file, what has grown out of that."""
+    """Whether `now` is what the fingerprint `known` was taken of, or, for a file or a folder, what has grown out of that."""
     if same_content(known, now.fingerprint):
         return True
+    if now.kind is SourceKind.IMAGES and known.startswith(_IMAGES):
+        return _folder_goes_on(known, now.address)
     parts = known.split(":")
     if now.kind is not SourceKind.FILE or parts[0] != "file":
         return False
@@ -112,11 +116,22 @@ def _early_fingerprint(path: Path) -> str:
 
 
 def images_fingerprint(paths: list[Path]) -> str:
-    """A hash of the names and sizes of an image sequence."""
+    """How many pictures an image sequence has, and a hash of their names and sizes."""
+    return f"{_IMAGES}{len(paths)}:{_names_and_sizes(paths)}"
+
+
+def _folder_goes_on(known: str, address: str) -> bool:
+    """Whether the first pictures at `address` are those of the fingerprint `known`; earlier versions told no number."""
+    number, _, digest = known.removeprefix(_IMAGES).rpartition(":")
+    pictures = still_pictures(address)
+    return digest == _names_and_sizes(pictures[: int(number)] if number.isdigit() else pictures)
+
+
+def _names_and_sizes(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-    return f"images:{digest.hexdigest()[:32]}"
+    return digest.hexdigest()[:32]
 
 
 def address_fingerprint(uri: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from pipeline.sources.identity import images_fingerprint
 from pipeline.sources.picture import DecodedFrame, from_array
 from pipeline.sources.picture_files import Page, read_page, read_pages
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
+from pipeline.sources.standing import STANDS_NS
 
 # Of deep pictures, so many are looked at for the range of their values.
 _SAMPLED = 16
@@ -66,6 +66,7 @@ class ImageSequence:
             notices=scaled,
         )
         self._start = 0
+        self._after_ns = -1
         self._size_now = (self._info.width, self._info.height)
         self._frames = 0
         self._corrupt = 0
@@ -84,7 +85,7 @@ class ImageSequence:
         return None if known is None else self._frame(self._start - 1, known)
 
     def resume_after(self, point: ResumePoint) -> None:
-        self._start = point.frame + 1
+        self._start, self._after_ns = point.frame + 1, point.pts_ns
 
     def close(self) -> None:
         pass
@@ -100,7 +101,13 @@ class ImageSequence:
                 continue
             yield from self._resized(wall_ns + pts_ns, pixels)
             self._frames += 1
-            yield self._frame(index, pixels)
+            frame = self._frame(index, pixels)
+            if pts_ns <= self._after_ns:
+                # Its folder has grown: the last picture was seen until its end, where this one begins.
+                frame.time = replace(
+                    frame.time, pts_ns=self._after_ns + 1, wall_ns=wall_ns + self._after_ns + 1
+                )
+            yield frame
 
     def _frame(self, index: int, pixels: np.ndarray) -> DecodedFrame:
         pts_ns, end_ns = self._starts[index : index + 2]
@@ -108,6 +115,7 @@ class ImageSequence:
         rgb = fitted(self._eight_bits(pixels), (self._info.width, self._info.height))
         frame = from_array(self._info.stream, index, time, rgb)
         frame.lasts_ns = end_ns - pts_ns
+        frame.photo = frame.lasts_ns >= STANDS_NS
         return frame
 
     def _resized(self, wall_ns: int, pixels: np.ndarray) -> Iterator[Gap]:
@@ -131,17 +139,6 @@ class ImageSequence:
         own = self._range or value_range([pixels])
         assert own is not None
         return own.to_eight_bits(pixels)
-
-
-def in_natural_order(paths: Sequence[Path]) -> list[Path]:
-    """`img2` before `img10`."""
-    return sorted(paths, key=_natural_key)
-
-
-def _natural_key(path: Path) -> list[tuple[int, str]]:
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part
-    ]
 
 
 def _undecodable(address: str, pages: Sequence[Page]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,16 @@ def expand_inputs(inputs: Sequence[str]) -> list[str]:
 
 
 def still_pictures(uri: str) -> list[Path]:
-    """The pictures that a folder or a pattern stands for: those that neither move nor have pages."""
-    return [path for path in _candidates(uri) if media_of(path).kind is MediaKind.PICTURE]
+    """The pictures that a folder or a pattern stands for, `img2` before `img10`: those that neither move nor have pages."""
+    return sorted(
+        (path for path in _candidates(uri) if media_of(path).kind is MediaKind.PICTURE), key=_natural_key
+    )
+
+
+def _natural_key(path: Path) -> list[tuple[int, str]]:
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part
+    ]
 
 
 def _is_pattern(uri: str) -> bool:

@@ -16,7 +16,7 @@ from pipeline.core.errors import SourceRefused
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.sources.addresses import is_webcam, plain_input
 from pipeline.sources.identity import stream_name
-from pipeline.sources.images import ImageSequence, in_natural_order
+from pipeline.sources.images import ImageSequence
 from pipeline.sources.inputs import still_pictures
 from pipeline.sources.kinds import SOURCES, SourceRequest
 from pipeline.sources.media_kinds import FILM_SUFFIXES, PICTURE_SUFFIXES, MediaKind, picture_kind
@@ -110,7 +110,7 @@ def open_source(
     if ending and ending not in FILM_SUFFIXES | PICTURE_SUFFIXES and path.is_file() and SOURCES.knows(ending):
         return SOURCES.get(ending)(request)
     if os.path.isdir(path) or (glob.has_magic(uri) and not os.path.lexists(path)):
-        pages = [Page(found) for found in in_natural_order(still_pictures(uri))]
+        pages = [Page(found) for found in still_pictures(uri)]
         if not pages:
             raise SourceRefused(f"{uri}: no picture in it; name its films one by one, or a pattern of them")
     else:

@@ -23,9 +23,10 @@ class DecodedFrame:
     Most frames are not keyframes of the pipeline, so the costly conversion to RGB waits for `to_frame`. `held`: the
     same picture as before, that is still shown at this later time. `lasts_ns`: how long its file says that it is shown,
     0 where it does not say. `size`: (width, height) as shown. `luma`: makes its grey picture of a given (width, height).
+    `photo`: it is a picture by itself and none of a film.
     """
 
-    __slots__ = ("_luma", "_rgb", "_size", "_thumbnail", "held", "index", "lasts_ns", "stream", "time")
+    __slots__ = ("_luma", "_rgb", "_size", "_thumbnail", "held", "index", "lasts_ns", "photo", "stream", "time")
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class DecodedFrame:
         self._thumbnail: np.ndarray | None = None
         self.held = held
         self.lasts_ns = 0
+        self.photo = False
 
     def thumbnail(self) -> np.ndarray:
         """A small grey picture, (h, 64) uint8, made when it is first asked for."""

@@ -12,6 +12,8 @@ from pipeline.sources.source import Source, SourceCounts, SourceInfo, resumed_at
 
 # A picture that stands is looked at again so often.
 AGAIN_NS = NS
+STANDS_NS = NS // 2
+"""What is shown for so long is no flash and no part of a movement: a slide, a photo."""
 
 
 class StandingPictures:

@@ -44,9 +44,8 @@ def cuts_in(pictures: Sequence[np.ndarray], rate: float = RATE) -> list[int]:
     """Numbers of the pictures at which shots are said to begin."""
     state, found = ShotState(), []
     for index, picture in enumerate(pictures):
-        state, cut = next_shot_state(state, look_at(picture), round(index * 1e9 / rate), 0)
-        if cut is not None:
-            found.append(round(cut.pts_ns * rate / 1e9))
+        state, cuts = next_shot_state(state, look_at(picture), round(index * 1e9 / rate), 0)
+        found += [round(cut.pts_ns * rate / 1e9) for cut in cuts]
     last = end_of_stream(state)
     return found if last is None else [*found, round(last.pts_ns * rate / 1e9)]
 
@@ -105,6 +104,23 @@ def test_through_black_or_white_into_another_place_is_one_cut_and_back_is_none(l
 
 def test_pictures_that_come_rarely_are_decided_at_once() -> None:
     assert cuts_in(shot(1, 6, pan=0) + shot(2, 6, pan=0), rate=1) == [6]
+
+
+def test_where_pictures_stand_each_may_be_of_another_place() -> None:
+    photos = [shot(seed, 1)[0] for seed in range(20, 32)]
+    assert cuts_in(photos, rate=1) == list(range(1, 12))
+    black = np.zeros(SIZE[::-1], np.uint8)
+    assert cuts_in([photos[0], black, photos[1], photos[2], black, photos[2]], rate=1) == [2, 3]
+    # Twice the same view of a camera with a picture a second.
+    assert cuts_in(shot(40, 12, pan=2), rate=1) == []
+
+
+def test_a_slow_camera_may_show_another_place_with_every_picture() -> None:
+    photos = [shot(seed, 1)[0] for seed in range(20, 32)]
+    assert cuts_in(photos, rate=4) == list(range(1, 12))
+    flash = shot(41, 12, pan=0)
+    flash[5] = np.clip(flash[5].astype(int) + 150, 0, 255).astype(np.uint8)
+    assert cuts_in(flash, rate=4) == []
 
 
 def test_a_film_that_ends_right_after_a_cut_tells_it() -> None:

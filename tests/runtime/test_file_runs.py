@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
+import cv2
+import numpy as np
 import pytest
 
 from pipeline.core.errors import UserError
@@ -114,6 +116,45 @@ def test_slides_are_watched_as_long_as_they_are_shown(
         assert (span.start, span.end) == (START, START + 20 * NS)
         assert opened.captions(START + 5 * NS, START + 6 * NS, stream="film").num_rows > 0
         assert opened.captions(START + 15 * NS, START + 16 * NS, stream="film").num_rows > 0
+
+
+def photo(path: Path, seed: int) -> None:
+    """A picture that has nothing in common with another seed's."""
+    rng = np.random.default_rng(seed)
+    pixels = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (160, 96), interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(path), pixels)
+
+
+@pytest.mark.parametrize("interval_s", [1.0, 3.0])
+def test_each_photo_of_a_folder_has_its_regions_and_captions_and_the_folder_may_grow(
+    tiny_checkpoint: Path, tmp_path: Path, tiny_predictor: Predictor, interval_s: float
+) -> None:
+    changes = {"sources.image_interval_s": interval_s, "keyframes.interval_s": 2.0}
+    model = {"model": str(tiny_checkpoint), "runtime.kind": "inline"}
+    config = load_config("default", LENIENT, changes={**model, **changes})
+    folder, store = tmp_path / "photos", tmp_path / "s.zarr"
+    folder.mkdir()
+    # Two of the same view follow each other: no cut lies between them.
+    for number, seed in enumerate((1, 2, 2, 3)):
+        photo(folder / f"{number}.png", seed)
+    assert run(config, folder, store, tiny_predictor)
+    assert run(config, folder, store, tiny_predictor)
+    for number in (4, 10):
+        photo(folder / f"{number}.png", number)
+    assert run(config, folder, store, tiny_predictor)
+    with CaptionStore.open(store) as opened:
+        seen = opened.observations(stream="film").to_pandas()
+        captions = opened.captions(stream="film").to_pandas()
+        cuts = opened.cuts(stream="film").num_rows
+    # None where the run went on: what was seen last is not compared.
+    assert cuts == 3
+    for number in range(6):
+        whole = seen[(seen["frame"] == number) & (abs(seen["t_s"] - number * interval_s) < 0.01)]
+        assert len(whole) > 0
+        assert set(whole["track"]) <= set(captions["track"])
+    photo(folder / "0.png", 77)
+    with pytest.raises(UserError, match="is another video"):
+        run(config, folder, store, tiny_predictor)
 
 
 def test_boxes_keep_to_one_scale_and_the_store_says_what_was_done_to_the_pixels(

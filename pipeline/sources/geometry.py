@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _SQUARE = Fraction(1)
 # Pixels are never farther from square than in any format of film or television; a header that says so is broken.
 _MOST_ASPECT = 8
+# Grey levels by which a row sticks out when it belongs to another moment: well above noise and compression.
+_TOOTH = 12
+# Rows of a field and pixels that movement fills at least.
+_GROUP = np.ones((3, 3), np.uint8)
 # AVFrameSideData of a display matrix: nine 32-bit numbers, a b u c d v x y w, of which a, b, c, d turn and mirror.
 _MATRIX = struct.Struct("=9i")
 
@@ -81,6 +85,27 @@ def pixel_aspect(stated: Fraction | None) -> Fraction:
 def fitted(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A picture of square pixels, (H, W, 3), whole within `size` (width, height), between black bars where it must."""
     return _fitted(pixels, (pixels.shape[1], pixels.shape[0]), size)
+
+
+def without_combs(pixels: np.ndarray) -> np.ndarray:
+    """A picture of two fields, (H, W, 3), shown as one: where things moved between them, as the upper field saw them.
+
+    Rows that stick out from both neighbours the same way, as the teeth of a comb do, are replaced by what lies between these;
+    what stood still keeps every row. One picture is enough for that: only those that are looked at cost anything.
+    """
+    height = pixels.shape[0] - (1 - pixels.shape[0] % 2)
+    if height < 3:
+        return pixels
+    above, teeth, below = pixels[0 : height - 2 : 2], pixels[1 : height - 1 : 2], pixels[2:height:2]
+    up, down = teeth.astype(np.int16) - above, teeth.astype(np.int16) - below
+    combed = ((up * np.sign(down) > _TOOTH) & (down * np.sign(up) > _TOOTH)).any(-1).astype(np.uint8)
+    # Edges that the two fields share by chance lie among the teeth; single rows of a fine texture stand alone.
+    combed = cv2.morphologyEx(combed, cv2.MORPH_CLOSE, _GROUP)
+    combed = cv2.morphologyEx(combed, cv2.MORPH_OPEN, _GROUP)
+    out = pixels.copy()
+    between = ((above.astype(np.uint16) + below + 1) // 2).astype(np.uint8)
+    np.copyto(out[1 : height - 1 : 2], between, where=combed.astype(bool)[..., None])
+    return out
 
 
 def _fitted(pixels: np.ndarray, display: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

@@ -83,16 +83,20 @@ def from_video_frame(
 
     `size`: (width, height) of the stream, for a frame that has another. `aspect`: of the stored pixels.
     """
-    from pipeline.sources.geometry import (
-        geometry_of,  # needs FFmpeg and OpenCV: whoever only reads settings does without
-    )
+    # Needs FFmpeg and OpenCV: whoever only reads settings does without.
+    from pipeline.sources.geometry import geometry_of, without_combs
 
     geometry = geometry_of(picture, aspect)
+
+    def rgb() -> np.ndarray:
+        pixels = _rgb(picture)
+        return geometry.shown(without_combs(pixels) if picture.interlaced_frame else pixels, size)
+
     return DecodedFrame(
         stream,
         index,
         time,
-        rgb=lambda: geometry.shown(_rgb(picture), size),
+        rgb=rgb,
         size=size or geometry.display,
         luma=lambda small: geometry.shown(_luma(picture), small),
     )

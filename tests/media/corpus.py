@@ -232,7 +232,7 @@ def report(findings: Findings, examples: int, seed: int, seconds: float, histori
             "* AVI and the like keep times of decoding only; pictures get them in the order of display.",
             "* After a seek nothing is believed that was not seen: where the last known picture does not come by with two key",
             "  pictures before it, the film is decoded from its beginning.",
-            "* Fields of one picture stay one picture of full height; they are not taken apart.",
+            "* Fields of one picture stay one picture of full height. What moved between them is shown as the upper field saw it.",
             "",
         ]
     )

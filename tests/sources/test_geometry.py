@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.core.records import Gap, GapReason
 from pipeline.sources import DecodedFrame, open_source
-from pipeline.sources.geometry import Geometry, fitted, pixel_aspect
+from pipeline.sources.geometry import Geometry, fitted, pixel_aspect, without_combs
 from tests.media.films import Film, write_film
 
 WIDTH, HEIGHT = 96, 64
@@ -184,3 +184,56 @@ def test_fields_are_one_picture_of_full_height(tmp_path: Path, container: str, c
     assert {frame.to_frame().rgb.shape for frame in frames} == {(64, 96, 3)}
     assert [b.time.pts_ns - a.time.pts_ns for a, b in pairwise(frames)] == [40_000_000] * 29
     assert not gaps
+
+
+def moving(moment: int, width: int, height: int) -> np.ndarray:
+    """A scene with a square that moves by four pixels a field; what is around it stands, with edges of every kind."""
+    rgb = corners(width, height)
+    rgb[height // 2 : height // 2 + 8, ::6] = 200
+    left = 10 + 4 * moment
+    rgb[height // 3 : height - 8, left : left + 20] = (240, 220, 40)
+    return rgb
+
+
+def fields(index: int, width: int, height: int) -> np.ndarray:
+    """Two moments in one picture: even rows of the first, odd rows of the second."""
+    rgb = moving(2 * index, width, height)
+    rgb[1::2] = moving(2 * index + 1, width, height)[1::2]
+    return rgb
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(int) - other).mean())
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 63, 64])
+def test_fields_of_two_moments_become_a_picture_of_the_first(height: int) -> None:
+    woven = fields(2, WIDTH, height) if height > 60 else np.full((height, WIDTH, 3), 7, np.uint8)
+    shown = without_combs(woven)
+    assert shown.shape == woven.shape
+    if height > 60:
+        truth = moving(4, WIDTH, height)
+        assert apart(woven, truth) > 2
+        assert apart(shown, truth) < 0.15 * apart(woven, truth)
+    # What stands keeps every row, fine detail included.
+    still = moving(4, WIDTH, height) if height > 60 else woven
+    assert apart(without_combs(still), still) < 0.3
+
+
+@pytest.mark.parametrize("codec", ["mpeg2", "h264"])
+def test_an_interlaced_film_is_seen_without_combs(tmp_path: Path, codec: str) -> None:
+    film = Film("ts", codec, count=6, size=(WIDTH, HEIGHT), fields=True, bframes=0)
+    path = write_film(film, tmp_path / "fields.ts", fields)
+    with av.open(str(path)) as plain:
+        combed = [picture.to_ndarray(format="gray") for picture in plain.decode(video=0)]
+    frames, _, _ = read(path)
+    assert len(frames) == len(combed) == 6
+    for index, frame in enumerate(frames):
+        shown = cv2.cvtColor(frame.to_frame().rgb, cv2.COLOR_RGB2GRAY)
+        assert teeth(shown) < teeth(moving(2 * index, WIDTH, HEIGHT)[..., 1]) + 0.25 * teeth(combed[index])
+
+
+def teeth(grey: np.ndarray) -> float:
+    """How far rows stick out from between their neighbours, over what moves in `moving`."""
+    rows = grey[HEIGHT // 3 + 2 : HEIGHT - 10].astype(float)
+    return float(np.abs(rows[1:-1] - (rows[:-2] + rows[2:]) / 2).mean())

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.captioning.gate import CaptionGate, CaptionGateOptions
 from pipeline.core.frame import Frame
 from pipeline.core.motion import motion_since
 from pipeline.core.regions import AnalysedKeyframe, CaptionRequest, EndedTrack, Regions
-from pipeline.perception.perceiver import Perception
+from pipeline.perception.perceiver import Perception, Sightings
 from pipeline.tracking.association import Candidates
 from pipeline.tracking.interface import FollowsMotion, TrackingOptions, open_tracker
 from sca.predictor import ImageEncoding
+
+# A picture that stands is looked at so often, at other points each time; after that it holds no more news.
+_LOOKS = 4
 
 
 class StreamAnalysis:
@@ -32,6 +37,8 @@ class StreamAnalysis:
         self._last_frame = -1
         self._tracker = open_tracker(tracking, next_track)
         self._gate = CaptionGate(captions)
+        self._last_look: tuple[int, Sightings] | None = None
+        self._looks = 0
 
     def keyframe(
         self, frame: Frame, *, encoding: ImageEncoding | None = None, probe_share: float = 1.0
@@ -44,7 +51,12 @@ class StreamAnalysis:
             self._tracker.moved(motion_since(frame.motion, self._last_frame), size)
         self._last_frame = frame.index
         expected = self._tracker.expect(frame.time, size)
-        found = self._perception.look(frame, expected, self._view, encoding=encoding, probe_share=probe_share)
+        found = self._seen_again(frame)
+        if found is None:
+            found = self._perception.look(
+                frame, expected, self._view, encoding=encoding, probe_share=probe_share
+            )
+            self._last_look = (frame.index, found)
         candidates = Candidates(found.boxes, found.features, found.scores, found.masks)
         update = self._tracker.update(frame.time, candidates, found.prompted_by)
         regions = Regions(
@@ -78,6 +90,18 @@ class StreamAnalysis:
         for track in ended:
             self._gate.forget(track.track)
         return AnalysedKeyframe(regions, ended, update.next_track, self._gate.avoided), tuple(requests)
+
+    def _seen_again(self, frame: Frame) -> Sightings | None:
+        """What was found before in a picture that still stands, once it was looked at often enough; None: look again.
+
+        A time-lapse with a picture every quarter of an hour would be looked at for as long as it covers otherwise.
+        """
+        known = self._last_look
+        same = known is not None and known[0] == frame.index
+        self._looks = self._looks + 1 if same else 0
+        if known is None or self._looks < _LOOKS:
+            return None
+        return replace(known[1], prompted_by=(-1,) * len(known[1]))
 
     def _begin_shot(self) -> tuple[EndedTrack, ...]:
         """Another place: every track ends, and nothing that was seen says where something is now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
@@ -75,10 +76,35 @@ def video_stream(
 
 
 def _unreadable(path: Path) -> str:
-    head = path.open("rb").read(64)
-    if head[4:8] == b"ftyp" or (path.suffix.lower() in {".mp4", ".mov", ".m4v"} and b"ftyp" in head):
-        return (
-            f"{path}: the MP4 is cut off (its index, the moov atom, is missing); "
-            "copy it again in full, or record to MKV, which survives a cut"
-        )
-    return f"{path}: not a video that FFmpeg can read; check the file, or convert it to MP4 or MKV"
+    with path.open("rb") as file:
+        index = _mp4_index(file, path.stat().st_size)
+    if index is None:
+        return f"{path}: not a video that FFmpeg can read; check the file, or convert it to MP4 or MKV"
+    if index:
+        return f"{path}: the index of this MP4 (its moov atom) cannot be read; copy it again, or convert it to MKV"
+    return (
+        f"{path}: the MP4 is cut off (its index, the moov atom, is missing); "
+        "copy it again in full, or record to MKV, which survives a cut"
+    )
+
+
+def _mp4_index(file: BinaryIO, size: int) -> bool | None:
+    """Whether an MP4 holds its whole index; None where the file is no MP4."""
+    at, first = 0, True
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        kind, length = head[4:8], int.from_bytes(head[:4], "big")
+        if first and kind != b"ftyp":
+            return None
+        first = False
+        if length == 1 and len(head) == 16:
+            length = int.from_bytes(head[8:16], "big")
+        end = size if length == 0 else at + length
+        if kind == b"moov":
+            return end <= size
+        if end < at + 8:
+            # No box at all: what follows was overwritten, and may have been anything.
+            return True
+        at = end
+    return None if first else False

@@ -6,6 +6,7 @@ import random
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -14,6 +15,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.records import GapReason
+from pipeline.perception.perceiver import Perception, Sightings
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import ProgressOnly, StopRequest, StreamProgress
@@ -116,6 +118,31 @@ def test_slides_are_watched_as_long_as_they_are_shown(
         assert (span.start, span.end) == (START, START + 20 * NS)
         assert opened.captions(START + 5 * NS, START + 6 * NS, stream="film").num_rows > 0
         assert opened.captions(START + 15 * NS, START + 16 * NS, stream="film").num_rows > 0
+
+
+def test_a_picture_that_stands_for_hours_is_looked_at_a_few_times_only(
+    tiny_checkpoint: Path, tmp_path: Path, tiny_predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    look = Perception.look
+
+    def counted(*given: Any, **named: Any) -> Sightings:
+        looks.append(1)
+        return look(*given, **named)
+
+    monkeypatch.setattr(Perception, "look", counted)
+    changes = {"model": str(tiny_checkpoint), "runtime.kind": "inline", "sources.image_interval_s": 300.0}
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        photo(tmp_path / "photos" / f"{number}.png", number)
+    store = tmp_path / "s.zarr"
+    assert run(load_config("default", LENIENT, changes=changes), tmp_path / "photos", store, tiny_predictor)
+    assert len(looks) == 8
+    seen = times(store)
+    assert max(b - a for a, b in pairwise(seen)) <= 3
+    assert (seen[0], round(seen[-1])) == (0, 600)
+    with CaptionStore.open(store) as opened:
+        assert opened.captions(START + 550 * NS, START + 551 * NS, stream="film").num_rows > 0
 
 
 def photo(path: Path, seed: int) -> None:

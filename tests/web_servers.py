@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,11 +37,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(answer: Callable[[Handler], None]) -> Iterator[str]:
-    """The address of a server that answers each request by `answer`."""
+def serving(answer: Callable[[Handler], None], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The address of a server that answers each request by `answer`. `tls`: it speaks HTTPS; the address says http."""
     handler = type("Answering", (Handler,), {"do_GET": lambda self: answer(self)})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

@@ -65,12 +65,12 @@ class KeyframeReader:
         """Read on to the next keyframe, to the end, or until a live source has nothing to give."""
         gaps: list[Gap | Cut] = []
         for item in self._items:
+            if item is None:
+                return self._step(gaps), None
             if self._resumed:
                 self._resumed = False
                 if (known := resumed_at(self._source)) is not None:
                     self._gate.remember(known)
-            if item is None:
-                return self._step(gaps), None
             if isinstance(item, Gap):
                 gaps.append(item)
                 self._break()

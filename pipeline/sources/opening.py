@@ -136,12 +136,16 @@ def _literal_path(uri: str) -> Path:
 
 def open_network_camera(request: SourceRequest) -> Source:
     """A film at a web address, or a stream on the network, which is connected to again when it breaks."""
+    from pipeline.sources.far_film import FarFilm
     from pipeline.sources.network import NetworkCamera
     from pipeline.sources.web_source import at_address
 
     met = request.known is not None and request.known.live
     there = NetworkCamera(request.uri, request.options) if met else at_address(request.uri, request.options)
-    return _watched(there, request) if isinstance(there, NetworkCamera) else _film(there, request)
+    if isinstance(there, NetworkCamera):
+        return _watched(there, request)
+    film = there
+    return FarFilm(lambda: _film(film, request))
 
 
 def _film(film: Path | FilmPlace, request: SourceRequest) -> VideoFile:

@@ -49,6 +49,10 @@ class SourceOptions(Options):
         description="after what a camera is connected to again; always: also when the sender ends the stream",
     )
     max_backoff_s: float = Field(default=30.0, gt=0, description="longest pause between two tries to connect")
+    check_certificates: bool = Field(
+        default=True,
+        description="whether an https:// address must show a certificate that this machine trusts",
+    )
     max_clock_error_s: float = Field(
         default=10.0,
         ge=0,

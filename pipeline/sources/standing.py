@@ -47,6 +47,9 @@ class StandingPictures:
         last: DecodedFrame | None = None
         begins = self._after is not None
         for event in self._source:
+            if event is None:
+                yield None
+                continue
             if begins:
                 last, begins = resumed_at(self._source), False
             if isinstance(event, DecodedFrame):

@@ -7,6 +7,7 @@ import io
 import logging
 import random
 import re
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class _OneTry(request.HTTPDigestAuthHandler):
 class WebServer:
     """Asks one address for bytes. `url`: may hold `user:password@`, which is sent only to who asks for it there."""
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    def __init__(self, url: str, *, timeout_s: float, check_certificate: bool = True) -> None:
         parts = urlsplit(url)
         login, _, place = parts.netloc.rpartition("@")
         safe = quote(parts.path, safe="/%:=&~+!$,;'@()*[]"), quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
@@ -71,7 +72,9 @@ class WebServer:
             request.ProxyHandler(),
             request.UnknownHandler(),
             request.HTTPHandler(),
-            request.HTTPSHandler(),
+            request.HTTPSHandler(
+                context=ssl.create_default_context() if check_certificate else _any_certificate()
+            ),
             request.HTTPDefaultErrorHandler(),
             request.HTTPRedirectHandler(),
             request.HTTPErrorProcessor(),
@@ -160,7 +163,8 @@ class WebFile(io.RawIOBase):
         failures = 0
         while size > 0:
             try:
-                data = self._reach(self._place).read(size)
+                # What has come: what is lost with a connection need not come again.
+                data = self._reach(self._place).read1(size)
                 if not data:
                     raise ConnectionError("the connection was closed")
             except (OSError, http.client.HTTPException) as error:
@@ -220,6 +224,12 @@ class WebFile(io.RawIOBase):
         if self._answer is not None:
             self._answer.close()
             self._answer = None
+
+
+def _any_certificate() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _size(answer: http.client.HTTPResponse) -> int | None:

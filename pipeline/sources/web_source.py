@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import threading
+import ssl
 import time
-from collections.abc import Callable
 from urllib.error import HTTPError
 
 import av
@@ -18,8 +17,9 @@ from pipeline.core.redaction import fill_in, redact_url
 from pipeline.core.restarts import LossCause, RestartPolicy
 from pipeline.sources.camera import ConnectionLost
 from pipeline.sources.container import TEXT_FORMATS
+from pipeline.sources.far_film import unhurried
 from pipeline.sources.film_or_camera import AddressKind, by_server, is_playlist
-from pipeline.sources.network import REFUSED_REMEDY, Connection, NetworkCamera
+from pipeline.sources.network import REFUSED_REMEDY, NetworkCamera
 from pipeline.sources.source import SourceOptions
 from pipeline.sources.web_file import WebAnswer, WebFile, WebServer
 
@@ -27,7 +27,6 @@ from pipeline.sources.web_file import WebAnswer, WebFile, WebServer
 _TELLING_BYTES = 64 << 10
 # FFmpeg asks in small pieces otherwise, and each is a step into Python.
 _BUFFER_BYTES = 256 << 10
-_POLL_S = 0.2
 
 
 class WebFilm:
@@ -125,7 +124,12 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
         url = fill_in(uri)
     except ValueError as error:
         raise SourceRefused(f"{address}: cannot connect: {error}; then start again") from None
-    found = _server_says(url, options)
+    found = unhurried(lambda: _server_says(url, options))
+    if isinstance(found, ssl.SSLCertVerificationError):
+        raise SourceRefused(
+            f"{address}: its certificate cannot be trusted ({found.verify_message}); name the file of a certificate that "
+            "you trust in SSL_CERT_FILE, or take it as it is with --set sources.check_certificates=false"
+        )
     if isinstance(found, HTTPError):
         why = f"the user name or password is refused; {REFUSED_REMEDY}"
         raise SourceAway(f"{address}: cannot connect: {why}", again=False) from None
@@ -138,7 +142,7 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
             return NetworkCamera(uri, options)
     camera = NetworkCamera(uri, options, segmented=found is not None and is_playlist(found[1].says))
     try:
-        connection = _unhurried(camera.open)
+        connection = unhurried(camera.open)
     except ConnectionLost as lost:
         again = lost.ending is not LossCause.REFUSED
         raise SourceAway(f"{address}: cannot connect: {lost}; {lost.remedy}", again=again) from None
@@ -149,34 +153,21 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
     return camera
 
 
-def _server_says(url: str, options: SourceOptions) -> tuple[WebServer, WebAnswer] | HTTPError | None:
+def _server_says(
+    url: str, options: SourceOptions
+) -> tuple[WebServer, WebAnswer] | HTTPError | ssl.SSLCertVerificationError | None:
     """The server's answer, its refusal, or None where FFmpeg may know better: cameras speak odd dialects."""
     try:
-        server = WebServer(url, timeout_s=options.open_timeout_s)
+        server = WebServer(
+            url, timeout_s=options.open_timeout_s, check_certificate=options.check_certificates
+        )
         return server, server.ask()
     except HTTPError as error:
         return error if error.code in _LOST_LOGIN else None
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
-
-
-def _unhurried(connect: Callable[[], Connection]) -> Connection:
-    """What `connect` gives, made in a thread, so that an interrupt gets through at any moment."""
-    made: list[Connection | Exception] = []
-
-    def run() -> None:
-        try:
-            made.append(connect())
-        except Exception as error:
-            made.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_POLL_S)
-    if isinstance(made[0], Exception):
-        raise made[0]
-    return made[0]
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        # FFmpeg believes any certificate: it must not be asked after one that is false.
+        cause = getattr(error, "reason", None)
+        return cause if isinstance(cause, ssl.SSLCertVerificationError) else None
 
 
 def _video_only(container: object, address: str) -> av.container.InputContainer:

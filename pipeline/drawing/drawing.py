@@ -46,8 +46,8 @@ _GOLDEN = 0.61803398875
 _PAD = 3
 # Share of the track's colour over its mask: enough to see which pixels are meant, little enough to see what they show.
 _TINT = 0.35
-# Over what fills this share of the picture (grass, a wall) a thinner one: all the rest is seen through it.
-_LARGE, _LARGE_TINT = 0.15, 0.2
+# The more of the picture it fills (grass, a wall), the thinner, down to this at that share: all the rest is seen through it.
+_LARGE_TINT, _LARGE = 0.18, 0.3
 
 Rectangle = tuple[int, int, int, int]
 
@@ -120,8 +120,8 @@ def draw_mask(rgb: np.ndarray, mask: PlacedMask, colour: tuple[int, int, int], t
     import cv2
 
     height, width = mask.inside.shape
-    large = mask.inside.sum() > _LARGE * rgb.shape[0] * rgb.shape[1]
-    tint = _LARGE_TINT if large else _TINT
+    large = min(1.0, float(mask.inside.sum()) / (_LARGE * rgb.shape[0] * rgb.shape[1]))
+    tint = _TINT + (_LARGE_TINT - _TINT) * large
     part = rgb[mask.top : mask.top + height, mask.left : mask.left + width]
     table = np.arange(256)[:, None] * (1 - tint) + np.array(colour) * tint
     tinted = cv2.LUT(part, table.round().astype(np.uint8)[:, None])

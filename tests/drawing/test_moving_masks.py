@@ -167,8 +167,14 @@ def test_a_region_without_a_mask_is_drawn_as_a_box_and_small_ones_lie_on_large_o
             Label(3, (0, 0, 200, 120), "the grass", 0.9, whole_mask(large)),
         ][::order]
         draw_labels(picture, labels, Drawn.MASKS)
-        shown, colour = picture[70, 100].astype(float), np.array(track_colour(2))
-        assert (np.abs(shown - 0.35 * colour - 0.65 * 0.2 * np.array(track_colour(3))) < 3).all()
+        on_top, below = np.array(track_colour(2)), np.array(track_colour(3))
+        likeness = [
+            float(np.abs(picture[70, 100] - tint * 255).sum()) for tint in (on_top / 255, below / 255)
+        ]
+        alone = np.zeros((*SIZE, 3), np.uint8)
+        draw_labels(alone, [label for label in labels if label.track == 3], Drawn.MASKS)
+        assert likeness[0] < likeness[1]
+        assert 0 < alone[70, 100].sum() < 0.25 * below.sum()  # what fills the picture hides little of it
 
 
 @pytest.fixture

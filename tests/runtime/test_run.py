@@ -85,6 +85,12 @@ def test_run_stores_observations_captions_and_tracks(
         tracks = opened.tracks().to_pandas()
         assert opened.resume("clip").frame == 99
         assert opened.gaps().num_rows == 0
+        masks = [row["mask"] for row in opened.observations(columns=["mask"]).to_pylist()]
+        picture = opened.streams()["clip"]
+    grid = grid_of((picture.height, picture.width))
+    assert any(masks)
+    assert all(decode_mask(RleMask(grid, mask["counts"])).any() for mask in masks if mask)
+    assert all(tuple(mask["size"]) == grid for mask in masks if mask)
     assert set(captions["track"]) <= set(tracks["track"])
     assert (captions["text"].str.len() > 0).all()
     assert tracks["observations"].sum() == len(rows)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from pipeline.cli import main
+from pipeline.core.masks import RleMask, decode_mask, grid_of
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import ProgressOnly, RunObserver, StopRequest, StreamProgress

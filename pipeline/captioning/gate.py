@@ -35,15 +35,15 @@ class CaptionGateOptions(Options):
         default=20.0, gt=0, description="a caption that is older is renewed, even if nothing has changed"
     )
     max_per_keyframe: int = Field(
-        default=8,
+        default=16,
         ge=1,
-        description="captions of a keyframe at most; the others wait for the next one; 32 of a shot's first if this is less",
+        description="captions of a keyframe at most; the others wait for the next one; 96 of a shot's first if this is less",
     )
 
 
 # Of the first keyframe of a shot, if `max_per_keyframe` is less: as many regions as the presets look for there. A picture, a
 # film of one frame, or a photo among others has no next keyframe for the rest to wait for.
-FIRST_BUDGET = 32
+FIRST_BUDGET = 96
 
 
 class CaptionReason(StrEnum):

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pipeline.core.clock import NS, local_zone
+from pipeline.core.shown_once import shown_once
 from pipeline.core.shown_text import shown
 from pipeline.query.rows import CaptionRow, coalesce
 from pipeline.query.typed_times import clock_texts, offset_text
@@ -24,6 +26,8 @@ from pipeline.runtime.progress import StreamProgress
 from pipeline.store import CaptionStore
 
 STRONGEST = 12
+# So many times as many captions are compared, since some of them are of one thing.
+_DOUBLES = 8
 _MIN_SPEED_S = 0.5
 
 
@@ -102,13 +106,19 @@ def counts_text(now: StreamProgress, speed: str) -> str:
 
 
 def strongest(rows: list[CaptionRow], count: int) -> list[CaptionRow]:
-    """The surest caption of each text and stream, at most `count`, in order of time."""
+    """The surest caption of each text and stream, at most `count`, in order of time; what is there at once, once."""
     best: dict[tuple[str, str], CaptionRow] = {}
     for row in rows:
         key = (row.stream, row.text)
         if key not in best or row.score > best[key].score:
             best[key] = row
-    top = sorted(best.values(), key=lambda row: -row.score)[:count]
+    several = sorted(best.values(), key=lambda row: -row.score)[: count * _DOUBLES]
+    stream = np.array([row.stream for row in several])
+    start, end = (np.array([getattr(row, name) for row in several]) for name in ("start_ns", "end_ns"))
+    at_once = (stream[:, None] == stream) & (start[:, None] <= end) & (start <= end[:, None])
+    boxes = np.array([row.box for row in several], np.float64).reshape(-1, 4)
+    kept = shown_once(boxes, [row.text for row in several], [row.score for row in several], at_once)
+    top = [several[index] for index in kept[:count]]
     return sorted(top, key=lambda row: row.start_ns)
 
 

@@ -146,6 +146,7 @@ class EffortName(StrEnum):
     """
 
     FULL = "full"
+    NO_VIEWS = "no-views"
     HALF_PROBES = "half-probes"
     FEW_PROBES = "few-probes"
     HALF_KEYFRAMES = "half-keyframes"

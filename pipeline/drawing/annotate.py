@@ -17,6 +17,7 @@ from pipeline.core.clock import NS
 from pipeline.core.errors import UserError
 from pipeline.core.masks import MaskMalformed, RleMask, run_lengths
 from pipeline.core.output_files import output_by_name
+from pipeline.core.shown_once import shown_once
 from pipeline.drawing.drawing import DisplayOptions, Drawn, Label, draw_labels
 from pipeline.drawing.moving_masks import SeenMask, moved
 from pipeline.sources import DecodedFrame, Source
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 _TIME_BASE = Fraction(1, 90_000)
 _FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 ANNOTATED_SUFFIXES = frozenset(_FORMATS)
-_REPEATED = 0.6  # share of the smaller box: above it, the same words mean the same thing
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def labels_at(
 ) -> list[Label]:
     """What to draw at `at_ns`, the surest captions first. `size`: (H, W) of the picture, for masks; none without.
 
-    Left out: captions below `display.min_score`, and those that an overlapping, surer one says already.
+    Left out: captions below `display.min_score`, and those that another one says of the same thing.
     """
     labels, seen = [], {}
     for path in paths:
@@ -188,7 +188,7 @@ def labels_at(
         if box is not None and text and score >= display.min_score:
             labels.append(Label(path.track, tuple(float(v) for v in box), text, score))
             seen[path.track] = path
-    kept = without_repeats(sorted(labels, key=lambda label: -label.score))
+    kept = without_repeats(labels)
     shown = [replace(label, text=display.words(label.text, label.score)) for label in kept]
     if size is None or display.draw is Drawn.BOXES:
         return shown
@@ -200,20 +200,10 @@ def _with_mask(label: Label, masks: tuple[SeenMask, ...], size: tuple[int, int])
 
 
 def without_repeats(labels: list[Label]) -> list[Label]:
-    """Drop every label that says the same as an earlier one, over mostly the same place."""
-    kept: list[Label] = []
-    for label in labels:
-        if not any(label.text == other.text and _shared(label.box, other.box) > _REPEATED for other in kept):
-            kept.append(label)
-    return kept
-
-
-def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Overlap of two boxes as a share of the smaller one."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return max(width, 0.0) * max(height, 0.0) / max(smaller, 1e-9)
+    """The labels of one moment, surest first, each thing once (see `pipeline.core.shown_once`)."""
+    boxes = np.array([label.box for label in labels], np.float64).reshape(-1, 4)
+    texts, scores = [label.text for label in labels], [label.score for label in labels]
+    return [labels[index] for index in shown_once(boxes, texts, scores)]
 
 
 def write_annotated(

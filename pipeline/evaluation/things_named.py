@@ -148,10 +148,7 @@ def regions_at(paths: Sequence[TrackPath], at_ns: int, display: DisplayOptions) 
         box = path.box_at(nearest, 0)
         if box is not None:
             labels.append(Label(path.track, tuple(float(v) for v in box), *path.caption_at(nearest)))
-    sure = sorted(
-        (label for label in labels if label.text and label.score >= display.min_score),
-        key=lambda label: -label.score,
-    )
+    sure = [label for label in labels if label.text and label.score >= display.min_score]
     shown = {label.track for label in without_repeats(sure)}
     hidden = {label.track for label in sure} - shown
     return [SaidRegion(x.track, x.box, x.text, x.score, x.track in hidden) for x in labels]

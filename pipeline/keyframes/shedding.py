@@ -1,4 +1,4 @@
-"""What a stream goes without when it falls behind: new regions first, then keyframes, then frames that are too old."""
+"""What a stream goes without when it falls behind: windows and new regions first, then keyframes, then frames that are too old."""
 
 from __future__ import annotations
 
@@ -53,25 +53,27 @@ class SheddingOptions(Options):
 class Effort:
     """How much work a stream gets under this name.
 
-    `probe_share`: of the prompts for new regions. `interval_factor`: on the time between keyframes. `drop_stale`:
+    `view_share`: of the windows that are looked at beside the whole picture; `probe_share`: of the prompts for new regions. `interval_factor`: on the time between keyframes. `drop_stale`:
     keyframes that have waited too long already are not looked at.
     """
 
     name: EffortName
+    view_share: float = 1.0
     probe_share: float = 1.0
     interval_factor: float = 1.0
     drop_stale: bool = False
 
 
-# What is given up first hurts least: new regions are found later, then all is looked at less often, and only then is
+# What is given up first hurts least: small things are seen no nearer, then new regions are found later, then all is looked at less often, and only then is
 # anything not looked at. How far each step goes is a guess.
 EFFORTS = (
     Effort(EffortName.FULL),
-    Effort(EffortName.HALF_PROBES, probe_share=0.5),
-    Effort(EffortName.FEW_PROBES, probe_share=0.125),
-    Effort(EffortName.HALF_KEYFRAMES, probe_share=0.125, interval_factor=2.0),
-    Effort(EffortName.QUARTER_KEYFRAMES, probe_share=0.125, interval_factor=4.0),
-    Effort(EffortName.DROP_STALE, probe_share=0.125, interval_factor=4.0, drop_stale=True),
+    Effort(EffortName.NO_VIEWS, 0.0),
+    Effort(EffortName.HALF_PROBES, 0.0, 0.5),
+    Effort(EffortName.FEW_PROBES, 0.0, 0.125),
+    Effort(EffortName.HALF_KEYFRAMES, 0.0, 0.125, interval_factor=2.0),
+    Effort(EffortName.QUARTER_KEYFRAMES, 0.0, 0.125, interval_factor=4.0),
+    Effort(EffortName.DROP_STALE, 0.0, 0.125, interval_factor=4.0, drop_stale=True),
 )
 
 

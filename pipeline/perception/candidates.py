@@ -8,15 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.core.regions import box_iou
-from sca.predictor import Segmentation
+from pipeline.perception.views import Window
+from sca.predictor import ImageEncoding, Segmentation
 
 # Which masks are regions, and which are the same region twice.
 
+# The picture's grid on which masks of several views are compared: cells along its longer side. As fine as the decoder's.
+_GRID = 80
+
 
 def mask_statistics(logits: Tensor, offset: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of mask logits (N, h, w): area as a share of the picture, and stability, both (N,) float32.
+    """Of mask logits (N, h, w): area as a share of the grid, and stability, both (N,) float32.
 
     Stability (segment-anything): IoU of the masks at thresholds `+offset` and `-offset`; 0 for an empty mask.
     """
@@ -39,10 +44,24 @@ def masks_to_boxes(masks: Tensor) -> np.ndarray:
     return boxes
 
 
-def distinct(masks: Tensor, rank: np.ndarray, same_iou: float, same_box_iou: float = 1.0) -> np.ndarray:
+def distinct_boxes(boxes: np.ndarray, rank: np.ndarray, same_iou: float) -> np.ndarray:
+    """Indices of `boxes` (N, 4) whose IoU with every better-ranked one that stays is at most `same_iou`, best first."""
+    return _distinct(box_iou(boxes, boxes) > same_iou, rank)
+
+
+def distinct(
+    masks: Tensor,
+    rank: np.ndarray,
+    same_iou: float,
+    same_box_iou: float = 1.0,
+    boxes: np.ndarray | None = None,
+    told_apart: np.ndarray | None = None,
+) -> np.ndarray:
     """Indices of `masks` (N, h, w) bool that differ from every better-ranked one, best first.
 
-    Two masks are the same region when their IoU exceeds `same_iou`, or that of their boxes `same_box_iou`.
+    Two masks are the same region when their IoU exceeds `same_iou`, or that of their boxes `same_box_iou`. `boxes`:
+    (N, 4) xyxy where they are known more finely than by the masks. `told_apart`: (N,) bool, those that are no twins of
+    each other.
     """
     if not len(masks):
         return np.zeros(0, np.int64)
@@ -52,9 +71,15 @@ def distinct(masks: Tensor, rank: np.ndarray, same_iou: float, same_box_iou: flo
     area = flat.sum(1)
     iou = (shared / (area[:, None] + area[None] - shared).clamp_min(1)).cpu().numpy()
     # Ragged or holed masks of one thing may overlap badly and still fill one box.
-    boxes = masks_to_boxes(masks)
+    boxes = masks_to_boxes(masks) if boxes is None else boxes
     same = (iou > same_iou) | (box_iou(boxes, boxes) > same_box_iou)
-    # Greedy, best first: a region goes only if a better one that stays says the same.
+    if told_apart is not None:
+        same &= ~(told_apart[:, None] & told_apart[None])
+    return _distinct(same, rank)
+
+
+def _distinct(same: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Greedy, best first: one goes only if a better one that stays says the same."""
     kept: list[int] = []
     for index in np.argsort(-rank, kind="stable"):
         if not same[index, kept].any():
@@ -72,20 +97,40 @@ class Limits:
     max_area: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A window of a picture of size `picture` (H, W), encoded by itself. Its pixels are those of the picture."""
+
+    window: Window
+    encoding: ImageEncoding
+    picture: tuple[int, int]
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the model's input to a pixel of the picture."""
+        return max(self.encoding.input_size) / max(self.window.size)
+
+    @property
+    def share(self) -> float:
+        """Of the picture that it shows."""
+        return float(np.prod(self.window.size) / np.prod(self.picture))
+
+
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """N masks of one batch of prompts, the best of each prompt.
+    """N masks of one batch of prompts in one view: several of a prompt may be candidates.
 
-    `prompts`: (N,) rows of `segmentation`. `boxes`: (P, 4) box prompts xyxy pixels, None for points. `by_box`: (N,)
-    bool, the region is the prompt's box and not the mask. `best`: (P,) which of the K masks. `masks`: (N, h, w) bool
-    on the decoder's grid, cut to the picture. `iou`, `area` (share of the picture), `stability`: (N,).
+    `prompts`: (N,) rows of `segmentation`; `which`: (N,) the mask of it. `boxes`: (P, 4) box prompts xyxy pixels of the
+    picture, None for points. `by_box`: (N,) bool, the region is the prompt's box and not the mask. `masks`: (N, h, w)
+    bool on the decoder's grid, cut to the view. `iou`, `area` (share of the picture), `stability`: (N,).
     """
 
+    view: View
     prompts: np.ndarray
+    which: np.ndarray
     boxes: np.ndarray | None
     by_box: np.ndarray
     segmentation: Segmentation
-    best: Tensor
     masks: Tensor
     iou: np.ndarray
     area: np.ndarray
@@ -94,11 +139,38 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @classmethod
+    def of(
+        cls, view: View, segmentation: Segmentation, boxes: np.ndarray | None, offset: float
+    ) -> Candidates:
+        """Every mask of every prompt; `offset`: of the logits, for stability."""
+        count, kinds = segmentation.iou.shape
+        # The grid covers the square input; the picture lies in its top left corner.
+        logits = segmentation.low_res_logits
+        side = logits.shape[-1]
+        cells = side / max(view.encoding.input_size)
+        rows, columns = (min(side, max(1, int(np.ceil(n * cells)))) for n in view.encoding.input_size)
+        cut = logits[:, :, :rows, :columns].flatten(0, 1)
+        area, stability = mask_statistics(cut, offset)
+        return cls(
+            view,
+            prompts=np.repeat(np.arange(count), kinds),
+            which=np.tile(np.arange(kinds), count),
+            boxes=boxes,
+            by_box=np.zeros(count * kinds, bool),
+            segmentation=segmentation,
+            masks=cut > 0,
+            iou=segmentation.iou.flatten().float().cpu().numpy(),
+            area=area * np.float32(view.share),
+            stability=stability,
+        )
+
     def keep(self, index: np.ndarray) -> Candidates:
         """The candidates at `index` (ints)."""
         return replace(
             self,
             prompts=self.prompts[index],
+            which=self.which[index],
             by_box=self.by_box[index],
             masks=self.masks[torch.as_tensor(index, device=self.masks.device)],
             iou=self.iou[index],
@@ -106,15 +178,38 @@ class Candidates:
             stability=self.stability[index],
         )
 
+    def compact(self) -> Candidates:
+        """The same without the prompts that none of them is of: what a batch of prompts gave is large."""
+        used, rows = np.unique(self.prompts, return_inverse=True)
+        return replace(
+            self,
+            prompts=rows.astype(np.int64),
+            segmentation=self.segmentation.select(used),
+            boxes=None if self.boxes is None else self.boxes[used],
+        )
+
+    def one_each(self) -> Candidates:
+        """The mask of each prompt that fits best: by the model's word, and for a box by how well it fills that."""
+        fit = self.iou.astype(np.float64)
+        if self.boxes is not None and len(self):
+            own = self.boxes[self.prompts]
+            fit = fit + np.diagonal(box_iou(self.mask_boxes(), own))
+        kinds = self.segmentation.iou.shape[1]
+        best = fit.reshape(-1, kinds).argmax(1) if len(self) else np.zeros(0, np.int64)
+        return self.keep(np.arange(len(best)) * kinds + best)
+
+    def filling(self, least: np.ndarray) -> Candidates:
+        """Those whose masks fill the box that asked for them: IoU of the boxes at least that of the prompt, (P,)."""
+        assert self.boxes is not None
+        fit = np.diagonal(box_iou(self.mask_boxes(), self.boxes[self.prompts]))
+        return self.keep(np.flatnonzero(fit >= least[self.prompts]))
+
     def passing(self, limits: Limits) -> Candidates:
         """Those whose masks are good enough."""
         return self.keep(np.flatnonzero(self._good(limits)))
 
-    def or_boxes(self, limits: Limits, size: tuple[int, int]) -> Candidates:
-        """All of them: where the mask is not good enough, the prompt's box takes its place.
-
-        `size`: (H, W) of the picture that the boxes are in.
-        """
+    def or_boxes(self, limits: Limits) -> Candidates:
+        """All of them: where the mask is not good enough, the prompt's box takes its place."""
         assert self.boxes is not None
         bad = ~self._good(limits)
         if not bad.any():
@@ -124,16 +219,50 @@ class Candidates:
         # Something moves there, whatever the decoder makes of it: the box is a region without a mask.
         for row in np.flatnonzero(bad):
             masks[row] = False
-            x1, y1, x2, y2 = self._grid_box(self.boxes[self.prompts[row]], size)
+            x1, y1, x2, y2 = self._grid_box(self.boxes[self.prompts[row]])
             masks[row, y1:y2, x1:x2] = True
-            area[row] = float(masks[row].float().mean())
+            area[row] = float(masks[row].float().mean()) * self.view.share
         return replace(self, masks=masks, by_box=bad, area=area)
 
-    def mask_boxes(self, size: tuple[int, int]) -> np.ndarray:
-        """Tight boxes (N, 4) float32 xyxy of the masks, in pixels of a picture of `size` (H, W)."""
+    def whole(self) -> tuple[Candidates, np.ndarray]:
+        """Those that the view's inner borders do not cut, and the boxes (M, 4) of those that they do."""
+        boxes = self.mask_boxes()
+        cut = self.view.window.cuts(boxes, self.view.picture)
+        if not cut.any():
+            return self, np.zeros((0, 4), np.float32)
+        return self.keep(np.flatnonzero(~cut)), boxes[cut]
+
+    def mask_boxes(self) -> np.ndarray:
+        """Tight boxes (N, 4) float32 xyxy of the masks, in pixels of the picture."""
         grid_height, grid_width = self.masks.shape[1:]
-        return masks_to_boxes(self.masks) * np.array(
-            [size[1] / grid_width, size[0] / grid_height] * 2, np.float32
+        height, width = self.view.window.size
+        scale = np.array([width / grid_width, height / grid_height] * 2, np.float32)
+        return np.asarray(masks_to_boxes(self.masks) * scale + self.view.window.corner, np.float32)
+
+    def on_picture(self, grid: tuple[int, int]) -> Tensor:
+        """The masks (N, h, w) bool on a `grid` (h, w) of the whole picture."""
+        height, width = self.view.picture
+        window = self.view.window
+        y0, y1 = (round(y * grid[0] / height) for y in (window.y0, window.y1))
+        x0, x1 = (round(x * grid[1] / width) for x in (window.x0, window.x1))
+        y0, x0 = min(y0, grid[0] - 1), min(x0, grid[1] - 1)
+        out = self.masks.new_zeros((len(self), *grid))
+        if len(self):
+            size = (max(y1 - y0, 1), max(x1 - x0, 1))
+            out[:, y0 : y0 + size[0], x0 : x0 + size[1]] = (
+                F.interpolate(self.masks[:, None].float(), size, mode="area")[:, 0] > 0.3
+            )
+        return out
+
+    def chosen(self) -> Segmentation:
+        """The prompts of the candidates with the one mask that each is."""
+        part = self.segmentation.select(self.prompts)
+        row = torch.arange(len(self), device=part.iou.device)
+        which = torch.as_tensor(self.which, device=part.iou.device)
+        return replace(
+            part,
+            low_res_logits=part.low_res_logits[row, which].unsqueeze(1),
+            iou=part.iou[row, which].unsqueeze(1),
         )
 
     def _good(self, limits: Limits) -> np.ndarray:
@@ -141,20 +270,32 @@ class Candidates:
         sure = (self.iou >= limits.iou) & (self.stability >= limits.stability)
         return np.asarray(sure & (self.area >= limits.min_area) & (self.area <= limits.max_area))
 
-    def _grid_box(self, box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """A box (4,) in pixels of a picture of `size` (H, W) as cells of the masks' grid: one cell at least."""
+    def _grid_box(self, box: np.ndarray) -> tuple[int, int, int, int]:
+        """A box (4,) in pixels of the picture as cells of the masks' grid: one cell at least."""
         grid_height, grid_width = self.masks.shape[1:]
-        x1, y1, x2, y2 = box * np.array([grid_width / size[1], grid_height / size[0]] * 2)
-        left, top = min(int(x1), grid_width - 1), min(int(y1), grid_height - 1)
+        height, width = self.view.window.size
+        scale = np.array([grid_width / width, grid_height / height] * 2)
+        x1, y1, x2, y2 = (box - self.view.window.corner) * scale
+        left, top = min(max(int(x1), 0), grid_width - 1), min(max(int(y1), 0), grid_height - 1)
         return left, top, max(left + 1, round(float(x2))), max(top + 1, round(float(y2)))
 
 
-def coverage(groups: Sequence[Candidates], large: float) -> tuple[np.ndarray, np.ndarray]:
+def picture_grid(picture: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of the grid on which masks of several views of a picture (H, W) are compared."""
+    longer = max(picture)
+    return max(1, round(_GRID * picture[0] / longer)), max(1, round(_GRID * picture[1] / longer))
+
+
+def coverage(
+    groups: Sequence[Candidates], large: float, picture: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Bool pictures (h, w) of what regions cover: those up to a share `large` of the picture, and the larger ones."""
     # Small regions settle what they cover. Large ones (a street, a wall) have things on them that are still to be found.
-    masks = torch.cat([group.masks for group in groups]).cpu().numpy()
-    is_large = np.concatenate([group.area for group in groups]) > large
-    nothing = np.zeros(masks.shape[1:], bool)
-    small_cover = masks[~is_large].any(axis=0) if (~is_large).any() else nothing
-    large_cover = masks[is_large].any(axis=0) if is_large.any() else nothing
-    return np.asarray(small_cover), np.asarray(large_cover)
+    grid = picture_grid(picture)
+    small_cover, large_cover = np.zeros(grid, bool), np.zeros(grid, bool)
+    for group in groups:
+        masks = group.on_picture(grid).cpu().numpy()
+        is_large = group.area > large
+        small_cover |= masks[~is_large].any(axis=0)
+        large_cover |= masks[is_large].any(axis=0)
+    return small_cover, large_cover

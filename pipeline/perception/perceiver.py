@@ -2,90 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.core.frame import Frame
-from pipeline.core.masks import RleMask, encode_masks
 from pipeline.core.regions import Expected, box_area, box_iou
 from pipeline.core.thumbnail import changed_places, is_empty, thumbnail_of
-from pipeline.perception.candidates import Candidates, Limits, coverage, distinct, mask_statistics
+from pipeline.perception.candidates import Candidates, Limits, View, coverage, distinct_boxes
 from pipeline.perception.motion_proposals import MotionProposals
 from pipeline.perception.probing import PerceptionOptions, ProbeSchedule
-from sca.config import AutomaticSettings
-from sca.predictor import Coordinates, ImageEncoding, Segmentation
+from pipeline.perception.remembered import Remembered, TrackMemory, find_again, grey_of, patch_of
+from pipeline.perception.sightings import (
+    SAME_BOX_IOU,
+    SAME_TRACK_IOU,
+    Group,
+    RegionModel,
+    Sightings,
+    describe,
+    each_once,
+    quality,
+    sightings_of,
+    together,
+)
+from pipeline.perception.views import SMALL, ViewSchedule, view_for, whole_of
+from sca.predictor import ImageEncoding
 
 # Above this share of changed pixels nothing of the last keyframe can be relied on. A guess.
 _NEW_SCENE = 0.6
+# A first look costs as much as several others. A camera that pans changes all of the picture in every keyframe, and is no
+# new scene each time: so many keyframes lie between two first looks at least. A guess. Real cuts begin anew at once.
+_SCENE_KEYFRAMES = 10
 # Moving places tried in a keyframe at most, the largest first; each costs as much as a probe. A guess.
 _MAX_MOTION_PROMPTS = 12
-# Masks whose boxes agree better than this are one region, however their edges run. A guess: without
-# it, one thing was captioned twice.
-_SAME_BOX_IOU = 0.8
 # Regions above this share of the picture may hide others: they are probed inside. A guess.
 _LARGE_REGION = 0.2
-
-
-class RegionModel(Protocol):
-    """What perception needs of `sca.predictor.Predictor`. `automatic`: the thresholds that suit the model."""
-
-    automatic: AutomaticSettings
-
-    def encode(self, rgb: np.ndarray) -> ImageEncoding: ...
-
-    def segment(
-        self,
-        encoding: ImageEncoding,
-        *,
-        points: Coordinates | None = None,
-        boxes: Coordinates | None = None,
-        multimask: bool = True,
-    ) -> Segmentation: ...
-
-    def mask_logits(
-        self, encoding: ImageEncoding, low_res_logits: Tensor, size: tuple[int, int] | None = None
-    ) -> Tensor: ...
-
-    def masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> Tensor: ...
-
-    def region_features(
-        self, encoding: ImageEncoding, segmentation: Segmentation, boxes: Coordinates | None = None
-    ) -> Tensor: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Sightings:
-    """N regions found in one keyframe, before anybody knows which track they belong to.
-
-    `boxes`: (N, 4) float32 xyxy pixels. `masks`: run lengths of the whole picture, None where the mask is not good
-    enough and the region is the box around something that moves. `scores`: (N,) predicted IoU. `features`: (N, D)
-    float32, L2-normalised. `caption_tokens`: (N, Nc, C) float16, what the captioner needs. `prompted_by`: key of the
-    expected track whose prompt found the region, -1 for others.
-    """
-
-    boxes: np.ndarray
-    masks: tuple[RleMask | None, ...]
-    scores: np.ndarray
-    features: np.ndarray
-    caption_tokens: np.ndarray
-    prompted_by: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.boxes)
+# Masks of one view whose boxes agree better than this are told apart no further: three masks of a prompt, and those of its
+# neighbours, mostly are. Only the better one is compared with what other views have found.
+_TWIN_BOX_IOU = 0.75
+# Keyframes for which a track may be known by its own pixels alone; then the model must have seen it again. A guess.
+_UNSEEN = 5
+# A mask that fills less of the box (IoU) in which a track was expected is another thing, or a part of it. A guess.
+_LEAST_FIT = 0.5
+_WHOLE = -1
 
 
 @dataclass(slots=True)
 class StreamView:
-    """What perception remembers of one stream: where it probed, what stood still, how the last keyframe looked."""
+    """What perception remembers of one stream: where it probed, what stood still, how the last keyframe looked.
 
-    probes: ProbeSchedule
+    `windows`: which of them were looked at when; `window_probes`: where in each. `tracks`: what each looked like.
+    `keyframe`: number of the last one; `scene`: of the last that was like a first one; `grey`: its picture, in which tracks are found again.
+    """
+
+    probes: dict[int, ProbeSchedule]
     motion: MotionProposals
+    windows: ViewSchedule = field(default_factory=ViewSchedule)
+    tracks: TrackMemory = field(default_factory=TrackMemory)
     thumbnail: np.ndarray | None = None
+    keyframe: int = 0
+    scene: int = 1
+    grey: np.ndarray | None = None
+
+    def new_scene(self) -> None:
+        """Everything may be different now: this look is like a first one, unless there was one a moment ago."""
+        if self.keyframe - self.scene < _SCENE_KEYFRAMES:
+            return
+        self.scene = self.keyframe
+        self.windows.new_scene()
+        for probes in self.probes.values():
+            probes.new_scene()
 
 
 class Perception:
@@ -105,7 +94,7 @@ class Perception:
 
     def new_view(self) -> StreamView:
         """The memory for one more stream."""
-        return StreamView(ProbeSchedule(self._options.probing), MotionProposals())
+        return StreamView({_WHOLE: ProbeSchedule(self._options.probing)}, MotionProposals())
 
     @torch.inference_mode()
     def look(
@@ -116,38 +105,86 @@ class Perception:
         *,
         encoding: ImageEncoding | None = None,
         probe_share: float = 1.0,
+        view_share: float = 1.0,
     ) -> Sightings:
-        """Find regions in `frame`: one prompt for each expected track, boxes around what moves, then probes elsewhere.
+        """Find regions in `frame`, in the whole picture and in windows of it: expected tracks, what moves, then probes.
 
         Boxes of `expected` are xyxy pixels of the frame. `encoding`: of the frame, where it was encoded in a batch
-        with others. `probe_share`: of the budget of probes. Updates `view`.
+        with others. `probe_share`, `view_share`: of the budgets of probes and windows. Updates `view`.
         """
-        # 1. Each track is looked for where it should be: one prompt in place of many, and the region keeps its track.
+        size = (frame.height, frame.width)
+        view.keyframe += 1
+        view.tracks.forget_all_but(set(expected.keys))
         changed = self._changes(frame, view)
-        encoding = encoding or self._model.encode(frame.rgb)
+        view.grey = grey_of(frame.rgb)
         # A picture with nothing in it is not asked: every answer would be invented.
         empty = view.thumbnail is not None and is_empty(view.thumbnail, frame.rgb)
-        limit = 0 if empty else self._options.max_track_prompts
-        known = self._prompt(encoding, boxes=expected.boxes[:limit]).passing(self._limits)
-        # 2. What moves and belongs to no track: small fast things, which a raster of points misses.
-        moving = self._moving(frame, encoding, known, view, most=0 if empty else _MAX_MOTION_PROMPTS)
-        # 3. Points where neither has found anything, as many as the budget allows, for what is new and stands still.
-        covered, hidden = coverage([known, moving], _LARGE_REGION)
-        points = view.probes.next_points(covered, hidden, changed, probe_share) * (frame.width, frame.height)
-        fresh = self._prompt(encoding, points=points[: 0 if empty else None, None]).passing(self._limits)
-        return self._describe(frame, encoding, [known, moving, fresh], expected.keys)
-
-    def _moving(
-        self, frame: Frame, encoding: ImageEncoding, known: Candidates, view: StreamView, most: int
-    ) -> Candidates:
-        """What moves where no track was found: its mask, or its box where the mask is not good enough."""
         proposed = view.motion.propose(frame.rgb)
+        # 1. Where to look: the whole picture, and the windows that are most due.
+        share = 0.0 if empty else view_share
+        numbers, views = self._views(frame, expected, view, encoding, changed, proposed, share)
+        # 2. Each track is looked for where it should be: one prompt in place of many, and the region keeps its track.
+        limit = 0 if empty else self._options.max_track_prompts
+        groups, torn = self._known(expected, view, views, limit)
+        keys, again = _again(expected, view, groups, empty)
+        # 3. What moves and belongs to no track: small fast things, which a raster of points misses.
+        limit = 0 if empty else _MAX_MOTION_PROMPTS
+        groups += self._moving(proposed, again, [group.found for group in groups], views, limit)
+        # 4. Points where neither has found anything, as many as the budget allows, for what is new and stands still.
+        covered, hidden = coverage([group.found for group in groups], _LARGE_REGION, size)
+        _cover(covered, again, size)
+        for number, one in zip(numbers, views, strict=True):
+            probes = view.probes.setdefault(number, ProbeSchedule(self._options.probing))
+            taken, large, new = (one.window.part(small, size) for small in (covered, hidden, changed))
+            points = probes.next_points(taken, large, new, probe_share)
+            found, cut = self._probe(one, points[: 0 if empty else None])
+            groups.append(found)
+            torn.append(cut)
+        view.windows.note_cut(np.concatenate(torn))
+        # 5. Each region once, with its mask at full size and what to say of it.
+        groups = [_recognised(group, keys, again) for group in groups]
+        kept = each_once(groups, self._options.same_region_iou, self._options.max_regions)
+        parts = [describe(self._model, group, view.tracks, view.keyframe) for group in kept]
+        looked = {int(key) for group in kept for key in group.keys}
+        left = [row for row, key in enumerate(keys) if key not in looked]
+        parts.append(_remembered([keys[row] for row in left], again[left], view, parts[0]))
+        return together(parts)
+
+    def remember(self, view: StreamView, found: Sightings, keys: Sequence[int]) -> None:
+        """Take in which track each region of the last keyframe belongs to: the keys by which it will be expected.
+
+        So a track is described from its nearest view and found again between looks; whoever tells no keys goes without.
+        """
+        assert view.grey is not None
+        scale = view.grey.shape[1] / view.windows.picture[1]
+        for row, key in enumerate(keys):
+            before = view.tracks.get(key)
+            if before is None or found.looked[row]:
+                patch = patch_of(view.grey, found.boxes[row] * scale)
+                view.tracks.keep(key, Remembered(found.described[row], patch, view.keyframe))
+
+    # Where to look.
+
+    def _views(
+        self,
+        frame: Frame,
+        expected: Expected,
+        view: StreamView,
+        encoding: ImageEncoding | None,
+        changed: np.ndarray,
+        moving: np.ndarray,
+        share: float,
+    ) -> tuple[list[int], list[View]]:
+        """The whole picture and the windows that are due, encoded in one batch, with their numbers."""
         size = (frame.height, frame.width)
-        free = (
-            box_iou(proposed, known.mask_boxes(size)).max(axis=1, initial=0) < self._options.same_region_iou
-        )
-        boxes = proposed[free & (box_area(proposed) >= self._limits.min_area * frame.height * frame.width)]
-        return self._prompt(encoding, boxes=boxes[:most]).or_boxes(self._limits, size)
+        small = expected.boxes[box_area(expected.boxes) < SMALL * frame.height * frame.width]
+        due = view.windows.due(size, round(self._options.views * share), changed, moving, small)
+        windows = [whole_of(size), *(window for _, window in due)]
+        crops = [window.crop(frame.rgb) for window in windows[1:]]
+        made = self._model.encode_batch(crops if encoding is not None else [frame.rgb, *crops])
+        encodings = made if encoding is None else [encoding, *made]
+        views = [View(window, one, size) for window, one in zip(windows, encodings, strict=True)]
+        return [_WHOLE, *(number for number, _ in due)], views
 
     def _changes(self, frame: Frame, view: StreamView) -> np.ndarray:
         """Where the picture is another than in the last keyframe that was looked at, (h, 64), 0 or 1.
@@ -162,84 +199,125 @@ class Perception:
             return np.zeros(now.shape)
         changed = changed_places(before, now)
         if changed.mean() > _NEW_SCENE:
-            view.probes.new_scene()
+            view.new_scene()
         return changed.astype(np.float64)
 
+    # What to ask there.
+
+    def _known(
+        self, expected: Expected, view: StreamView, views: list[View], limit: int
+    ) -> tuple[list[Group], list[np.ndarray]]:
+        """The tracks that the model sees, by view, and boxes of what a window's border has cut."""
+        where = view_for(expected.boxes, [one.window for one in views], views[0].picture)
+        known = [view.tracks.get(key) for key in expected.keys]
+        # A track of which nothing is known yet has nothing but the model; the others take turns.
+        where[(where < 0) & np.array([one is None for one in known], bool)] = 0
+        age = np.array([np.inf if one is None else view.keyframe - one.looked for one in known])
+        order = np.argsort(-np.where(where >= 0, age, -1.0), kind="stable")[:limit]
+        chosen = np.sort(order[where[order] >= 0])
+        groups, torn = [], []
+        for number, one in enumerate(views):
+            own = chosen[where[chosen] == number]
+            found = self._prompt(one, boxes=expected.boxes[own]).one_each().passing(self._limits)
+            # Of a track of which nothing is known yet this is all there is.
+            least = np.array([0.0 if known[row] is None else _LEAST_FIT for row in own])
+            found, cut = found.filling(least).whole()
+            groups.append(Group(found, np.array(expected.keys, np.int64)[own[found.prompts]], 0))
+            torn.append(cut)
+        # Two tracks may have found the same; the other one may be found by its own pixels yet.
+        apart = each_once(groups, SAME_TRACK_IOU, len(chosen), SAME_TRACK_IOU, told_apart=False)
+        return apart, torn
+
+    def _moving(
+        self,
+        proposed: np.ndarray,
+        again: np.ndarray,
+        known: Sequence[Candidates],
+        views: list[View],
+        limit: int,
+    ) -> list[Group]:
+        """What moves where no track was found: its mask, or its box where the mask is not good enough."""
+        height, width = views[0].picture
+        taken = np.concatenate([*(group.mask_boxes() for group in known), again])
+        free = box_iou(proposed, taken).max(axis=1, initial=0) < self._options.same_region_iou
+        boxes = proposed[free & (box_area(proposed) >= self._limits.min_area * height * width)][:limit]
+        where = np.maximum(view_for(boxes, [one.window for one in views], (height, width)), 0)
+        groups = []
+        for number, one in enumerate(views):
+            found = self._prompt(one, boxes=boxes[where == number]).one_each().or_boxes(self._limits)
+            groups.append(Group(found, np.full(len(found), -1), 1))
+        return groups
+
+    def _probe(self, view: View, points: np.ndarray) -> tuple[Group, np.ndarray]:
+        """What is at `points` (n, 2) xy in 0..1 of a view, every mask of a point, and boxes of what its border cuts."""
+        height, width = view.window.size
+        pixels = points * (width, height) + view.window.corner[:2]
+        found, cut = self._prompt(view, points=pixels[:, None]).passing(self._limits).whole()
+        found = found.keep(distinct_boxes(found.mask_boxes(), quality(found), _TWIN_BOX_IOU)).compact()
+        return Group(found, np.full(len(found), -1), 2), cut
+
     def _prompt(
-        self, encoding: ImageEncoding, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
+        self, view: View, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
     ) -> Candidates:
-        """The best mask of each prompt, with its statistics on the decoder's grid."""
-        segmentation = self._model.segment(encoding, points=points, boxes=boxes, multimask=True)
-        count = len(segmentation)
-        best = segmentation.iou.argmax(dim=1)
-        rows = torch.arange(count, device=best.device)
-        height, width = encoding.original_size
-        scale = segmentation.low_res_logits.shape[-1] / max(height, width)
-        small = (max(1, round(height * scale)), max(1, round(width * scale)))
-        logits = segmentation.low_res_logits[rows, best].unsqueeze(1)
-        resized = (
-            self._model.mask_logits(encoding, logits, small)[:, 0] if count else logits.new_zeros((0, *small))
+        """Every mask of each prompt in pixels of the picture, with its statistics on the decoder's grid."""
+        segmentation = self._model.segment(
+            view.encoding,
+            points=None if points is None else points - view.window.corner[:2],
+            boxes=None if boxes is None else boxes - view.window.corner,
+            multimask=True,
         )
-        area, stability = mask_statistics(resized, self._stability_offset)
-        return Candidates(
-            prompts=np.arange(count),
-            boxes=boxes,
-            by_box=np.zeros(count, bool),
-            segmentation=segmentation,
-            best=best,
-            masks=resized > 0,
-            iou=segmentation.iou[rows, best].float().cpu().numpy(),
-            area=area,
-            stability=stability,
-        )
-
-    def _describe(
-        self, frame: Frame, encoding: ImageEncoding, groups: list[Candidates], keys: tuple[int, ...]
-    ) -> Sightings:
-        """Drop duplicates (tracks win over movers, movers over probes), then make masks, boxes and features."""
-        masks = torch.cat([group.masks for group in groups])
-        # What an earlier group has found is the original, however sure a later one is.
-        rank = np.concatenate([group.iou - 2.0 * place for place, group in enumerate(groups)])
-        options = self._options
-        kept = distinct(masks, rank, options.same_region_iou, _SAME_BOX_IOU)[: options.max_regions]
-        parts: list[Sightings] = []
-        start = 0
-        for place, group in enumerate(groups):
-            own = np.sort(kept[(kept >= start) & (kept < start + len(group))]) - start
-            start += len(group)
-            chosen = group.keep(own)
-            prompted = tuple(keys[prompt] for prompt in chosen.prompts) if place == 0 else (-1,) * len(chosen)
-            parts.append(self._finish(frame, encoding, chosen, prompted))
-        return Sightings(
-            np.concatenate([part.boxes for part in parts]),
-            tuple(mask for part in parts for mask in part.masks),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.features for part in parts]),
-            np.concatenate([part.caption_tokens for part in parts]),
-            tuple(key for part in parts for key in part.prompted_by),
-        )
-
-    def _finish(
-        self, frame: Frame, encoding: ImageEncoding, found: Candidates, prompted_by: tuple[int, ...]
-    ) -> Sightings:
-        size = (frame.height, frame.width)
-        segmentation = found.segmentation.select(found.prompts)
-        codes, boxes = encode_masks(self._model.masks(encoding, segmentation).cpu().numpy(), size)
-        if found.boxes is not None:
-            boxes[found.by_box] = found.boxes[found.prompts[found.by_box]]
-        masks = tuple(None if box else code for box, code in zip(found.by_box, codes, strict=True))
-        tokens = self._model.region_features(encoding, segmentation, boxes)
-        return Sightings(
-            boxes,
-            masks,
-            found.iou,
-            _association_features(tokens),
-            tokens.to(torch.float16).cpu().numpy(),
-            prompted_by,
-        )
+        return Candidates.of(view, segmentation, boxes, self._stability_offset)
 
 
-def _association_features(tokens: Tensor) -> np.ndarray:
-    """(N, Nc, C) caption tokens to (N, C) L2-normalised float32: their mean says what the region looks like."""
-    mean = tokens.float().mean(dim=1)
-    return np.asarray(torch.nn.functional.normalize(mean, dim=-1).cpu().numpy(), np.float32)
+def _again(
+    expected: Expected, view: StreamView, groups: Sequence[Group], empty: bool
+) -> tuple[list[int], np.ndarray]:
+    """Tracks that the model has not seen now and did a moment ago, by their own pixels: keys and boxes (N, 4)."""
+    assert view.grey is not None
+    scale = view.grey.shape[1] / view.windows.picture[1]
+    seen = {int(key) for group in groups for key in group.keys}
+    taken = np.concatenate([group.found.mask_boxes() for group in groups])
+    keys, boxes = [], []
+    for key, box in zip(expected.keys, expected.boxes, strict=True):
+        known = view.tracks.get(key)
+        if (
+            empty
+            or key in seen
+            or known is None
+            or known.patch is None
+            or view.keyframe - known.looked > _UNSEEN
+        ):
+            continue
+        found = find_again(view.grey, known.patch, box * scale)
+        if found is None or box_iou(found[0][None] / scale, taken).max(initial=0) > SAME_BOX_IOU:
+            continue  # not there, or another track by now
+        keys.append(key)
+        boxes.append(found[0] / scale)
+    return keys, np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def _recognised(group: Group, keys: Sequence[int], boxes: np.ndarray) -> Group:
+    """The group with the keys of tracks that were found by their own pixels, where the model has found them as well."""
+    if not len(group.found) or not keys or group.place == 0:
+        return group
+    iou = box_iou(group.found.mask_boxes(), boxes)
+    best = iou.argmax(axis=1)
+    same = iou[np.arange(len(best)), best] > SAME_BOX_IOU
+    return Group(group.found, np.where(same, np.array(keys)[best], -1), group.place)
+
+
+def _remembered(keys: Sequence[int], boxes: np.ndarray, view: StreamView, like: Sightings) -> Sightings:
+    """Sightings of tracks that were found by their own pixels: described as they were."""
+    described = [known.description for key in keys if (known := view.tracks.get(key)) is not None]
+    scores = np.array([one.score for one in described], np.float32)
+    shapes = (like.features, like.caption_tokens)
+    return sightings_of(
+        boxes, [None] * len(keys), scores, described, tuple(keys), np.zeros(len(keys), bool), shapes
+    )
+
+
+def _cover(covered: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> None:
+    """Mark boxes (N, 4) xyxy pixels of a picture of `size` in a small picture (h, w) of it, in place."""
+    rows, columns = covered.shape
+    for x0, y0, x1, y1 in boxes * np.array([columns / size[1], rows / size[0]] * 2):
+        covered[round(max(y0, 0)) : round(max(y1, 0)), round(max(x0, 0)) : round(max(x1, 0))] = True

@@ -24,21 +24,28 @@ class ProbeOptions(Options):
         default=12, ge=1, le=64, description="points along a side: smaller things need a finer raster"
     )
     budget: int = Field(
-        default=8,
+        default=12,
         ge=0,
         description="points tried for new regions in a keyframe; 0: no region is looked for so",
     )
-    first_budget: int = Field(default=32, ge=0, description="points tried in the first keyframe of a scene")
+    first_budget: int = Field(default=64, ge=0, description="points tried in the first keyframe of a scene")
 
 
 class PerceptionOptions(Options):
     """Which masks count as regions. Areas are shares of the picture."""
 
     probing: ProbeOptions = ProbeOptions()
-    max_track_prompts: int = Field(
-        default=32, ge=0, description="live tracks looked for in their place in a keyframe at most"
+    views: int = Field(
+        default=1,
+        ge=0,
+        le=4,
+        description="windows of the picture that are looked at by themselves in a keyframe, beside the whole; all four in "
+        "the first of a scene; 0: none ever",
     )
-    max_regions: int = Field(default=40, ge=1, description="regions kept of a keyframe at most")
+    max_track_prompts: int = Field(
+        default=48, ge=0, description="live tracks looked for in their place in a keyframe at most"
+    )
+    max_regions: int = Field(default=72, ge=1, description="regions kept of a keyframe at most")
     min_predicted_iou: float | None = Field(
         default=None,
         ge=0,

@@ -41,9 +41,14 @@ class StreamAnalysis:
         self._looks = 0
 
     def keyframe(
-        self, frame: Frame, *, encoding: ImageEncoding | None = None, probe_share: float = 1.0
+        self,
+        frame: Frame,
+        *,
+        encoding: ImageEncoding | None = None,
+        probe_share: float = 1.0,
+        view_share: float = 1.0,
     ) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
-        """Analyse the next keyframe of the stream; `encoding` and `probe_share` as in `Perception.look`."""
+        """Analyse the next keyframe of the stream; `encoding` and the shares as in `Perception.look`."""
         cut_off = self._begin_shot() if frame.shot != self._shot else ()
         self._shot = frame.shot
         size = (frame.height, frame.width)
@@ -54,11 +59,17 @@ class StreamAnalysis:
         found = self._seen_again(frame)
         if found is None:
             found = self._perception.look(
-                frame, expected, self._view, encoding=encoding, probe_share=probe_share
+                frame,
+                expected,
+                self._view,
+                encoding=encoding,
+                probe_share=probe_share,
+                view_share=view_share,
             )
             self._last_look = (frame.index, found)
         candidates = Candidates(found.boxes, found.features, found.scores, found.masks)
         update = self._tracker.update(frame.time, candidates, found.prompted_by)
+        self._perception.remember(self._view, found, update.keys)
         regions = Regions(
             stream=self._stream,
             frame_index=frame.index,

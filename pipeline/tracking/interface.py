@@ -45,11 +45,16 @@ class TrackingOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class TrackUpdate:
-    """`track_ids` (N,) int64 for the detections, -1 while tentative; tracks that ended; the next free number."""
+    """`track_ids` (N,) int64 for the detections, -1 while tentative; tracks that ended; the next free number.
+
+    `keys`: of the track of each detection, as `Expected.keys` will have it; none from a tracker that does not tell, whose
+    tracks are then not known by their own pixels while the model looks elsewhere.
+    """
 
     track_ids: np.ndarray
     ended: tuple[EndedTrack, ...]
     next_track: int
+    keys: tuple[int, ...] = ()
 
 
 class Tracker(Protocol):

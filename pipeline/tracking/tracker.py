@@ -141,7 +141,8 @@ class PromptedTracker:
         seen = {track.key for track in owner.values()}
         ended = self._age(now, seen)
         ids = np.array([owner[column].number for column in range(len(detections))], np.int64)
-        return TrackUpdate(ids, ended, self.next_track)
+        keys = tuple(owner[column].key for column in range(len(detections)))
+        return TrackUpdate(ids, ended, self.next_track, keys)
 
     def finish(self) -> tuple[EndedTrack, ...]:
         """End every track: the stream is over, or what it showed. What comes next is a first keyframe again."""

@@ -20,15 +20,17 @@ options_ = st.builds(
 
 
 def test_steps_degrade_in_the_order_of_the_design() -> None:
-    """Fewer prompts for new regions, then fewer keyframes, then dropped frames; nothing ever gets better on the way."""
+    """No windows, fewer prompts for new regions, fewer keyframes, dropped frames; nothing ever gets better on the way."""
     full, *less = EFFORTS
-    assert (full.probe_share, full.interval_factor, full.drop_stale) == (1, 1, False)
-    kinds = [(e.drop_stale, e.interval_factor > 1, e.probe_share < 1) for e in EFFORTS]
+    assert (full.view_share, full.probe_share, full.interval_factor, full.drop_stale) == (1, 1, 1, False)
+    kinds = [(e.drop_stale, e.interval_factor > 1, e.probe_share < 1, e.view_share < 1) for e in EFFORTS]
     assert kinds == sorted(kinds)
     for before, after in zip(EFFORTS, less, strict=False):
+        assert after.view_share <= before.view_share
         assert after.probe_share <= before.probe_share
         assert after.interval_factor >= before.interval_factor
-        assert (after.probe_share, after.interval_factor, after.drop_stale) != (
+        assert (after.view_share, after.probe_share, after.interval_factor, after.drop_stale) != (
+            before.view_share,
             before.probe_share,
             before.interval_factor,
             before.drop_stale,

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from pipeline.core.frame import Frame, FrameTime
 from pipeline.core.masks import decode_mask, grid_of
 from pipeline.core.regions import Expected
-from pipeline.perception.candidates import distinct, mask_statistics
+from pipeline.perception.candidates import Candidates, View, distinct, mask_statistics
 from pipeline.perception.perceiver import Perception
 from pipeline.perception.probing import PerceptionOptions, ProbeOptions
+from pipeline.perception.sightings import Group, each_once
+from pipeline.perception.views import whole_of, windows_of
 from pipeline.sources.picture import from_array
-from sca.predictor import Predictor
+from sca.modeling import ImageFeatures
+from sca.predictor import ImageEncoding, Predictor, Segmentation
 from tests.tiny_models import region_token_config, tiny_model, word_tokenizer
 from tests.videos import picture
 
@@ -195,3 +198,96 @@ def test_colours_of_one_brightness_are_something(predictor: Predictor) -> None:
     rgb[20:70, 30:110] = (200, 43, 43)  # as bright as the ground
     perception = Perception(predictor, OPTIONS)
     assert len(perception.look(replace(keyframe(0), rgb=rgb), NOBODY, perception.new_view())) > 0
+
+
+def test_all_windows_are_encoded_in_one_batch_at_first_and_one_later(predictor: Predictor) -> None:
+    perception = Perception(predictor, OPTIONS)
+    view = perception.new_view()
+    batches: list[int] = []
+    encode = predictor.encode_batch
+
+    class Counting:
+        automatic = predictor.automatic
+        segment = predictor.segment
+        masks = predictor.masks
+        region_features = predictor.region_features
+
+        def encode_batch(self, images: list[np.ndarray]) -> list[ImageEncoding]:
+            batches.append(len(images))
+            return encode(images)
+
+    perception = Perception(Counting(), OPTIONS)
+    for index in range(3):
+        found = perception.look(keyframe(index), NOBODY, view)
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= [160, 96, 160, 96]).all()
+    assert batches == [5, 2, 2]
+    perception.look(keyframe(3), NOBODY, view, view_share=0.0)
+    assert batches[-1] == 1
+    perception.look(keyframe(4), NOBODY, view, encoding=encode([keyframe(4).rgb])[0])
+    assert batches[-1] == 1  # the window alone
+
+
+def test_a_region_of_a_window_is_told_in_pixels_of_the_picture(predictor: Predictor) -> None:
+    """The same crop as a picture of its own gives the same masks, moved by its corner."""
+    frame = keyframe(0, 320, 240)
+    window = windows_of((240, 320))[3]
+    (encoding,) = predictor.encode_batch([window.crop(frame.rgb)])
+    points = np.array([[[40.0, 50.0]], [[150.0, 100.0]]])
+    segmentation = predictor.segment(encoding, points=points)
+    inside = Candidates.of(View(window, encoding, (240, 320)), segmentation, None, 1.0)
+    alone = Candidates.of(View(whole_of(window.size), encoding, window.size), segmentation, None, 1.0)
+    assert len(inside) == 2 * segmentation.iou.shape[1]
+    np.testing.assert_allclose(inside.mask_boxes(), alone.mask_boxes() + window.corner)
+    np.testing.assert_allclose(inside.area, alone.area * 0.36, rtol=1e-5)
+    one = inside.keep(np.array([3])).chosen()
+    np.testing.assert_array_equal(one.low_res_logits[0, 0], segmentation.low_res_logits[1, 0])
+    cells = inside.on_picture((24, 32))
+    assert not cells[:, :9].any()
+    assert not cells[:, :, :12].any()
+
+
+def test_a_known_track_is_found_by_its_own_pixels_while_the_model_looks_elsewhere(
+    predictor: Predictor,
+) -> None:
+    options = OPTIONS.model_copy(update={"probing": ProbeOptions(budget=0, first_budget=40)})
+    perception = Perception(predictor, options)
+    view = perception.new_view()
+    first = perception.look(keyframe(0), NOBODY, view)
+    keys = tuple(range(len(first)))
+    perception.remember(view, first, keys)
+    blind = Perception(predictor, options.model_copy(update={"max_track_prompts": 0}))
+    second = blind.look(keyframe(0), Expected(keys, first.boxes), view)
+    assert len(second) > 0
+    assert not second.looked.any()
+    for row, key in enumerate(second.prompted_by):
+        assert np.abs(second.boxes[row] - first.boxes[key]).max() <= 3
+        np.testing.assert_array_equal(second.caption_tokens[row], first.caption_tokens[key])
+    # Not for ever: the model must have seen it again.
+    for _ in range(6):
+        last = blind.look(keyframe(0), Expected(keys, first.boxes), view)
+    assert len(last) == 0
+
+
+def test_tracks_leave_room_for_what_is_new_and_are_not_merged_once_told_apart() -> None:
+    view = View(
+        whole_of((16, 16)), ImageEncoding(ImageFeatures(torch.zeros(1), None), (16, 16), (16, 16)), (16, 16)
+    )
+
+    def group(place: int, boxes: list[tuple[int, int, int, int]]) -> Group:
+        logits = torch.full((len(boxes), 1, 16, 16), -5.0)
+        for row, (x0, y0, x1, y1) in enumerate(boxes):
+            logits[row, 0, y0:y1, x0:x1] = 5.0
+        iou = torch.linspace(0.9, 0.5, len(boxes))[:, None]
+        found = Candidates.of(view, Segmentation(logits, iou, logits, logits, None), None, 1.0)
+        return Group(found, np.full(len(found), -1), place)
+
+    known = group(0, [(0, 0, 8, 8), (0, 0, 8, 6), (8, 8, 16, 16)])
+    new = group(2, [(0, 0, 8, 7), (8, 0, 16, 8), (0, 8, 8, 16)])
+    kept = each_once([known, new], 0.55, 10)
+    assert [len(one.found) for one in kept] == [3, 2]
+    assert [len(one.found) for one in each_once([known], 0.55, 10, told_apart=False)] == [2]
+    kept = each_once([known, new], 0.55, 3)
+    assert [len(one.found) for one in kept] == [3, 0]
+    kept = each_once([known, new], 0.55, 4)
+    assert [len(one.found) for one in kept] == [3, 1]

@@ -116,7 +116,7 @@ class _Analysis:
         self._last = -1
 
     def keyframe(
-        self, frame: Frame, *, encoding: object, probe_share: float
+        self, frame: Frame, *, encoding: object, probe_share: float, view_share: float
     ) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
         self._look()
         assert encoding == frame.rgb.shape

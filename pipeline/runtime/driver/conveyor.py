@@ -103,7 +103,11 @@ class Conveyor:
             self._observer.progress(lane.tally.progress)
 
     def _analyse(self, stage: Stage[PerceptionProcess], chosen: list[tuple[Lane, Keyframe]]) -> None:
-        works = [Work(lane.name, lane.attempt.number, lane.load.effort.probe_share) for lane, _ in chosen]
+        works = [
+            Work(lane.name, lane.attempt.number, effort.probe_share, effort.view_share)
+            for lane, _ in chosen
+            for effort in (lane.load.effort,)
+        ]
         call, results = stage.process.analyse(works, [keyframe.frame for _, keyframe in chosen])
         asked: list[tuple[Lane, Attempt, Keyframe]] = []
         for (lane, keyframe), (analysed, requests) in zip(chosen, results, strict=True):

@@ -41,6 +41,7 @@ class Work:
     stream: str
     attempt: int
     probe_share: float
+    view_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class PerceptionActor(_Actor):
         for work, frame, encoding in zip(works, frames, encodings, strict=True):
             try:
                 analysed, requests = self._analysis(work.stream, work.attempt).keyframe(
-                    frame, encoding=encoding, probe_share=work.probe_share
+                    frame, encoding=encoding, probe_share=work.probe_share, view_share=work.view_share
                 )
             except Exception as error:
                 trace = "" if isinstance(error, StaleCall) else redact_text(traceback.format_exc())

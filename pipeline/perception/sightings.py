@@ -1,0 +1,211 @@
+"""What perception needs of a model, and what it hands on: regions of one keyframe, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.masks import RleMask, encode_masks
+from pipeline.perception.candidates import Candidates, distinct, picture_grid
+from pipeline.perception.remembered import Description, TrackMemory, better_described
+from sca.config import AutomaticSettings
+from sca.predictor import Coordinates, ImageEncoding, Segmentation
+
+# Masks whose boxes agree better than this are one region, however their edges run. Measured on 36 annotated pictures: of
+# 60 to 90 regions each, .5 to .6 find most things (.74 to .77 of 363; .7 with as many regions .65).
+SAME_BOX_IOU = 0.6
+# Two tracks are one from here on. Higher, or what was just told apart in one keyframe would flicker in the next. A guess.
+SAME_TRACK_IOU = 0.75
+# What stability counts beside the predicted IoU when masks are ranked. Measured there, 64 regions each: found by
+# predicted IoU alone .68, by stability alone .68, by both .71.
+_STABILITY_WEIGHT = 0.7
+# Of the regions of a keyframe this share is kept free for what is new, or a full house would never see anything again.
+_FRESH_SHARE = 0.15
+
+
+class RegionModel(Protocol):
+    """What perception needs of `sca.predictor.Predictor`. `automatic`: the thresholds that suit the model."""
+
+    automatic: AutomaticSettings
+
+    def encode_batch(self, images: Sequence[np.ndarray]) -> list[ImageEncoding]: ...
+
+    def segment(
+        self,
+        encoding: ImageEncoding,
+        *,
+        points: Coordinates | None = None,
+        boxes: Coordinates | None = None,
+        multimask: bool = True,
+    ) -> Segmentation: ...
+
+    def masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> Tensor: ...
+
+    def region_features(
+        self, encoding: ImageEncoding, segmentation: Segmentation, boxes: Coordinates | None = None
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sightings:
+    """N regions found in one keyframe, before anybody knows which track they belong to.
+
+    `boxes`: (N, 4) float32 xyxy pixels. `masks`: run lengths of the whole picture, None where only the box is known: the
+    mask is not good enough, or a track was found again by its own pixels. `scores`: (N,) predicted IoU. `features`:
+    (N, D) float32, L2-normalised. `caption_tokens`: (N, Nc, C) float16, what the captioner needs. Both are of the view that
+    shows the region largest, which `described` says. `prompted_by`: key of the expected track whose prompt found the
+    region, -1 for others. `looked`: (N,) bool, the model has seen it in this keyframe.
+    """
+
+    boxes: np.ndarray
+    masks: tuple[RleMask | None, ...]
+    scores: np.ndarray
+    features: np.ndarray
+    caption_tokens: np.ndarray
+    prompted_by: tuple[int, ...]
+    looked: np.ndarray
+    described: tuple[Description, ...]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Candidates of one view with the keys of the tracks that they were looked for as, -1 for none.
+
+    `place`: groups of a lower one go first: what they have found is the original.
+    """
+
+    found: Candidates
+    keys: np.ndarray
+    place: int
+
+    def keep(self, index: np.ndarray) -> Group:
+        return Group(self.found.keep(index), self.keys[index], self.place)
+
+
+def quality(found: Candidates) -> np.ndarray:
+    """How good the masks (N,) are, by the model's word and their stability: what decides which of two twins stays."""
+    return np.asarray((found.iou + _STABILITY_WEIGHT * found.stability) / (1 + _STABILITY_WEIGHT))
+
+
+def each_once(
+    groups: Sequence[Group],
+    same_iou: float,
+    most: int,
+    same_box_iou: float = SAME_BOX_IOU,
+    *,
+    told_apart: bool = True,
+) -> list[Group]:
+    """The regions of all groups, each once and `most` at most: twins are told by masks and boxes over all views.
+
+    Known tracks (of place 0) leave room for what is new; of either kind the best stay. `told_apart`: known tracks are
+    no twins of each other any more.
+    """
+    boxes = np.concatenate([group.found.mask_boxes() for group in groups])
+    grid = picture_grid(groups[0].found.view.picture)
+    masks = torch.cat([group.found.on_picture(grid) for group in groups])
+    place = np.concatenate([np.full(len(group.found), group.place) for group in groups])
+    good = np.concatenate([quality(group.found) for group in groups])
+    kept = distinct(masks, good - 2.0 * place, same_iou, same_box_iou, boxes, (place == 0) & told_apart)
+    is_known = place[kept] == 0
+    room = most - min(round(_FRESH_SHARE * most), int((~is_known).sum()))
+    kept = np.concatenate([kept[is_known][:room], kept[~is_known]])[:most]
+    out = []
+    start = 0
+    for group in groups:
+        own = np.sort(kept[(kept >= start) & (kept < start + len(group.found))]) - start
+        start += len(group.found)
+        out.append(group.keep(own))
+    return out
+
+
+def describe(model: RegionModel, group: Group, tracks: TrackMemory, keyframe: int) -> Sightings:
+    """Masks at full size, boxes and descriptions of the regions of one group.
+
+    A track that was described from a nearer view a moment ago keeps that description.
+    """
+    found, view = group.found, group.found.view
+    masks, boxes = _full_masks(model, found)
+    known = [tracks.get(int(key)) for key in group.keys]
+    described = [None if one is None else one.description for one in known]
+    anew = np.array(
+        [row for row, old in enumerate(described) if better_described(old, keyframe, view.scale)], np.int64
+    )
+    tokens = model.region_features(view.encoding, found.keep(anew).chosen(), boxes[anew] - view.window.corner)
+    features = _association_features(tokens)
+    halves = tokens.to(torch.float16).cpu().numpy()
+    for place, row in enumerate(anew):
+        described[row] = Description(
+            keyframe, view.scale, features[place], halves[place], float(found.iou[row])
+        )
+    return sightings_of(
+        boxes,
+        masks,
+        found.iou,
+        [one for one in described if one is not None],
+        tuple(int(key) for key in group.keys),
+        np.ones(len(found), bool),
+        like=(features, halves),
+    )
+
+
+def sightings_of(
+    boxes: np.ndarray,
+    masks: Sequence[RleMask | None],
+    scores: np.ndarray,
+    described: Sequence[Description],
+    keys: tuple[int, ...],
+    looked: np.ndarray,
+    like: tuple[np.ndarray, np.ndarray],
+) -> Sightings:
+    """Sightings of regions with these descriptions; `like`: any features and tokens, whose shape those of none have."""
+    features, tokens = (
+        np.stack(values) if values else example[:0]
+        for values, example in zip(
+            ([one.feature for one in described], [one.tokens for one in described]), like, strict=True
+        )
+    )
+    return Sightings(boxes, tuple(masks), scores, features, tokens, keys, looked, tuple(described))
+
+
+def together(parts: Sequence[Sightings]) -> Sightings:
+    """The regions of one or more parts."""
+    return Sightings(
+        np.concatenate([part.boxes for part in parts]),
+        tuple(mask for part in parts for mask in part.masks),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.caption_tokens for part in parts]),
+        tuple(key for part in parts for key in part.prompted_by),
+        np.concatenate([part.looked for part in parts]),
+        tuple(one for part in parts for one in part.described),
+    )
+
+
+def _full_masks(model: RegionModel, found: Candidates) -> tuple[list[RleMask | None], np.ndarray]:
+    """Run lengths of the whole picture and tight boxes (N, 4) float32 xyxy pixels of it."""
+    view = found.view
+    height, width = view.window.size
+    made = model.masks(view.encoding, found.chosen()).cpu().numpy()
+    if (height, width) != view.picture:
+        corner = view.window
+        whole = np.zeros((len(made), *view.picture), bool)
+        whole[:, corner.y0 : corner.y1, corner.x0 : corner.x1] = made
+        made = whole
+    codes, boxes = encode_masks(made, view.picture)
+    if found.boxes is not None:
+        boxes[found.by_box] = found.boxes[found.prompts[found.by_box]]
+    return [None if box else code for box, code in zip(found.by_box, codes, strict=True)], boxes
+
+
+def _association_features(tokens: Tensor) -> np.ndarray:
+    """(N, Nc, C) caption tokens to (N, C) L2-normalised float32: their mean says what the region looks like."""
+    mean = tokens.float().mean(dim=1)
+    return np.asarray(torch.nn.functional.normalize(mean, dim=-1).cpu().numpy(), np.float32)

@@ -46,7 +46,7 @@ _AFTER_HEAD = frozenset(
 def name_of(text: str) -> str:
     """The head of a caption's first noun phrase, in the singular: "two red cars on the street" is a "car"."""
     words: list[str] = []
-    for word in re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", text.lower()):
+    for word in re.findall(r"[^\W_]+(?:-[^\W_]+)*", text.lower()):
         if word in _AFTER_HEAD and words:
             break
         words.append(word)

@@ -1,4 +1,4 @@
-"""The command line: `sca run|caption|query|export|config|train|evaluate|engines|doctor|models`."""
+"""The command line: `sca run|caption|query|export|config|train|evaluate|score|engines|doctor|models`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ COMMANDS = {
     "train": LazyCommand("pipeline.commands.train", "Train a model and write it to OUT/model.", "train"),
     "evaluate": LazyCommand(
         "pipeline.commands.evaluate", "Print captions, masks, proposals and speed of a model.", "run"
+    ),
+    "score": LazyCommand(
+        "pipeline.commands.score", "Score predicted captions beside the paper's rows, without a model.", "run"
     ),
     "engines": LazyCommand(
         "pipeline.commands.engines", "Compile the model's stages for a device, and check them.", "run"

@@ -35,8 +35,11 @@ class Predictor:
     """A model ready to use. Prompts and results are in pixels of the original image; nothing is remembered between calls.
 
     Safe to share between threads for reading. `Caption.score` is the `judge`'s, if there is one; `automatic` are
-    the model's thresholds for anything mode.
+    the model's thresholds for anything mode. `exact_pixels`: pictures are prepared as the reference does, on the CPU; else
+    a GPU resizes them itself, which differs by one grey level on up to 15 % of the values.
     """
+
+    exact_pixels: bool = False
 
     def __init__(
         self,
@@ -81,7 +84,8 @@ class Predictor:
         """Encode RGB images, uint8 (H, W, 3) of any sizes, in one batch."""
         if not images:
             return []
-        prepare = to_model_input_on if self.device.type == "cuda" else to_model_input
+        on_device = self.device.type == "cuda" and not self.exact_pixels
+        prepare = to_model_input_on if on_device else to_model_input
         pixels, sizes = prepare(images, self.config, self.device)
         exact = next(self.model.image_encoder.parameters()).dtype
         embedding, region_map = self.stages.encode_image(pixels.to(exact))

@@ -131,6 +131,7 @@ def test_help_is_whole_without_extras(sca: Path, tmp_path: Path) -> None:
         "config",
         "train",
         "evaluate",
+        "score",
         "engines",
         "doctor",
         "models",

@@ -16,7 +16,7 @@ def evaluate(
         Path,
         typer.Argument(
             help="Folder with annotations.jsonl.gz, tracks.jsonl.gz and the pictures; or a JSON file of what is to be "
-            "seen in some clips: then a run of each is scored."
+            "seen in some clips: then a run of each is scored; or, with --data, the model."
         ),
     ],
     clips: Annotated[
@@ -46,12 +46,47 @@ def evaluate(
     reader: Annotated[
         str, typer.Option(help="How the folder is read: jsonl, or a reader of an installed package.")
     ] = "jsonl",
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="KIND:DIR",
+            help="Published data: vg, grit, refcoco, coco, flickr30k or jsonl, and its folder; the argument is the model.",
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data, such as test or testA.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Of --data: densecap-test, grit, one-region or all-regions.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="Of --data: box, centre, random or anything.")] = "box",
+    beams: Annotated[int, typer.Option(min=1, help="Of --data; the paper has 3.")] = 3,
+    dtype: Annotated[str, typer.Option(help="Of --data: float32, float16 or bfloat16.")] = "float32",
+    device: Annotated[str, typer.Option(help="Of --data: cpu, cuda or cuda:N.")] = "cpu",
+    predictions: Annotated[
+        Path | None, typer.Option(help="Of --data: write the captions there, as the official code does.")
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Of --data: write the table there, as JSON.")
+    ] = None,
 ) -> None:
     """Print captions, masks, proposals and speed of a model as Markdown tables.
 
     With a JSON file of annotated clips: how many of the things that a person would name are found and named by a run,
     and how much of what it shows is right.
+
+    With --data: the paper's metrics on published data, beside the paper's rows, such as
+    sca evaluate sca-gpt2-large-vg --data vg:visual_genome --predictions p.json
     """
+    if published is not None:
+        from pipeline.commands.evaluate_published import PublishedRequest, evaluate_published
+
+        request = PublishedRequest(
+            str(data), published, split, protocol, prompt, beams, dtype, device, images, predictions, json_out
+        )
+        say(evaluate_published(request))
+        return
+    if split or protocol or predictions or json_out:
+        raise UserError("--split, --protocol, --predictions and --json go with --data KIND:DIR")
     if data.is_file():
         say(_things(data, clips or [], model, preset, settings or [], only or [], lines))
         return

@@ -15,6 +15,7 @@ EXTRAS = {
         "setproctitle", "timm", "tokenizers", "torch", "torchvision", "transformers",
     ),
     "train": ("onnxruntime", "pycocoevalcap"),
+    "evaluate": ("pycocoevalcap", "spacy"),
     "gpu": ("tensorrt", "torch_tensorrt"),
     "tensorrt-rtx": ("tensorrt_rtx",),
     "testing": ("pytest",),

@@ -55,8 +55,7 @@ class PaperReport:
         """The tables in Markdown. Percentages; a dash is what was not published, or cannot be computed here."""
         lines = [
             f"{self.scores.pairs} regions of {self.images} images. How: {'; '.join(self.runs) or 'the file does not say'}.",
-            "Pictures are prepared on the CPU, bit for bit as in the reference; on a GPU's own path one grey level differs in "
-            "up to 15 % of the values.",
+            "Pictures are prepared on the CPU, bit for bit as in the reference.",
             "",
             f"| model | {' | '.join(METRICS)} |",
             f"| --- |{' --- |' * len(METRICS)}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def predict(
     prompt: the "box"; its "centre"; a "random" point in it (the same each time); or "anything": what the model finds by
     itself, for each region that which overlaps its box most. UserError names a picture that is missing.
     """
+    predictor = copy(predictor)
+    predictor.exact_pixels = True
     run = (
         f"{model}, {protocol}, {prompt} prompts, {beams} beams, {str(predictor.dtype).removeprefix('torch.')}"
     )

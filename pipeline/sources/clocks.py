@@ -182,3 +182,32 @@ class Pacing:
     def _moved(self, media_ns: int, now_ns: int) -> int:
         self._pin, self._media_ns = (media_ns, now_ns), media_ns
         return now_ns
+
+
+# Between two bursts nothing comes for so long, and each holds media of more than a second, delivered four times as fast as it
+# plays. One may be what a server keeps for whoever connects; a second one says how it delivers.
+_BURST_PAUSE_NS = 8 * NS // 10
+_LEAST_BURST_NS = 1 * NS
+_BURST_HASTE = 4
+_BURSTS = 2
+
+
+class Bursts:
+    """Whether a stream that says nothing of it is delivered seconds at a time. Media time and steady clock in ns."""
+
+    def __init__(self) -> None:
+        self._begun: tuple[int, int] | None = None
+        self._last: tuple[int, int] | None = None
+        self._count = 0
+        self.found = False
+
+    def note(self, media_ns: int, now_ns: int) -> None:
+        """The picture at `media_ns` has come."""
+        last, self._last = self._last, (media_ns, now_ns)
+        if last is None or self._begun is None or not 0 <= media_ns - last[0] <= _LEAP_NS:
+            self._begun, self._count = self._last, 0
+        elif now_ns - last[1] >= _BURST_PAUSE_NS:
+            media, took = last[0] - self._begun[0], last[1] - self._begun[1]
+            burst = media >= _LEAST_BURST_NS and _BURST_HASTE * took <= media
+            self._begun, self._count = self._last, self._count + 1 if burst else 0
+            self.found = self.found or self._count >= _BURSTS

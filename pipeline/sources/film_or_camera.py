@@ -80,8 +80,13 @@ def by_container(said: ContainerSays) -> AddressKind:
 def is_playlist(said: ServerSays) -> bool:
     """Whether it lists what is to be fetched: HLS or DASH."""
     text = said.head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return said.content_type in _PLAYLIST_TYPES or text.startswith(b"#EXTM3U") or is_dash(said)
+
+
+def is_dash(said: ServerSays) -> bool:
+    """Whether it is a manifest of DASH."""
     manifest = said.head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<") and b"<MPD" in said.head
-    return said.content_type in _PLAYLIST_TYPES or text.startswith(b"#EXTM3U") or manifest
+    return manifest or said.content_type == "application/dash+xml"
 
 
 def timing(name: str) -> FeedTiming:

@@ -16,7 +16,7 @@ from pipeline.core.leaving import READER_THREAD
 from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects, refused_pause_s
 from pipeline.sources.camera import Camera, ConnectionLost, Feed, Picture
-from pipeline.sources.clocks import Arrival, LiveClock, Pacing, ticks_to_ns
+from pipeline.sources.clocks import Arrival, Bursts, LiveClock, Pacing, ticks_to_ns
 from pipeline.sources.film_or_camera import FeedTiming
 from pipeline.sources.geometry import geometry_of
 from pipeline.sources.latest import FrameMailbox
@@ -73,6 +73,7 @@ class LiveStream:
         self._unwatched: Unwatched | None = None
         self._counts = SourceCounts(connected=False)
         self._index = 0
+        self._bursty = False
         self._info: SourceInfo | None = replace(known, stream=stream) if known is not None else None
         self._thread = threading.Thread(target=self._run, name=READER_THREAD + stream, daemon=True)
         if self._info is None:
@@ -219,7 +220,9 @@ class LiveStream:
         connection = self._camera.connect()
         try:
             asked_ns = time.monotonic_ns()
-            pacing = Pacing() if connection.timing is FeedTiming.SEGMENTED else None
+            segmented = connection.timing is FeedTiming.SEGMENTED
+            pacing = Pacing() if segmented or self._bursty else None
+            bursts = Bursts()
             for picture in connection.pictures():
                 if self._stop.is_set():
                     return
@@ -236,6 +239,13 @@ class LiveStream:
                     self._counts = replace(
                         self._counts, connected=True, reconnects=self._counts.reconnects + again
                     )
+                if (
+                    pacing is None
+                    and connection.timing is FeedTiming.STAMPED
+                    and self._comes_in(bursts, connection, picture)
+                ):
+                    pacing, self._bursty = Pacing(), True
+                    log.warning("%s: it comes seconds at a time; shown at its own pace", self._address)
                 arrival = self._awaited(connection, picture, pacing, asked_ns)
                 if self._stop.is_set():
                     return
@@ -243,6 +253,12 @@ class LiveStream:
                 asked_ns = time.monotonic_ns()
         finally:
             connection.close()
+
+    @staticmethod
+    def _comes_in(bursts: Bursts, connection: Feed, picture: Picture) -> bool:
+        if picture.frame.pts is not None:
+            bursts.note(ticks_to_ns(picture.frame.pts, connection.time_base), time.monotonic_ns())
+        return bursts.found
 
     def _awaited(self, connection: Feed, picture: Picture, pacing: Pacing | None, asked_ns: int) -> Arrival:
         """Wait until `picture` is due, and when that was: now, unless it came in a burst."""

@@ -18,7 +18,7 @@ from pipeline.core.restarts import LossCause, RestartPolicy
 from pipeline.sources.camera import ConnectionLost
 from pipeline.sources.container import TEXT_FORMATS
 from pipeline.sources.far_film import unhurried
-from pipeline.sources.film_or_camera import AddressKind, by_server, is_playlist
+from pipeline.sources.film_or_camera import AddressKind, by_server, is_dash, is_playlist
 from pipeline.sources.network import REFUSED_REMEDY, NetworkCamera
 from pipeline.sources.source import SourceOptions
 from pipeline.sources.web_file import WebAnswer, WebFile, WebServer
@@ -140,6 +140,11 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
             return WebFilm(address, server, answer, options)
         if kind is AddressKind.CAMERA:
             return NetworkCamera(uri, options)
+    if found is not None and is_dash(found[1].says) and not _reads_dash():
+        raise SourceRefused(
+            f"{address}: this is a DASH manifest, and the FFmpeg that PyAV brings was built without DASH; give the address of "
+            "the same stream as HLS (.m3u8), RTSP, or of the film itself"
+        )
     camera = NetworkCamera(uri, options, segmented=found is not None and is_playlist(found[1].says))
     try:
         connection = unhurried(camera.open)
@@ -151,6 +156,14 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
         return PlaylistFilm(uri, options)
     camera.use_first(connection)
     return camera
+
+
+def _reads_dash() -> bool:
+    try:
+        av.ContainerFormat("dash", "r")
+    except ValueError:
+        return False
+    return True
 
 
 def _server_says(

@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import pytest
@@ -17,9 +18,11 @@ from pipeline.core.clock import NS
 from pipeline.keyframes.gate import KeyframeOptions
 from pipeline.keyframes.reader import KeyframeReader
 from pipeline.sources import DecodedFrame, open_source
-from pipeline.sources.clocks import Pacing
+from pipeline.sources.clocks import Bursts, Pacing
+from tests.media.films import Film, write_film
+from tests.media.numbered import numbered
 from tests.videos import picture
-from tests.web_servers import HlsServer, mjpeg, serving
+from tests.web_servers import Handler, HlsServer, mjpeg, serving
 
 _SEGMENT_S = 2
 
@@ -148,3 +151,63 @@ def test_a_hole_in_the_media_is_a_pause_as_long_and_is_told(step_ms: int, hole_m
         assert pacing.after_hole == (number == place + 1)
         media += (hole_ms if number == place else step_ms) * NS // 1000
     assert shown[place + 1] - shown[place] == hole_ms * NS // 1000
+
+
+@settings(deadline=None)
+@given(media_ms=st.integers(1500, 8000), step_ms=st.integers(10, 200), haste=st.integers(5, 100))
+def test_delivery_in_bursts_is_seen_behind_the_second_one(media_ms: int, step_ms: int, haste: int) -> None:
+    bursts, media, found = Bursts(), 0, []
+    for burst in range(4):
+        now = burst * media_ms * NS // 1000
+        for place in range(media_ms // step_ms):
+            bursts.note(media, now + place * step_ms * NS // 1000 // haste)
+            media += step_ms * NS // 1000
+        found.append(bursts.found)
+    assert found == [False, False, True, True]
+
+
+@settings(deadline=None)
+@given(
+    kept_ms=st.integers(0, 8000),
+    waits_ms=st.lists(st.integers(0, 900), min_size=20, max_size=60),
+    step_ms=st.integers(20, 900),
+)
+def test_what_a_server_keeps_for_newcomers_and_a_shaky_network_are_no_bursts(
+    kept_ms: int, waits_ms: list[int], step_ms: int
+) -> None:
+    bursts, media, now = Bursts(), 0, 0
+    while media < kept_ms * NS // 1000:
+        bursts.note(media, now)
+        media += step_ms * NS // 1000
+    for number, wait_ms in enumerate(waits_ms):
+        # Each comes as late as the network likes, but no earlier than it was made.
+        now = max(now, (number * step_ms + wait_ms) * NS // 1000)
+        bursts.note(media, now)
+        media += step_ms * NS // 1000
+    assert not bursts.found
+
+
+def test_a_broadcast_that_is_delivered_in_bursts_is_shown_at_its_own_pace(tmp_path: Path) -> None:
+    film = Film("ts", count=300, gop=25, size=(64, 48))
+    content = write_film(film, tmp_path / "clip.ts", numbered).read_bytes()
+    size = len(content) // 8 // 188 * 188
+
+    def answer(request: Handler) -> None:
+        request.begin("video/mp2t")
+        for place in range(0, len(content), size):
+            if not request.write(content[place : place + size]):
+                return
+            time.sleep(1.5)
+
+    seen = []
+    with serving(answer) as address:
+        source = open_source(f"{address}/live")
+        assert source.info.live
+        for frame in _frames(source):
+            seen.append(frame.time.wall_ns / NS)
+            if seen[-1] - seen[0] > 6.5:
+                break
+        source.close()
+    later = [at for at in seen if at - seen[0] > 3.5]
+    assert len(later) > 40
+    assert max(b - a for a, b in pairwise(later)) < 0.5

@@ -106,7 +106,28 @@ def main() -> None:
     Anything else is a fault of ours and keeps its traceback.
     """
     leave_working_directory()
+    hide_typed_secrets()
     leave(_run())
+
+
+def hide_typed_secrets() -> None:
+    """Take secrets of typed addresses out of what other users of this machine see in the list of processes.
+
+    First of all, for what comes next takes seconds on a busy machine. A shell's history still has them, and for the moment
+    in which Python starts, so has the list: `${NAME}` in an address is better.
+    """
+    if not any("://" in argument for argument in sys.argv):
+        return
+    from pipeline.core.redaction import redact_text
+
+    shown = [redact_text(argument) for argument in sys.argv]
+    if shown != sys.argv:
+        try:
+            from setproctitle import setproctitle
+        except ModuleNotFoundError:
+            return  # an installation that only asks and exports
+
+        setproctitle(" ".join(shown))
 
 
 def _run() -> int:

@@ -113,7 +113,6 @@ def run(
     from pipeline.settings.stream_list import stream_requests
     from sca.model_names import find_model
 
-    hide_typed_secrets()
     changes: dict[str, Any] = {
         "runtime.kind": runtime,
         "runtime.address": address,
@@ -162,20 +161,6 @@ def run(
         from pipeline.commands.run_report import show_result
 
         show_result(plan, console)
-
-
-def hide_typed_secrets() -> None:
-    """Take secrets of typed addresses out of what other users of this machine see in the list of processes.
-
-    A shell's history still has them: `${NAME}` in an address is better.
-    """
-    from pipeline.core.redaction import redact_text
-
-    shown = [redact_text(argument) for argument in sys.argv]
-    if shown != sys.argv:
-        from setproctitle import setproctitle
-
-        setproctitle(" ".join(shown))
 
 
 def check_annotation(inputs: list[str], output: Path) -> None:

@@ -43,13 +43,14 @@ class StampKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A decoded picture. `damaged`: do not show. `lost`: ticks of what should have come before it and did not.
-    `aspect`: width over height of its pixels."""
+    `aspect`: width over height of its pixels. `torn`: the container says that bytes are missing around it."""
 
     frame: av.VideoFrame
     stamp: Stamp
     damaged: bool
     lost: tuple[int, ...] = ()
     aspect: Fraction = Fraction(1)
+    torn: bool = False
 
 
 class Decoding:
@@ -111,12 +112,15 @@ class Decoding:
         """Pictures in display order to the end of the file; damage is told, never raised."""
         kind = self.kind
         number = 0
+        torn: list[int] = []
         for packet in self._from_first_key():
             number, self._skipped = number + self._skipped, 0
             if packet.is_keyframe and packet.size and packet.pts is not None:
                 self._keys.append(packet.pts)
             if packet.is_corrupt:
                 self._lost.note_error()
+                if packet.pts is not None:
+                    torn.append(packet.pts)
             self._order.expect(packet)
             try:
                 frames = packet.decode()
@@ -139,7 +143,9 @@ class Decoding:
                     case _:
                         stamp = Stamp(frame.pts, duration)
                         lost = self._lost.before(frame.pts, damaged)
-                yield Picture(frame, stamp, damaged, tuple(lost), self._aspect())
+                near = [tick for tick in torn if frame.pts is not None and tick <= frame.pts]
+                torn = [tick for tick in torn if tick not in near]
+                yield Picture(frame, stamp, damaged, tuple(lost), self._aspect(), bool(near))
 
     def rest(self) -> list[int]:
         """Ticks of what is still lost at the end of the file."""

@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 # A pause up to this long is a picture that stands; a longer one needs a stated duration. Broadcasts leap more easily.
 _PAUSE_NS = 60 * NS
 _BROADCAST_PAUSE_NS = 10 * NS
+# Where bytes are missing, pictures this many times as far apart as usual have lost one between them.
+_TORN_STEPS = 1.5
+# FFmpeg marks a packet or two before the hole, and pictures are shown in another order.
+_TORN_PICTURES = 5
 
 
 class FilmEvents:
@@ -36,7 +40,7 @@ class FilmEvents:
         self._size_now = (info.width, info.height)
         self._after: tuple[int, int] | None = None
         self._last: Timed[Picture] | None = None
-        self._frames = self._corrupt = 0
+        self._frames = self._corrupt = self._torn = 0
         self.resumed_at: DecodedFrame | None = None
 
     @property
@@ -102,18 +106,25 @@ class FilmEvents:
         """The gap between the picture before and this one, if there is one."""
         lost, until = one.item.lost, one.time.wall_ns
         last = self._last
+        self._torn = _TORN_PICTURES if one.item.torn else max(0, self._torn - 1)
         seen_until = self._info.start_wall_ns if last is None else last.time.wall_ns
         if lost:
             self._corrupt += len(lost)
             start = until
             if one.item.stamp.ticks is not None:
                 start -= ticks_to_ns(one.item.stamp.ticks - min(lost), self._time_base)
+            if self._torn and last is not None:
+                # Beside the pictures that failed there are those whose packets are missing.
+                start = min(start, seen_until + self._clock.step_ns)
             # Where time stamps began anew behind a damaged picture, its own says nothing any more.
             yield Gap(min(max(start, seen_until), until), until, GapReason.CORRUPT, len(lost))
         elif last is not None:
             pause = until - seen_until
             if pause > self._longest_pause and last.lasts_ns < pause - NS:
                 yield Gap(seen_until + last.lasts_ns, until, GapReason.OUTAGE, 0)
+            elif self._torn and pause > _TORN_STEPS * self._clock.step_ns:
+                # Whole packets are missing, so that nobody can tell how many pictures were in them.
+                yield Gap(seen_until + self._clock.step_ns, until, GapReason.CORRUPT, 0)
 
     def _resized(self, one: Timed[Picture]) -> Iterator[Gap]:
         size = geometry_of(one.item.frame, one.item.aspect).display

@@ -206,3 +206,21 @@ def test_a_length_that_is_not_true_moves_no_wall_clock_without_a_word(tmp_path: 
     assert abs(source.info.start_wall_ns - (clean.stat().st_mtime_ns - 4 * NS)) < NS // 10
     assert not source.info.notices
     source.close()
+
+
+@pytest.mark.parametrize("bframes", [0, 2])
+@pytest.mark.parametrize("part", [0.2, 0.41, 0.63])
+def test_packets_that_are_missing_in_a_broadcast_are_a_gap(tmp_path: Path, bframes: int, part: float) -> None:
+    film = Film("ts", count=150, gop=12, bframes=bframes)
+    path = write_film(film, tmp_path / "clip.ts")
+    packets = path.read_bytes()
+    begin, end = (int(len(packets) * share) // 188 * 188 for share in (part, part + 0.13))
+    path.write_bytes(packets[:begin] + packets[end:])
+    seen = read_film(path)
+    # Pictures that build on what is missing are shown as FFmpeg makes them.
+    missing = sorted(set(range(150)) - {round(at * 25 / NS) for at in seen.times_ns})
+    assert len(missing) > 10
+    for number in missing:
+        at = number * NS // 25
+        assert any(gap.start_ns <= at < gap.end_ns for gap in seen.gaps), (number, seen.gaps)
+    assert sum(gap.end_ns - gap.start_ns for gap in seen.gaps) <= (len(missing) + 3) * NS // 25

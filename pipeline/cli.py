@@ -116,11 +116,11 @@ def hide_typed_secrets() -> None:
     First of all, for what comes next takes seconds on a busy machine. A shell's history still has them, and for the moment
     in which Python starts, so has the list: `${NAME}` in an address is better.
     """
-    if not any("://" in argument for argument in sys.argv):
+    if not any(":/" in argument for argument in sys.argv):
         return
-    from pipeline.core.redaction import redact_text
+    from pipeline.core.redaction import redact_argument
 
-    shown = [redact_text(argument) for argument in sys.argv]
+    shown = [redact_argument(argument) for argument in sys.argv]
     if shown != sys.argv:
         try:
             from setproctitle import setproctitle

@@ -54,6 +54,7 @@ _KEYS = _HARMLESS | {
 """Names of values that may be shown, whatever becomes of the value."""
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_ONE_SLASH = re.compile(r"(rtsps?|rtmps?|https?|srt|udp|tcp|rtp):/(?!/)", re.IGNORECASE)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+|\*\*\*)?(:(\d{1,5}|\*\*\*))?")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 # Channels, tracks and sizes have up to four digits after a name; alone, four digits are already a PIN.
@@ -104,6 +105,14 @@ def redact_text(text: str) -> str:
         stripped = address.rstrip(_AFTER)
         pieces += [redact_url(stripped), address[len(stripped) :], piece[len(address) :]]
     return "".join(pieces)
+
+
+def redact_argument(argument: str) -> str:
+    """A word of a command line, with the address in it redacted; blanks and all, and where a slash was forgotten."""
+    broken = _ONE_SLASH.match(argument)
+    if broken is not None and not os.path.lexists(argument):
+        return f"{broken.group()}{HIDDEN}"
+    return redact_url(argument) if _SCHEME.match(argument) else redact_text(argument)
 
 
 def _segment(segment: str) -> str:

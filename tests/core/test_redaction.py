@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.redaction import fill_in, redact_text, redact_url
+from pipeline.core.redaction import fill_in, redact_argument, redact_text, redact_url
 from pipeline.sources.identity import address_fingerprint, same_content, stream_name
 
 SECRET = "hunter2"
@@ -64,6 +64,16 @@ def test_nothing_that_is_made_of_an_address_holds_its_secret(address: str) -> No
     ):
         assert SECRET not in made
     assert "10.0.0.9" in redact_url(address) or "fe80" in address or "@" not in address
+
+
+@pytest.mark.parametrize(
+    "word",
+    [*ADDRESSES, "rtsp://10.0.0.9/a b-hunter2", "http:/hunter2@10.0.0.9/x", "--x=rtsp://a:hunter2@10.0.0.9/"],
+)
+def test_no_word_of_a_command_line_keeps_its_secret(word: str) -> None:
+    assert SECRET not in redact_argument(word)
+    assert redact_argument("film.mp4") == "film.mp4"
+    assert redact_argument("keyframes.interval_s=1") == "keyframes.interval_s=1"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ import numpy as np
 
 # Cells of the longer side of a stored mask. See docs/store-format.md for what other sizes cost and keep.
 GRID = 128
+# Of 255, and below rounding: what covers exactly half of each of many cells covers all of them or none.
+_HALF = 127
 # A mask with more cells than this is none of ours: a picture of 16k x 8k has as many.
 _MOST_CELLS = 2**27
 # A count of COCO run lengths has at most seven characters of five bits.
@@ -60,14 +62,18 @@ def encode_masks(masks: np.ndarray, size: tuple[int, int]) -> tuple[tuple[RleMas
 
 
 def _on_grid(pixels: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Cells (h, w) uint8 0 or 1 that are covered by half or more; where none is, those that are covered most."""
+    """Cells (h, w) uint8 0 or 1 that are covered by half or more; where none is, by half of what is covered at most.
+
+    So a line that is thinner than a cell stays a line, and ends where it ends.
+    """
     import cv2
 
     if pixels.shape == grid:
         return pixels
     covered = cv2.resize(pixels * np.uint8(255), grid[::-1], interpolation=cv2.INTER_AREA)
+    most = int(covered.max())
+    least = _HALF if most >= _HALF else max(1, most // 2)
     # What a thing of one pixel covers of a cell may round to nothing.
-    least = min(128, max(1, int(covered.max())))
     if not covered.any():
         rows, columns = np.nonzero(pixels)
         middle = len(rows) // 2

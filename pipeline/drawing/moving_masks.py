@@ -11,8 +11,8 @@ from pipeline.core.masks import RleMask, decode_mask
 
 # Decoded masks that are kept for the frames to come: two of each thing that is drawn.
 _KEPT = 128
-# A part of a cell by which a mask may reach past its box: it is on a coarser grid than that.
-_MARGIN = 0.5
+# Cells by which a mask may reach past its box: it is on a coarser grid than that, and a thin thing has a whole cell.
+_MARGIN = 1.0
 
 Box = tuple[float, ...]
 

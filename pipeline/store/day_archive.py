@@ -36,7 +36,7 @@ from pipeline.store.segment import (
     worth_keeping,
 )
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName, is_ahead
-from pipeline.store.segment_rows import SegmentRows
+from pipeline.store.segment_rows import SegmentRows, check_masks
 from pipeline.store.zarr_metadata import attributes, chunk_rows, dimension_names
 
 CHUNKS_PER_SHARD = 32
@@ -295,6 +295,11 @@ class DayArchiveReader:
             for kind in TABLES
             if self.count(kind)
         }
+        try:
+            for columns in tables.values():
+                check_masks(columns)
+        except ValueError as error:
+            raise self._failed(error) from error
         return SegmentRows(**tables)  # type: ignore[arg-type]
 
     def verify(self) -> None:

@@ -14,7 +14,7 @@ from pipeline.core.records import ResumePoint
 from pipeline.store.columns import TABLES, Columns, ColumnSpec
 from pipeline.store.damage import SegmentDamaged, SegmentRefused, hold_against_name
 from pipeline.store.place import StorePlace
-from pipeline.store.segment_rows import SegmentRows
+from pipeline.store.segment_rows import SegmentRows, check_masks
 from pipeline.store.zarr_zip import ZarrZip, encode
 
 SCHEMA = "region-captions/2"
@@ -152,6 +152,11 @@ class SegmentReader:
             for table in TABLES
             if self._file.has(table.group)
         }
+        try:
+            for columns in tables.values():
+                check_masks(columns)
+        except ValueError as error:
+            raise SegmentDamaged("segment", self._file.path, self._key, error) from error
         return SegmentRows(**tables)  # type: ignore[arg-type]
 
     def _read(self, table: type[Columns], name: str) -> np.ndarray:

@@ -132,6 +132,14 @@ def newest_versions(track: np.ndarray, start: np.ndarray, end: np.ndarray) -> np
     return np.sort(order[last])
 
 
+def check_masks(table: Columns) -> None:
+    """Raise ValueError where the ends of masks are not those of the masks' bytes: the rows would get each other's."""
+    if isinstance(table, ObservationColumns | CaptionColumns):
+        ends = table.mask_off.astype(np.int64)
+        if (ends[-1] if len(ends) else 0) != len(table.mask_bytes) or (np.diff(ends, prepend=0) < 0).any():
+            raise ValueError(f"the masks of {table.group} do not end where it tells")
+
+
 def take_ragged(ends: np.ndarray, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a ragged column as (new ends, new values)."""
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[rows] if len(ends) else np.empty(0, np.int64)

@@ -1,6 +1,7 @@
 """The file format of a segment, read by us and by others."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.records import Batch, CaptionEvent, ResumePoint
+from pipeline.store.columns import TABLES
 from pipeline.store.place import LocalPlace
 from pipeline.store.segment import SCHEMA, SegmentAttributes, SegmentReader, encode_segment
 from pipeline.store.segment_rows import SegmentRows, newest_versions, take_ragged
+from pipeline.store.zarr_zip import encode
 from tests.store_samples import T0, S, batch, newest_events
 
 COUNT = 12
@@ -200,3 +203,16 @@ def test_embeddings_of_two_models_are_joined() -> None:
 def test_rows_that_cannot_be_stored_are_refused(event: CaptionEvent, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegmentRows.of(Batch(captions=(event,)))
+
+
+@pytest.mark.parametrize("shift", [1, -1, 2**31])
+def test_a_segment_whose_masks_end_elsewhere_is_damaged_and_never_merged(segment: Path, shift: int) -> None:
+    good = rows_of(range(COUNT))
+    wrong = good.obs.mask_off.copy()
+    wrong[-1] = int(wrong[-1]) + shift
+    reader = SegmentReader(LocalPlace(segment.parent), segment.name)
+    tables = [replace(good.obs, mask_off=wrong) if t.group == "obs" else good.table(t.group) for t in TABLES]
+    segment.write_bytes(encode(tables, reader.attrs))
+    reader.close()
+    with pytest.raises(ValueError, match=r"is damaged \(the masks of obs do not end where it tells\)"):
+        SegmentReader(LocalPlace(segment.parent), segment.name).rows()

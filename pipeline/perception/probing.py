@@ -24,11 +24,11 @@ class ProbeOptions(Options):
         default=12, ge=1, le=64, description="points along a side: smaller things need a finer raster"
     )
     budget: int = Field(
-        default=12,
+        default=8,
         ge=0,
         description="points tried for new regions in a keyframe; 0: no region is looked for so",
     )
-    first_budget: int = Field(default=64, ge=0, description="points tried in the first keyframe of a scene")
+    first_budget: int = Field(default=48, ge=0, description="points tried in the first keyframe of a scene")
 
 
 class PerceptionOptions(Options):
@@ -43,7 +43,7 @@ class PerceptionOptions(Options):
         "the first of a scene; 0: none ever",
     )
     max_track_prompts: int = Field(
-        default=48, ge=0, description="live tracks looked for in their place in a keyframe at most"
+        default=32, ge=0, description="live tracks looked for in their place in a keyframe at most"
     )
     max_regions: int = Field(default=72, ge=1, description="regions kept of a keyframe at most")
     min_predicted_iou: float | None = Field(

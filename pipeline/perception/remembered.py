@@ -20,8 +20,10 @@ _ALIKE = 0.7
 _LEAST_CONTRAST = 4.0
 # Keyframes after which a description from a nearer view gives way to a newer one.
 _KEPT = 8
-# A view counts as nearer from this ratio of scales on.
-_NEARER = 0.9
+# A view counts as nearer from this ratio of scales on, and as far as near within it.
+_NEARER = 1.1
+# Keyframes after which a view that is as near describes a track anew: describing costs more than finding.
+_FRESH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,11 @@ class Description:
 
 
 def better_described(old: Description | None, keyframe: int, scale: float) -> bool:
-    """Whether a track that is seen now at `scale` should be described anew: its view is as near, or the old one is old."""
-    return old is None or scale >= _NEARER * old.scale or keyframe - old.keyframe >= _KEPT
+    """Whether a track that is seen now at `scale` should be described anew: its view is nearer, or the old one is old."""
+    if old is None or scale > _NEARER * old.scale:
+        return True
+    age = keyframe - old.keyframe
+    return age >= (_FRESH if scale * _NEARER >= old.scale else _KEPT)
 
 
 @dataclass(slots=True)

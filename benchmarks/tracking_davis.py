@@ -11,6 +11,8 @@ interpolated between keyframes); `same` the share in which one track covers it, 
 same, whichever track; `mask` mean mask IoU of the best track in keyframes;
 `switch` changes of the covering track; `IDF1`, `AssA` by trackeval; `s/kf` seconds a keyframe.
 
+The last row is ByteTrack of the package `trackers` (pip install trackers) on the same regions.
+
 One object a sequence is little: which frames happen to be keyframes moves the means by .1. `--starts 3` runs each sequence
 from its first, fifth and ninth frame.
 """
@@ -28,13 +30,17 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco
+from supervision import Detections
+from trackers import ByteTrackTracker
 from trackeval.metrics import HOTA, Identity
 
 from pipeline.core.clock import NS
+from pipeline.core.masks import RleMask, decode_mask
 from pipeline.core.records import Gap
-from pipeline.core.regions import box_iou
+from pipeline.core.regions import Regions, box_iou
 from pipeline.drawing.annotate import TrackPath
 from pipeline.keyframes.reader import KeyframeReader
 from pipeline.perception.perceiver import Perception
@@ -66,16 +72,19 @@ class Score:
 
 def follow(
     video: Path, config: RunConfig, predictor: Predictor, skip: int = 0
-) -> tuple[list[TrackPath], dict[int, list[Any]], float]:
-    """Track a video: paths of all tracks, the regions of each keyframe by frame number, and seconds a keyframe."""
+) -> tuple[list[TrackPath], list[TrackPath], dict[int, list[Any]], float]:
+    """Track a video: paths of our tracks and of the library's, the masks of each keyframe by frame number, seconds a keyframe."""
     source = _Later(open_source(str(video), start_ns=0), skip)
     reader = KeyframeReader(source, config.keyframes)
     analysis = StreamAnalysis("s", Perception(predictor, config.perception), config.tracking, config.captions)
+    library = _Library()
     seen: dict[int, list[tuple[int, np.ndarray]]] = {}
+    theirs: dict[int, list[tuple[int, np.ndarray]]] = {}
+    elapsed = 0.0
     masks: dict[int, list[Any]] = {}
-    begun = time.perf_counter()
     keyframes = 0
     while True:
+        begun = time.perf_counter()
         step, frame = reader.step()
         if step.ended:
             break
@@ -83,18 +92,30 @@ def follow(
             continue
         keyframes += 1
         regions = analysis.keyframe(frame)[0].regions
+        elapsed += time.perf_counter() - begun
+        for row, track in library.numbers(regions):
+            theirs.setdefault(track, []).append((frame.time.pts_ns, regions.boxes[row]))
         for row, track in enumerate(regions.track_ids.tolist()):
             if track >= 0:
                 seen.setdefault(track, []).append((frame.time.pts_ns, regions.boxes[row]))
         masks[frame.index] = [
-            (int(track), {"size": list(mask.size), "counts": mask.counts})
+            (int(track), _full_size(mask, (frame.height, frame.width)))
             for track, mask in zip(regions.track_ids, regions.masks, strict=True)
             if track >= 0 and mask is not None
         ]
-    elapsed = (time.perf_counter() - begun) / max(keyframes, 1)
     source.close()
+    return _paths(seen), _paths(theirs), masks, elapsed / max(keyframes, 1)
+
+
+def _full_size(mask: RleMask, size: tuple[int, int]) -> dict[str, Any]:
+    """A mask on its grid as COCO run lengths of the picture."""
+    pixels = cv2.resize(decode_mask(mask).astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
+    return dict(coco.encode(np.asfortranarray(pixels)))
+
+
+def _paths(seen: dict[int, list[tuple[int, np.ndarray]]]) -> list[TrackPath]:
     nothing = np.zeros(0)
-    paths = [
+    return [
         TrackPath(
             track,
             np.array([at for at, _ in rows]),
@@ -106,7 +127,35 @@ def follow(
         )
         for track, rows in seen.items()
     ]
-    return paths, masks, elapsed
+
+
+class _Library:
+    """ByteTrack of the package `trackers` on the regions of our keyframes: the same detections, another association.
+
+    Those are found with the help of our own tracks' prompts, which flatters it.
+    """
+
+    def __init__(self) -> None:
+        # Scores of our masks lie lower than those that its defaults are made for; it forgets after as many keyframes as we do.
+        self._tracker = ByteTrackTracker(
+            lost_track_buffer=64,
+            track_activation_threshold=0.3,
+            high_conf_det_threshold=0.5,
+            minimum_consecutive_frames=1,
+        )
+
+    def numbers(self, regions: Regions) -> list[tuple[int, int]]:
+        """(row, track) of each region that has a track."""
+        detections = Detections(
+            regions.boxes.astype(np.float32),
+            confidence=regions.scores.astype(np.float32),
+            data={"row": np.arange(len(regions))},
+        )
+        found = self._tracker.update(detections)
+        if found.tracker_id is None:
+            return []
+        pairs = zip(found.data["row"].tolist(), found.tracker_id.tolist(), strict=True)
+        return [(int(row), int(track)) for row, track in pairs if track >= 0]
 
 
 class _Later:
@@ -122,11 +171,27 @@ class _Later:
         return islice(iter(self._source), self._skip, None)
 
 
-def score(video: dict[str, Any], root: Path, config: RunConfig, predictor: Predictor, skip: int = 0) -> Score:
-    """Track one sequence from frame `skip` on and compare it with its annotation."""
-    paths, masks, seconds = follow(root / video["file"], config, predictor, skip)
+def score(
+    video: dict[str, Any], root: Path, config: RunConfig, predictor: Predictor, skip: int = 0
+) -> tuple[Score, Score]:
+    """Track one sequence from frame `skip` on and compare it with its annotation: we, and the library."""
+    ours, theirs, masks, seconds = follow(root / video["file"], config, predictor, skip)
     truth = {row["f"]: row for row in video["tracks"][0]["frames"] if row["f"] >= skip}
     max_gap_ns = round(config.keyframes.max_interval_s * 1.5e9)
+    return (
+        _compare(video, truth, ours, masks, max_gap_ns, seconds),
+        _compare(video, truth, theirs, masks, max_gap_ns, seconds),
+    )
+
+
+def _compare(
+    video: dict[str, Any],
+    truth: dict[int, Any],
+    paths: list[TrackPath],
+    masks: dict[int, list[Any]],
+    max_gap_ns: int,
+    seconds: float,
+) -> Score:
     best: list[int] = []
     covering: Counter[int] = Counter()
     similarities: list[np.ndarray] = []
@@ -197,7 +262,7 @@ def main() -> None:
     config = load_config(args.preset, args.settings, changes={"model": args.model})
     predictor = load_predictor(config, config.runtime.perception_threads)
     print(f"{'sequence':20} cover  same   any  mask switch  IDF1  AssA tracks  s/kf")
-    scores = []
+    scores: list[tuple[Score, Score]] = []
     with gzip.open(args.tracks, "rt") as lines:
         for line in lines:
             video = json.loads(line)
@@ -206,14 +271,19 @@ def main() -> None:
             for start in range(args.starts):
                 skip = start * STARTS_APART
                 scores.append(score(video, args.tracks.parent, config, predictor, skip))
-                print_row(scores[-1])
+                print_row(scores[-1][0])
+    print_means("mean / sum", [ours for ours, _ in scores])
+    print_means("trackers, ByteTrack", [theirs for _, theirs in scores])
+
+
+def print_means(name: str, scores: list[Score]) -> None:
     means = [
         float(np.mean([getattr(s, f) for s in scores]))
         for f in ("cover", "same", "any_track", "mask", "idf1", "assa", "seconds")
     ]
     tracks = sum(s.tracks for s in scores)
     switches = sum(s.switches for s in scores)
-    print_row(Score("mean / sum", *means[:4], switches, *means[4:6], tracks, means[6]))
+    print_row(Score(name, *means[:4], switches, *means[4:6], tracks, means[6]))
 
 
 def print_row(s: Score) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sca.errors import UserError
+
+MOST_JSON_BYTES = 64 << 20
+"""Of a configuration, or of an index of the shards of a model of thousands of layers."""
 
 # In the order of preference: safetensors needs no unpickler at all.
 WEIGHT_FILES = (
@@ -21,7 +26,11 @@ WEIGHT_FILES = (
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. UserError if the file is absent or holds something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(_small_text(path))
+    except RecursionError:
+        raise UserError(
+            f"{path} is not readable JSON (nested too deep): fetch the checkpoint again"
+        ) from None
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: name a directory that holds a checkpoint") from error
     except (OSError, ValueError) as error:
@@ -29,6 +38,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object: fetch the checkpoint again")
     return value
+
+
+def _small_text(path: Path) -> str:
+    # Without waiting: a FIFO of that name might never be written to.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("no regular file")
+        if found.st_size > MOST_JSON_BYTES:
+            raise ValueError(f"over {MOST_JSON_BYTES >> 20} MiB")
+        return file.read(MOST_JSON_BYTES).decode()
 
 
 def weights_file(directory: Path) -> Path:

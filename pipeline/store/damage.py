@@ -30,6 +30,10 @@ class SegmentDamaged(SegmentRefused):
         self.reason = str(reason)
 
 
+def _holds_counts(rows: object) -> bool:
+    return isinstance(rows, Mapping) and all(type(count) is int and count >= 0 for count in rows.values())
+
+
 def hold_against_name(attrs: Mapping[str, Any], stream: str, key: str) -> None:
     """Raise ValueError where the root attributes are those of another stream or of other commits than the name tells.
 
@@ -42,7 +46,7 @@ def hold_against_name(attrs: Mapping[str, Any], stream: str, key: str) -> None:
     try:
         told = (*attrs["seq"], *(attrs[each] for each in ("epoch", "t_min", "t_max", "level")))
         whose = attrs["stream"]
-        whole = isinstance(attrs["rows"], Mapping) and isinstance(attrs["resume"], Mapping)
+        whole = _holds_counts(attrs["rows"]) and isinstance(attrs["resume"], Mapping)
     except (KeyError, TypeError) as error:
         raise ValueError(f"its attributes lack {error}") from None
     if not whole:

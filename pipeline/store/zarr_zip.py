@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import struct
 import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numcodecs
@@ -27,6 +29,10 @@ from pipeline.store.zarr_metadata import array_document, chunk_rows, compressor,
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, LookupError, ValueError, EOFError, TypeError, OverflowError,
 )  # fmt: skip
+# What we write is far below these; more is no segment but somebody's wish to fill this machine's memory.
+_MOST_DOCUMENT = 16 << 20
+_MOST_CHUNK = 64 << 20
+_MOST_ARRAY = 1 << 30
 # A position in the zip that cannot be one, and a sector that cannot be read.
 _DAMAGE_CODES = (errno.EINVAL, errno.EIO)
 
@@ -78,9 +84,12 @@ class ZarrZip:
         weakref.finalize(self, self._file.close)
         try:
             self._zip = zipfile.ZipFile(self._file)
-            root = json.loads(self._zip.read("zarr.json"))
+            root = json.loads(self._bytes("zarr.json", _MOST_DOCUMENT))
             self.attrs: dict[str, Any] = root["attributes"]
             self._members: dict[str, dict[str, Any]] = root["consolidated_metadata"]["metadata"]
+            if not isinstance(self.attrs, dict) or not isinstance(self._members, dict):
+                raise ValueError("its metadata are no objects")
+            self._layouts: dict[str, _Layout] = {}
         except _DAMAGE as error:
             self._file.close()
             raise self._damaged(error) from error
@@ -99,7 +108,7 @@ class ZarrZip:
 
     def length(self, path: str) -> int:
         """Rows of the array at `path` ("group/name")."""
-        return int(self._members[path]["shape"][0])
+        return self._layout(path).shape[0]
 
     def read(self, path: str) -> np.ndarray:
         """The whole array at `path`."""
@@ -132,25 +141,40 @@ class ZarrZip:
         if broken is not None:
             raise self._damaged(ValueError(broken))
 
-    def _chunk_shape(self, path: str) -> list[int]:
-        shape: list[int] = self._members[path]["chunk_grid"]["configuration"]["chunk_shape"]
-        return shape
+    def _layout(self, path: str) -> _Layout:
+        if path not in self._layouts:
+            try:
+                self._layouts[path] = _layout_of(self._members[path])
+            except _DAMAGE as error:
+                raise self._damaged(error) from error
+        return self._layouts[path]
+
+    def _chunk_shape(self, path: str) -> tuple[int, ...]:
+        return self._layout(path).chunk
 
     def _chunk_count(self, path: str) -> int:
         return -(-self.length(path) // self._chunk_shape(path)[0])
 
+    def _bytes(self, name: str, most: int) -> bytes:
+        """An entry of the zip. Raises ValueError where it would be larger than `most`."""
+        size = self._zip.getinfo(name).file_size
+        if size > most:
+            raise ValueError(f"{name} would take {size} bytes")
+        return self._zip.read(name)
+
     def _chunks(self, path: str, numbers: Iterable[int]) -> np.ndarray:
-        document = self._members[path]
-        dtype = np.dtype(document["data_type"]).newbyteorder("<")
-        shape = [*self._chunk_shape(path)[:1], *document["shape"][1:]]
-        codec = document["codecs"][1]
-        decoder = numcodecs.Blosc() if codec["name"] == "blosc" else numcodecs.Zstd()
+        layout = self._layout(path)
+        dtype, shape = layout.dtype, (layout.chunk[0], *layout.shape[1:])
+        decoder = numcodecs.Blosc() if layout.blosc else numcodecs.Zstd()
         tail = "/0" * (len(shape) - 1)
         parts = []
         try:
             for number in numbers if 0 not in shape else ():
-                data = decoder.decode(self._zip.read(f"{path}/c/{number}{tail}"))
-                parts.append(np.frombuffer(data, dtype).reshape(shape))
+                data = self._bytes(f"{path}/c/{number}{tail}", layout.chunk_bytes * 2 + 4096)
+                # Into a buffer of the right size: what says that it unpacks to more is refused before it does.
+                part = np.empty(layout.chunk_bytes, np.uint8)
+                decoder.decode(data, part)
+                parts.append(part.view(dtype).reshape(shape))
         except _DAMAGE as error:
             raise self._damaged(error) from error
         except OSError as error:
@@ -163,6 +187,45 @@ class ZarrZip:
 
     def _damaged(self, error: Exception) -> SegmentDamaged:
         return SegmentDamaged("segment", self.path, self._key, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Of an array: its shape, that of its chunks, and whether Blosc packed them (else Zstd)."""
+
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: np.dtype[Any]
+    blosc: bool
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.chunk[0] * math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def _layout_of(document: Mapping[str, Any]) -> _Layout:
+    """Raises ValueError and the like for one that we would not write."""
+    shape = _sizes(document["shape"], 0)
+    layout = _Layout(
+        shape,
+        _sizes(document["chunk_grid"]["configuration"]["chunk_shape"], 1),
+        np.dtype(str(document["data_type"])).newbyteorder("<"),
+        document["codecs"][1]["name"] == "blosc",
+    )
+    if len(layout.chunk) != len(shape) or layout.dtype.kind not in "biuf":
+        raise ValueError("an array of another kind")
+    array_bytes = math.prod(shape) * layout.dtype.itemsize
+    if layout.chunk_bytes > _MOST_CHUNK or array_bytes > _MOST_ARRAY:
+        raise ValueError(f"an array would take {max(array_bytes, layout.chunk_bytes)} bytes")
+    return layout
+
+
+def _sizes(found: object, least: int) -> tuple[int, ...]:
+    if not isinstance(found, list) or not 1 <= len(found) <= 4:
+        raise ValueError("no shape of an array")
+    if not all(type(size) is int and size >= least for size in found):
+        raise ValueError("no size of an array")
+    return tuple(found)
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

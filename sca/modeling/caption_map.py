@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import timm
@@ -12,12 +13,18 @@ from timm.models import EfficientNet, FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sca.errors import UserError
+
 
 def imagenet_backbone(name: str, strides: Sequence[int]) -> tuple[nn.Module, nn.Module, tuple[int, ...]]:
     """An EfficientNet of timm's for features at `strides` (of 8, 16 and 32), random; its head; all channels.
 
     The head is the classifier's last convolution: its rectified features are what ImageNet's classes are linear in.
     """
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"timm knows no backbone {name!r}{hint or ': name one of its models'}")
     backbone = timm.create_model(
         name,
         pretrained=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,9 +51,9 @@ def test_actors_claim_what_the_settings_say_and_gpus_only_where_there_are_some(
     asked: list[dict[str, Any]] = []
     for shell in ("RayPerception", "RayCaptioner"):
         monkeypatch.setattr(ray_driver, shell, lambda cls, **options: asked.append(options))
-    cluster = ray_driver.RayCluster(
-        planned(video, *(f"runtime.{key}={value}" for key, value in needs.items())), gpu
-    )
+    session = SimpleNamespace(watch=None, has_gpu=gpu)
+    settings = [f"runtime.{key}={value}" for key, value in needs.items()]
+    cluster = ray_driver.RayCluster(planned(video, *settings), session)  # type: ignore[arg-type]
     cluster.perception()
     cluster.captioner()
     eyes, words = asked

@@ -320,6 +320,7 @@ def _embeddings(rows: Sequence[np.ndarray]) -> np.ndarray:
     """(n, D) half floats. Shorter rows (another model, or none at all) are filled up with NaN."""
     width = max((len(row) for row in rows), default=0)
     table = np.full((len(rows), width), np.nan, "<f2")
-    for line, row in zip(table, rows, strict=True):
-        line[: len(row)] = row
+    with np.errstate(over="ignore"):  # becomes an infinity, which whoever made the rows looks for
+        for line, row in zip(table, rows, strict=True):
+            line[: len(row)] = row
     return table

@@ -9,13 +9,19 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.core.clock import NS
+from pipeline.core.clock import DAY_NS, NS
 from pipeline.core.errors import StoreRefused
 from pipeline.store.damage import SegmentRefused
+from pipeline.store.joined_segments import JoinedSegments
 from pipeline.store.place import StorePlace
-from pipeline.store.segment import SegmentAttributes, SegmentReader, encode_segment, resume_of
+from pipeline.store.segment import (
+    SegmentAttributes,
+    SegmentReader,
+    encode_segment,
+    refuse_unknown_tables,
+    resume_of,
+)
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName, Visible, is_ahead, superseded, visible
-from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.stream_directory import FOLDERS, list_epochs, list_names, list_visible
 
 # Forgetting what is older than a moment: whole segments and days, by their names alone.
@@ -64,6 +70,9 @@ def delete_segments(place: StorePlace, names: Iterable[SegmentName]) -> None:
 log = logging.getLogger(__name__)
 
 RETRY_S = 60.0
+# What a merge may read, and so what it may hold in memory: compressed twice, and the chunks that are open.
+MERGED_BYTES = 64 << 20
+_TOP = DAY_LEVEL - 1
 # How long a segment that cannot be merged is left alone: its owner may put a copy in its place.
 SET_ASIDE_S = 3600.0
 
@@ -86,25 +95,44 @@ class Compaction:
 
 
 def next_merge(
-    segments: Sequence[SegmentName], fan_in: int, skip: Collection[str] = frozenset()
+    segments: Sequence[SegmentName],
+    fan_in: int,
+    skip: Collection[str] = frozenset(),
+    size_of: Callable[[SegmentName], int] = lambda _: 0,
 ) -> tuple[SegmentName, ...]:
-    """The oldest `fan_in` consecutive segments of one level below the top; empty when there is nothing to merge.
+    """The oldest consecutive segments of one level that are due; empty when there is nothing to merge.
 
-    `skip`: paths of segments that cannot be merged.
+    `fan_in` of them are due, or fewer where as many would make more than MERGED_BYTES. Those of the highest level make
+    one of the same level, of the same UTC day, also fewer when that day is over. A segment of half of MERGED_BYTES is
+    full: it stays as it is, and what lies before it has nothing to wait for. `skip`: paths of segments that cannot be merged. `size_of`: bytes of a segment.
     """
     run: list[SegmentName] = []
+    held = 0
     for segment in segments:
-        if segment.path in skip:
-            run = []
-            continue
-        if run and (segment.level != run[-1].level or segment.lo != run[-1].hi):
-            run = []
-        run.append(segment)
-        if len(run) == fan_in and segment.level < DAY_LEVEL - 1:
+        alone = segment.path in skip or segment.level == DAY_LEVEL
+        size = 0 if alone else size_of(segment)
+        full = not alone and size >= MERGED_BYTES // 2
+        follows = bool(run) and segment.lo == run[-1].hi
+        # Hours of another day do not join: what is kept for days is forgotten in whole segments.
+        over = full or (follows and segment.level == run[-1].level == _TOP and _day(segment) != _day(run[-1]))
+        if over and follows and len(run) > 1:
             return tuple(run)
-        if segment.level >= DAY_LEVEL - 1:
-            run = []
+        if alone or full:
+            run, held = [], 0
+            continue
+        if over or not follows or segment.level != run[-1].level:
+            run, held = [], 0
+        if held + size > MERGED_BYTES:
+            return tuple(run)
+        run.append(segment)
+        held += size
+        if len(run) == fan_in:
+            return tuple(run)
     return ()
+
+
+def _day(name: SegmentName) -> int:
+    return name.t_max // DAY_NS
 
 
 def merge(place: StorePlace, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
@@ -112,14 +140,22 @@ def merge(place: StorePlace, inputs: Sequence[SegmentName], epoch: int) -> Segme
 
     Raises `SegmentRefused` for a damaged input, OSError when the disk refuses.
     """
-    parts: list[SegmentRows] = []
-    attrs = {}
-    for name in inputs:
-        reader = SegmentReader(place, name.path)
-        parts.append(reader.rows())
-        attrs = reader.attrs
-        reader.close()
-    level = inputs[0].level + 1
+    readers: list[SegmentReader] = []
+    try:
+        for name in inputs:
+            readers.append(SegmentReader(place, name.path))
+            refuse_unknown_tables(readers[-1].attrs, f"{place.where}/{name.path}", name.path)
+        return _write_merged(place, inputs, readers, epoch)
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def _write_merged(
+    place: StorePlace, inputs: Sequence[SegmentName], readers: Sequence[SegmentReader], epoch: int
+) -> SegmentName:
+    attrs = readers[-1].attrs
+    level = min(inputs[0].level + 1, _TOP)
     t_min, t_max = min(n.t_min for n in inputs), max(n.t_max for n in inputs)
     output = SegmentName.hot(inputs[0].lo, inputs[-1].hi, epoch, t_min, t_max, level)
     attributes = SegmentAttributes(
@@ -134,7 +170,7 @@ def merge(place: StorePlace, inputs: Sequence[SegmentName], epoch: int) -> Segme
         resume=resume_of(attrs),
         model=attrs["model"],
     )
-    place.put(output.path, encode_segment(SegmentRows.join(parts), attributes))
+    place.put(output.path, encode_segment(JoinedSegments(readers), attributes))
     return output
 
 
@@ -199,7 +235,7 @@ class Compactor:
             try:
                 while not self._stopping:
                     shown = list_visible(self._place)
-                    inputs = next_merge(shown.segments, self._settings.fan_in, self._skipped())
+                    inputs = next_merge(shown.segments, self._settings.fan_in, self._skipped(), self._size_of)
                     if not inputs:
                         break
                     try:
@@ -241,6 +277,9 @@ class Compactor:
         """Delete segments that end before `cutoff_ns`. Returns how many of those that counted."""
         with self.mutex:
             return forget(self._place, cutoff_ns, self._clock())
+
+    def _size_of(self, name: SegmentName) -> int:
+        return self._place.stamp(name.path).size
 
     def _set_aside(self, error: SegmentRefused) -> None:
         log.warning("stream %s is merged and archived without one segment: %s", self._stream, error)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+import weakref
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,24 @@ from pipeline.store.archive_files import (
 )
 from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec
 from pipeline.store.damage import SegmentDamaged, hold_against_name
+from pipeline.store.decoded_cache import DECODED, next_file_number
 from pipeline.store.durable_files import TEMPORARY, fsync_directory
+from pipeline.store.joined_segments import JoinedSegments
 from pipeline.store.place import LocalPlace
 from pipeline.store.segment import (
     SegmentAttributes,
     SegmentReader,
+    TableRows,
     refuse_unknown_tables,
     resume_of,
+    rows_of_chunks,
     schema_number,
     worth_keeping,
 )
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName, is_ahead
 from pipeline.store.segment_rows import SegmentRows, check_masks
 from pipeline.store.zarr_metadata import attributes, chunk_rows, dimension_names
+from pipeline.store.zarr_zip import ColumnSource
 
 CHUNKS_PER_SHARD = 32
 
@@ -99,16 +105,27 @@ def date_of(wall_ns: int) -> str:
 def build_day(directory: Path, date: str, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
     """Write the archive of consecutive segments and put it in place in one step.
 
-    The whole day is held in memory. Raises `StoreRefused` for a damaged input, OSError when the disk refuses.
+    A shard at a time is held in memory. Raises `StoreRefused` for a damaged input, OSError when the disk refuses.
     """
-    parts: list[SegmentRows] = []
-    attrs: dict[str, Any] = {}
-    for name in inputs:
-        reader = SegmentReader(LocalPlace(directory), name.path)
-        parts.append(reader.rows())
-        attrs = reader.attrs
-        reader.close()
-    rows = SegmentRows.join(parts)
+    readers: list[SegmentReader] = []
+    try:
+        for name in inputs:
+            readers.append(SegmentReader(LocalPlace(directory), name.path))
+            refuse_unknown_tables(readers[-1].attrs, directory / name.path, name.path)
+        return _build(directory, date, inputs, JoinedSegments(readers), readers[-1].attrs, epoch)
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def _build(
+    directory: Path,
+    date: str,
+    inputs: Sequence[SegmentName],
+    rows: JoinedSegments,
+    attrs: Mapping[str, Any],
+    epoch: int,
+) -> SegmentName:
     t_min, t_max = min(n.t_min for n in inputs), max(n.t_max for n in inputs)
     output = SegmentName.day(date, inputs[0].lo, inputs[-1].hi, epoch, t_min, t_max)
     described = SegmentAttributes(
@@ -137,7 +154,7 @@ def build_day(directory: Path, date: str, inputs: Sequence[SegmentName], epoch: 
     return output
 
 
-def _write(path: Path, rows: SegmentRows, attrs: dict[str, Any]) -> None:
+def _write(path: Path, rows: TableRows, attrs: dict[str, Any]) -> None:
     root = zarr.create_group(path, attributes=attrs)
     for kind in TABLES:
         table = rows.table(kind.group)
@@ -156,21 +173,22 @@ def _write(path: Path, rows: SegmentRows, attrs: dict[str, Any]) -> None:
         zarr.consolidate_metadata(root.store)
 
 
-def _write_index(group: zarr.Group, table: Columns, first: str, last: str) -> None:
+def _write_index(group: zarr.Group, table: ColumnSource, first: str, last: str) -> None:
     """One entry per chunk of rows: what times and tracks it holds."""
     edges = np.arange(0, len(table), chunk_rows(ColumnSpec("<i8"), len(table)))
+    columns = table.arrays()
     entries = {
-        "t_start_min": np.minimum.reduceat(getattr(table, first), edges),
-        "t_end_max": np.maximum.reduceat(getattr(table, last), edges),
+        "t_start_min": np.minimum.reduceat(columns[first][:], edges),
+        "t_end_max": np.maximum.reduceat(columns[last][:], edges),
     }
-    if hasattr(table, "track"):
-        entries["track_min"] = np.minimum.reduceat(table.track, edges)
-        entries["track_max"] = np.maximum.reduceat(table.track, edges)
+    if "track" in columns:
+        entries["track_min"] = np.minimum.reduceat(columns["track"][:], edges)
+        entries["track_max"] = np.maximum.reduceat(columns["track"][:], edges)
     for name, array in entries.items():
         _create(group, name, array, ColumnSpec(array.dtype.str), ["chunk"])
 
 
-def _create(group: zarr.Group, name: str, array: np.ndarray, spec: ColumnSpec, dimensions: list[str]) -> None:
+def _create(group: zarr.Group, name: str, array: Any, spec: ColumnSpec, dimensions: list[str]) -> None:
     rows = chunk_rows(spec, len(array))
     tail = tuple(max(1, n) for n in array.shape[1:])
     shard = min(CHUNKS_PER_SHARD, -(-len(array) // rows)) or 1
@@ -191,7 +209,9 @@ def _create(group: zarr.Group, name: str, array: np.ndarray, spec: ColumnSpec, d
         config={"write_empty_chunks": True},
     )
     if array.size:
-        created[...] = array
+        for begin in range(0, len(array), rows * shard):
+            end = min(begin + rows * shard, len(array))
+            created[begin:end] = np.asarray(array[begin:end])
 
 
 def _fsync_tree(path: Path) -> None:
@@ -217,7 +237,8 @@ class DayArchiveReader:
         self.path = path
         stream = path.absolute().parent.parent.name
         self._arrays: dict[str, zarr.Array] = {}
-        self._whole: dict[str, np.ndarray] = {}
+        self.number = next_file_number()
+        weakref.finalize(self, DECODED.drop, self.number)
         try:
             self._sums = read_checksums(path, stream)
             self._group = zarr.open_group(ArchiveFiles(path, sums=self._sums), mode="r", zarr_format=3)
@@ -233,26 +254,35 @@ class DayArchiveReader:
             raise self._failed(error) from error
 
     def close(self) -> None:
-        self._whole.clear()
+        DECODED.drop(self.number)
 
     def count(self, table: type[Columns]) -> int:
         return int(self.attrs["rows"].get(table.group, 0))
 
-    def candidates(self, table: type[Columns], start: int | None, end: int | None) -> np.ndarray | None:
-        """Rows of the chunks that hold some of wall ns [start, end]; None for all rows."""
-        if start is None and end is None:
+    def candidates(
+        self, table: type[Columns], start: int | None, end: int | None, track: int | None = None
+    ) -> np.ndarray | None:
+        """Rows of the chunks that may hold some of wall ns [start, end] and of the track; None for all rows."""
+        if (start is None and end is None and track is None) or not self.count(table):
             return None
-        firsts = self._kept(f"index/{table.group}/t_start_min")
-        lasts = self._kept(f"index/{table.group}/t_end_max")
-        hit = np.ones(len(firsts), bool)
-        if start is not None:
-            hit &= lasts >= start
-        if end is not None:
-            hit &= firsts <= end
-        count = self.count(table)
-        size = chunk_rows(ColumnSpec("<i8"), count)
-        rows = (np.flatnonzero(hit)[:, None] * size + np.arange(size)).ravel()
-        return rows[rows < count]
+        names = {"t_min": "t_start_min", "t_max": "t_end_max"}
+        if track is not None and "track" in table.specs():
+            names |= {"track_min": "track_min", "track_max": "track_max"}
+        bounds = {to: self._kept(f"index/{table.group}/{name}") for to, name in names.items()}
+        try:
+            return rows_of_chunks(bounds, start, end, track, self.count(table))
+        except ValueError as error:
+            raise self._failed(ValueError(f"the index of {table.group} is none ({error})")) from error
+
+    def damaged(self, error: Exception) -> Exception:
+        """What to raise where the rows cannot be those of an archive."""
+        return self._failed(error)
+
+    def byte_count(self, table: type[Columns], name: str) -> int:
+        """Length of a byte-string column."""
+        if table.specs()[name].since > self._schema or not self.count(table):
+            return 0
+        return int(self._array(f"{table.group}/{name}").shape[0])
 
     def column(self, table: type[Columns], name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """A column of a table, whole (then kept for the next time) or at ascending `rows`."""
@@ -263,7 +293,9 @@ class DayArchiveReader:
             return table.specs()[name].absent(self.count(table) if rows is None else len(rows))
         if rows is None:
             return self._kept(path)
-        if path in self._whole or worth_keeping(table.specs()[name], len(rows), self.count(table)):
+        if DECODED.kept(self.number, path) is not None or worth_keeping(
+            table.specs()[name], len(rows), self.count(table)
+        ):
             return self._kept(path)[rows]
         array = self._array(path)
         size = array.chunks[0]
@@ -326,9 +358,7 @@ class DayArchiveReader:
         return self._arrays[path]
 
     def _kept(self, path: str) -> np.ndarray:
-        if path not in self._whole:
-            self._whole[path] = self._read(path, 0, None)
-        return self._whole[path]
+        return DECODED.get(self.number, path, lambda: self._read(path, 0, None))
 
     def _read(self, path: str, start: int, stop: int | None) -> np.ndarray:
         try:

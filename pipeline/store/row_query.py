@@ -21,23 +21,31 @@ from pipeline.store.columns import (
     TextColumns,
     TrackColumns,
 )
+from pipeline.store.decoded_cache import DECODED
 from pipeline.store.place import StorePlace
 from pipeline.store.segment import SegmentReader
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
 from pipeline.store.segment_rows import SegmentRows, newest_versions
+from pipeline.store.text_filter import SearchedTexts, TextFilter
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_ANY_TEXT = TextFilter()
+
+
 class RowSource(Protocol):
-    """Columns of one segment or one day archive."""
+    """Columns of one segment or one day archive. `number`: its own in `DECODED`."""
 
     attrs: dict[str, Any]
+    number: int
 
     def count(self, table: type[Columns]) -> int: ...
 
-    def candidates(self, table: type[Columns], start: int | None, end: int | None) -> np.ndarray | None: ...
+    def candidates(
+        self, table: type[Columns], start: int | None, end: int | None, track: int | None = None
+    ) -> np.ndarray | None: ...
 
     def column(self, table: type[Columns], name: str, rows: np.ndarray | None = None) -> np.ndarray: ...
 
@@ -48,7 +56,9 @@ class RowSource(Protocol):
 class RowFilter:
     """What to look for; None means anything. Times wall ns, both ends included. `box`: xyxy pixels, overlapping.
 
-    `text`: part of the caption, in any case.
+    `text`: part of the caption, in any case; `texts`: more that is asked of it. `zone`: corners (x, y) in pixels of a polygon in
+    which the middle of the box lies. `shot`: its number, of where the row begins. `like`: (D,) embedding to which that of the
+    row has a cosine of `min_similarity` or more; rows without embedding have none.
     """
 
     start: int | None = None
@@ -57,6 +67,11 @@ class RowFilter:
     text: str | None = None
     min_score: float | None = None
     box: tuple[float, float, float, float] | None = None
+    texts: TextFilter = _ANY_TEXT
+    zone: tuple[tuple[float, float], ...] | None = None
+    shot: int | None = None
+    like: tuple[float, ...] | None = None
+    min_similarity: float = -1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,8 +100,12 @@ class Selection:
     def strings(self, name: str) -> list[str]:
         """The same as plain strings."""
         ids = self.column(name).tolist()
-        words = _words(self.source) if ids else []
+        words = searched_texts(self.source).texts if ids else []
         return [words[number] for number in ids]
+
+    def similarity(self, like: tuple[float, ...]) -> np.ndarray:
+        """Cosine (n,) float32 of each row's embedding with `like`; NaN where it has none, or one of another length."""
+        return cosines(self.column("emb"), np.array(like, np.float32))
 
     def masks(self) -> list[tuple[tuple[int, int], bytes] | None]:
         """(height, width) and COCO run lengths of each row; None without a mask."""
@@ -108,10 +127,24 @@ class Selection:
 def find_captions(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
     """Caption events that match, the latest version of each. `sources` in order of commit."""
     found = _in_time(sources, CaptionColumns, "t_start", "t_end", wanted)
-    found = _of_track(found, wanted.track)
-    found = _newest(found, "t_start", "t_end")
-    found = _by_place_and_score(found, wanted)
-    return [s for s in (_with_text(f, wanted.text) for f in found) if len(s)]
+    return matching_captions(newest_events(_of_track(found, wanted.track)), wanted)
+
+
+def caption_candidates(source: RowSource, wanted: RowFilter) -> Selection:
+    """Rows of one source in the time and of the track, whatever else is asked: one of them may supersede another's."""
+    found = _of_track(_in_time([source], CaptionColumns, "t_start", "t_end", wanted), wanted.track)
+    return found[0] if found else Selection(source, CaptionColumns, np.empty(0, np.int64))
+
+
+def matching_captions(found: Sequence[Selection], wanted: RowFilter) -> list[Selection]:
+    """Of the latest versions those that match in all but time and track."""
+    kept = [s for s in (_with_text(f, wanted) for f in found) if len(s)]
+    kept = _by_place_and_score(kept, wanted)
+    if wanted.shot is not None:
+        kept = [f.where(shots_at(f.source, f.column("t_start")) == wanted.shot) for f in kept]
+    if wanted.like is not None:
+        kept = [f.where(f.similarity(wanted.like) >= wanted.min_similarity) for f in kept if len(f)]
+    return [s for s in kept if len(s)]
 
 
 def find_observations(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
@@ -123,7 +156,7 @@ def find_observations(sources: Sequence[RowSource], wanted: RowFilter) -> list[S
 def find_tracks(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
     """Closed tracks that match, the latest version of each."""
     found = _of_track(_in_time(sources, TrackColumns, "t_first", "t_last", wanted), wanted.track)
-    return [s for s in (_with_text(f, wanted.text) for f in _newest(found, None, "t_last")) if len(s)]
+    return [s for s in (_with_text(f, wanted) for f in _newest(found, None, "t_last")) if len(s)]
 
 
 OLD_EFFORT = "effort:"
@@ -188,9 +221,28 @@ def text_dictionary(source: RowSource) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(data))
 
 
-def _words(source: RowSource) -> list[str]:
-    """The same as plain strings."""
-    return TextColumns(source.column(TextColumns, "off"), source.column(TextColumns, "bytes")).strings()
+def searched_texts(source: RowSource) -> SearchedTexts:
+    """The same as plain strings, kept between questions."""
+    kept: SearchedTexts | None = DECODED.kept(source.number, "texts")
+    if kept is None:
+        columns = TextColumns(source.column(TextColumns, "off"), source.column(TextColumns, "bytes"))
+        kept = SearchedTexts(columns.strings())
+        DECODED.keep(source.number, "texts", kept, kept.nbytes)
+    return kept
+
+
+def cosines(embeddings: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Cosine (n,) float32 of rows (n, D) with (D,); NaN where a row has none, or is of another length."""
+    if embeddings.shape[1] < len(like) or not len(like):
+        return np.full(len(embeddings), np.nan, np.float32)
+    if embeddings.shape[1] > len(like):
+        other = ~np.isnan(embeddings[:, len(like)])
+        embeddings = embeddings[:, : len(like)].astype(np.float32)
+        embeddings[other] = np.nan
+    rows = embeddings.astype(np.float32)
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows)) * np.linalg.norm(like)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(rows @ like / lengths, np.float32)
 
 
 def _in_time(
@@ -200,7 +252,9 @@ def _in_time(
     for source in sources:
         if not source.count(table):
             continue
-        rows = source.candidates(table, wanted.start, wanted.end)
+        if wanted.track is not None and not _may_hold(source, wanted.track):
+            continue
+        rows = source.candidates(table, wanted.start, wanted.end, wanted.track)
         starts = source.column(table, first, rows)
         stop = len(starts) if wanted.end is None else int(np.searchsorted(starts, wanted.end, "right"))
         if wanted.start is None:
@@ -212,10 +266,53 @@ def _in_time(
     return found
 
 
+def _may_hold(source: RowSource, track: int) -> bool:
+    first, last = source.attrs.get("track_min"), source.attrs.get("track_max")
+    return not (isinstance(first, int) and isinstance(last, int)) or first <= track <= last
+
+
 def _of_track(found: Sequence[Selection], track: int | None) -> list[Selection]:
     if track is None:
         return list(found)
     return [s for s in (f.where(f.column("track") == track) for f in found) if len(s)]
+
+
+def newest_events(found: Sequence[Selection]) -> list[Selection]:
+    """Leave out events that a later segment supersedes. `found`: in order of commit.
+
+    Only where the times of segments overlap can one supersede another's, which is a small part of a long stream.
+    """
+    if len(found) < 2:
+        return list(found)
+    starts = [f.column("t_start") for f in found]
+    spans = sorted((int(s[0]), int(s[-1])) for s in starts)
+    shared: list[tuple[int, int]] = []
+    latest = spans[0][1]
+    for first, last in spans[1:]:
+        if first <= latest:
+            shared.append((first, min(last, latest)))
+        latest = max(latest, last)
+    if not shared:
+        return list(found)
+    contested = []
+    for f, times in zip(found, starts, strict=True):
+        marks = np.zeros(len(f) + 1, np.int64)
+        for first, last in shared:
+            marks[np.searchsorted(times, first, "left")] += 1
+            marks[np.searchsorted(times, last, "right")] -= 1
+        contested.append(np.cumsum(marks[:-1]) > 0)
+    parts = [f.where(mask) for f, mask in zip(found, contested, strict=True)]
+    columns = [np.concatenate([p.column(name) for p in parts]) for name in ("track", "t_start", "t_end")]
+    keep = np.zeros(len(columns[0]), bool)
+    keep[newest_versions(*columns)] = True
+    stays = [~mask for mask in contested]
+    position = 0
+    for mask, stay in zip(contested, stays, strict=True):
+        count = int(mask.sum())
+        stay[mask] = keep[position : position + count]
+        position += count
+    kept = (f if stay.all() else f.where(stay) for f, stay in zip(found, stays, strict=True))
+    return [s for s in kept if len(s)]
 
 
 def _newest(found: Sequence[Selection], start: str | None, end: str) -> list[Selection]:
@@ -245,15 +342,30 @@ def _by_place_and_score(found: Sequence[Selection], wanted: RowFilter) -> list[S
             f.where((b[:, 0] < x1) & (b[:, 2] > x0) & (b[:, 1] < y1) & (b[:, 3] > y0))
             for f, b in zip(kept, boxes, strict=True)
         ]
+    if wanted.zone is not None:
+        kept = [f.where(inside_polygon(f.column("box"), wanted.zone)) for f in kept]
     return kept
 
 
-def _with_text(found: Selection, text: str | None) -> Selection:
-    if not text or not len(found):
+def inside_polygon(boxes: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Whether the middles of boxes (n, 4) xyxy lie in a polygon, (n,) bool; even-odd rule, it closes by itself."""
+    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    inside = np.zeros(len(boxes), bool)
+    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        if y0 != y1:
+            crosses = (y0 > y) != (y1 > y)
+            inside ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return inside
+
+
+def _with_text(found: Selection, wanted: RowFilter) -> Selection:
+    asked = [TextFilter(wanted.text)] if wanted.text else []
+    asked += [wanted.texts] if wanted.texts else []
+    if not asked or not len(found):
         return found
-    sought = text.casefold()
-    matching = [number for number, word in enumerate(_words(found.source)) if sought in word.casefold()]
-    return found.where(np.isin(found.column("text"), matching))
+    texts = searched_texts(found.source)
+    hits = np.logical_and.reduce([one.matching(texts) for one in asked])
+    return found.where(hits[found.column("text")])
 
 
 # Open a segment file or a day archive, whichever a name stands for.

@@ -104,6 +104,8 @@ def superseded(names: Iterable[SegmentName], shown: Visible) -> list[tuple[Segme
     pairs = []
     for name in names:
         cover = next((s for s in shown.segments if s.lo <= name.lo and name.hi <= s.hi), None)
-        if name not in counted and cover is not None and name.level < cover.level:
+        # Of as many commits and of a lower level: the same again, from before an archive or an erasure.
+        replaced = cover is not None and (name.hi - name.lo < cover.hi - cover.lo or name.level < cover.level)
+        if name not in counted and cover is not None and replaced:
             pairs.append((name, cover))
     return pairs

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from pipeline.core.clock import iso_text
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch
 from pipeline.store.columns import (
@@ -22,6 +23,10 @@ from pipeline.store.columns import (
     TextDictionary,
     TrackColumns,
 )
+
+ColumnsT = TypeVar("ColumnsT", bound=Columns)
+MaskedT = TypeVar("MaskedT", ObservationColumns, CaptionColumns)
+_NO_DATE = 250_000_000_000 * 10**9  # beyond the year 9999
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +43,12 @@ class SegmentRows:
     cut: CutColumns = field(default_factory=CutColumns)
 
     @classmethod
-    def of(cls, batch: Batch) -> SegmentRows:
-        """Columns of a batch. Raises `StoreRefused` for rows that cannot be stored as they are."""
+    def of(cls, batch: Batch, latest_ns: int | None = None, told: list[str] | None = None) -> SegmentRows:
+        """Columns of a batch. Raises `StoreRefused` for rows that cannot be stored as they are, as later than `latest_ns`.
+
+        Numbers that no column can hold (NaN, infinities, embeddings beyond half floats) become the nearest that it can,
+        NaN 0; `told` hears of it.
+        """
         for name, start, end in (
             *(("caption event", r.start_ns, r.end_ns) for r in batch.captions),
             *(("gap", r.start_ns, r.end_ns) for r in batch.gaps),
@@ -53,6 +62,11 @@ class SegmentRows:
                 raise StoreRefused(
                     f"{name} from {start} to {end} ns: times must be 0 or later, the end not before the start"
                 )
+            if latest_ns is not None and end > latest_ns:
+                raise StoreRefused(
+                    f"{name} at {iso_text(end) if end < _NO_DATE else end}: more than a day ahead of this machine's clock; "
+                    "set the clock of the machine or of the source"
+                )
         texts = TextDictionary()
         rows = cls(
             obs=ObservationColumns.of(batch.observations),
@@ -63,7 +77,13 @@ class SegmentRows:
             eff=EffortColumns.of(batch.efforts, texts),
             cut=CutColumns.of(batch.cuts),
         )
-        return replace(rows, text=texts.columns())._in_order()
+        kept = replace(
+            rows,
+            obs=_storable(rows.obs, ("box", "score"), batch, told),
+            cap=_storable(rows.cap, ("box", "score", "logprob", "emb"), batch, told),
+            text=texts.columns(),
+        )
+        return kept._in_order()
 
     @classmethod
     def join(cls, parts: Sequence[SegmentRows]) -> SegmentRows:
@@ -119,6 +139,27 @@ class SegmentRows:
         )
 
 
+def _storable(table: MaskedT, names: Sequence[str], batch: Batch, told: list[str] | None) -> MaskedT:
+    """The table without NaN and infinities in these columns."""
+    changed = {}
+    for name in names:
+        values: np.ndarray = getattr(table, name)
+        given = np.ones(values.shape, bool)
+        if name == "emb":  # NaN fills up shorter ones
+            for row, event in zip(given, batch.captions, strict=True):
+                row[len(event.embedding) :] = False
+        wrong = given & ~np.isfinite(values)
+        if not wrong.any():
+            continue
+        if told is not None:
+            track = int(table.track[np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))[0]])
+            told.append(f"{name} of track {track} cannot be stored, the nearest number that can is")
+        most = 1.0 if name == "score" else float(np.finfo(values.dtype).max)
+        least = 0.0 if name == "score" else -most
+        changed[name] = np.where(wrong, np.nan_to_num(values, nan=0.0, posinf=most, neginf=least), values)
+    return replace(table, **changed)
+
+
 def newest_versions(track: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Positions, ascending, of the row that holds for each (track, start): latest end, then written last.
 
@@ -142,15 +183,14 @@ def check_masks(table: Columns) -> None:
 
 def take_ragged(ends: np.ndarray, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a ragged column as (new ends, new values)."""
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[rows] if len(ends) else np.empty(0, np.int64)
-    lengths = ends[rows].astype(np.int64) - starts
-    new_ends = np.cumsum(lengths)
-    positions = np.repeat(starts - (new_ends - lengths), lengths) + np.arange(int(lengths.sum()))
-    return new_ends.astype(ends.dtype), values[positions]
-
-
-ColumnsT = TypeVar("ColumnsT", bound=Columns)
-MaskedT = TypeVar("MaskedT", ObservationColumns, CaptionColumns)
+    if not len(rows):
+        return np.empty(0, ends.dtype), values[:0]
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[rows]
+    stops = ends[rows].astype(np.int64)
+    # Rows that follow each other are copied together: a position for each byte would take eight times the bytes.
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    pieces = zip(starts[[0, *breaks]].tolist(), stops[[*(breaks - 1), -1]].tolist(), strict=True)
+    return np.cumsum(stops - starts).astype(ends.dtype), np.concatenate([values[a:b] for a, b in pieces])
 
 
 def _take(columns: ColumnsT, rows: np.ndarray) -> ColumnsT:

@@ -18,6 +18,10 @@ FOLDERS = ("hot", "day")
 _EPOCH = re.compile(r"(\d{4,})\.json")
 
 
+# More than ever wait to hear that they were taken over; so many are read with each question.
+KEPT_EPOCHS = 16
+
+
 @dataclass(frozen=True, slots=True)
 class EpochClaim:
     """A writer's claim on the stream: it commits from `start_seq` on. Written once, never changed."""
@@ -54,6 +58,28 @@ def newest_epoch(place: StorePlace) -> int:
     """Number of the newest claim, filled in or not; -1 without any."""
     entries = [match for entry in place.list("epoch") if (match := _EPOCH.fullmatch(entry))]
     return max((int(match[1]) for match in entries), default=-1)
+
+
+def prune_epochs(place: StorePlace, keep: int = KEPT_EPOCHS) -> None:
+    """Delete all claims but the newest, and what their writers committed after others had taken over, which never counted.
+
+    Only for who holds the stream. A claim keeps out what an older writer commits late. That writer looks for newer claims
+    before and after each commit and takes back what was too late, so the newest claims are enough to tell it.
+    """
+    claims = list_epochs(place)
+    if len(claims) <= keep:
+        return
+    names = list_names(place)
+    kept = {claim.epoch: claim.start_seq for claim in claims[-keep:]}
+    counted = set(visible(names, {claim.epoch: claim.start_seq for claim in claims}).segments)
+    for name in visible(names, kept).segments:
+        if name not in counted:  # would count if the claim that keeps it out were gone
+            place.delete(name.path)
+    if set(visible(list_names(place), kept).segments) != counted:
+        return
+    for claim in claims[:-keep]:
+        place.delete(f"epoch/{claim.epoch:04d}.json")
+    place.settle("epoch")
 
 
 def list_visible(place: StorePlace, without: Collection[str] = frozenset()) -> Visible:

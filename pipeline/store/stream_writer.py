@@ -21,7 +21,7 @@ from pipeline.store.durable_files import refusal
 from pipeline.store.place import Hold, PlaceHeld, StorePlace
 from pipeline.store.row_query import open_segment
 from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
-from pipeline.store.segment_name import SegmentName, Visible
+from pipeline.store.segment_name import AHEAD_NS, SegmentName, Visible
 from pipeline.store.segment_rows import SegmentRows
 from pipeline.store.stream_directory import (
     FOLDERS,
@@ -29,6 +29,7 @@ from pipeline.store.stream_directory import (
     list_epochs,
     list_visible,
     newest_epoch,
+    prune_epochs,
     remove_temporaries,
 )
 
@@ -55,6 +56,8 @@ class StreamWriter:
         self._mutex = threading.Lock()
         self._closed = False
         self._uncertain = False
+        self._told_of_numbers = False
+        self._clock = clock
         settings = compaction or Compaction()
         try:
             for folder in (*FOLDERS, "epoch"):
@@ -68,6 +71,7 @@ class StreamWriter:
                 ):  # on a full disk nothing can be written before it
                     forget(place, clock() - round(settings.keep_s * NS), clock())
                 self._epoch, self._seq, self._resume = self._claim()
+                prune_epochs(place)
             except BaseException:
                 self._lock.release()
                 raise
@@ -89,10 +93,15 @@ class StreamWriter:
         """Store a batch. When this returns, its rows are on disk and visible to readers, all of them.
 
         A batch without rows still moves the resume point; a default resume point leaves it where it was. Raises
-        StoreRefused when the batch cannot be stored or the disk refuses; then nothing of it is visible and the same
+        StoreRefused when the batch cannot be stored (also for a time more than a day ahead of the writer's clock, which no
+        retention would ever reach) or the disk refuses; then nothing of it is visible and the same
         batch can be committed again.
         """
-        rows = SegmentRows.of(batch)
+        told: list[str] = []
+        rows = SegmentRows.of(batch, self._clock() + AHEAD_NS, told)
+        if told and not self._told_of_numbers:
+            self._told_of_numbers = True
+            log.warning("stream %s: %s; this is told once", self.stream, ", ".join(told))
         with self._mutex:
             if self._closed or self._uncertain:
                 state = "closed" if self._closed else "unsure of its last commit"
@@ -171,22 +180,34 @@ class StreamWriter:
         self.close()
 
     def _put(self, name: SegmentName, data: bytes) -> None:
+        """Make a segment durable. Raises `StoreRefused`; then nobody sees it, unless this writer is unsure of that."""
         try:
+            with contextlib.suppress(FileNotFoundError):
+                if newest_epoch(self._place) > self._epoch:
+                    raise self._taken_over()
             self._place.put(name.path, data)
+            with contextlib.suppress(FileNotFoundError):
+                if newest_epoch(self._place) > self._epoch:
+                    self._take_back(name)
+                    raise self._taken_over()
         except OSError as error:
-            try:  # the rename may have come before the failure: a batch that was refused must not be seen
-                with contextlib.suppress(FileNotFoundError):
-                    self._place.delete(name.path)
-            except OSError:
-                self._uncertain = True
+            # The rename may have come before the failure: a batch that was refused must not be seen.
+            self._take_back(name)
             self._compactor.refused()
             raise refusal(error, f"{self._place.where}/{name.path}", "write") from error
-        with contextlib.suppress(FileNotFoundError):
-            if newest_epoch(self._place) > self._epoch:
-                self._uncertain = True
-                raise StoreRefused(
-                    f"stream {self.stream} was taken over by another writer: stop this process, the other one goes on"
-                )
+
+    def _take_back(self, name: SegmentName) -> None:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self._place.delete(name.path)
+        except OSError:
+            self._uncertain = True
+
+    def _taken_over(self) -> StoreRefused:
+        self._uncertain = True
+        return StoreRefused(
+            f"stream {self.stream} was taken over by another writer: stop this process, the other one goes on"
+        )
 
     def _claim(self) -> tuple[int, int, ResumePoint]:
         """Create the next epoch, then see what is stored: whoever commits with an older epoch now is fenced off."""

@@ -14,15 +14,16 @@ import struct
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numcodecs
 import numpy as np
 
-from pipeline.store.columns import Columns
+from pipeline.store.columns import ColumnSpec
 from pipeline.store.damage import SegmentDamaged
+from pipeline.store.decoded_cache import DECODED, next_file_number
 from pipeline.store.place import StorePlace
 from pipeline.store.zarr_metadata import array_document, chunk_rows, compressor, group_document
 
@@ -35,39 +36,55 @@ _MOST_CHUNK = 64 << 20
 _MOST_ARRAY = 1 << 30
 # A position in the zip that cannot be one, and a sector that cannot be read.
 _DAMAGE_CODES = (errno.EINVAL, errno.EIO)
+# A file of less is read at once and needs no handle while it is open.
+_SMALL = 1 << 20
 
 
-def encode(tables: Iterable[Columns], attrs: Mapping[str, Any]) -> bytes:
+class ColumnSource(Protocol):
+    """A table whose columns may be read only when they are sliced: each has `shape`, `dtype`, `size` and slices of rows."""
+
+    @property
+    def group(self) -> str: ...
+
+    def specs(self) -> dict[str, ColumnSpec]: ...
+
+    def arrays(self) -> Mapping[str, Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+def encode(tables: Iterable[ColumnSource], attrs: Mapping[str, Any]) -> bytes:
     """The bytes of a `.zarr.zip` with a group per table that has rows. `attrs`: of the root group, JSON-like."""
     members: dict[str, dict[str, Any]] = {}
-    chunks: list[tuple[str, bytes]] = []
+    columns: list[tuple[str, ColumnSpec, Any]] = []
     for table in tables:
         if not len(table):
             continue
         members[table.group] = group_document({})
         specs = table.specs()
         for name, array in table.arrays().items():
-            spec = specs[name]
             path = f"{table.group}/{name}"
-            members[path] = array_document(table.group, name, spec, array)
-            compress = compressor(spec.codec)
-            rows = chunk_rows(spec, len(array))
-            tail = "/0" * (array.ndim - 1)
-            if not array.size:
-                continue
-            for number, first in enumerate(range(0, len(array), rows)):
-                part = np.ascontiguousarray(array[first : first + rows])
-                if len(part) < rows:  # Zarr stores the last chunk in full size
-                    part = np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)])
-                chunks.append((f"{path}/c/{number}{tail}", bytes(compress.encode(part))))
+            members[path] = array_document(table.group, name, specs[name], array)
+            columns.append((path, specs[name], array))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_entry("zarr.json"), _json(group_document(attrs, members)))
         for path, document in members.items():
             archive.writestr(_entry(f"{path}/zarr.json"), _json(document))
-        for path, data in chunks:
-            archive.writestr(_entry(path), data)
+        for path, spec, array in columns:
+            for number, data in enumerate(_encoded_chunks(spec, array) if array.size else ()):
+                archive.writestr(_entry(f"{path}/c/{number}{'/0' * (len(array.shape) - 1)}"), data)
     return buffer.getvalue()
+
+
+def _encoded_chunks(spec: ColumnSpec, array: Any) -> Iterator[bytes]:
+    compress = compressor(spec.codec)
+    rows, count = chunk_rows(spec, array.shape[0]), array.shape[0]
+    for first in range(0, count, rows):
+        part = np.ascontiguousarray(array[first : min(first + rows, count)])
+        if len(part) < rows:  # Zarr stores the last chunk in full size
+            part = np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)])
+        yield bytes(compress.encode(part))
 
 
 class ZarrZip:
@@ -79,10 +96,17 @@ class ZarrZip:
     def __init__(self, place: StorePlace, key: str) -> None:
         self.path = f"{place.where}/{key}"
         self._key = key
+        self.number = next_file_number()
         self._file = place.open(key)
         # A store lets a segment go while another thread may still read it: who drops it last closes the file.
+        weakref.finalize(self, DECODED.drop, self.number)
         weakref.finalize(self, self._file.close)
         try:
+            if self._file.seek(0, io.SEEK_END) <= _SMALL:
+                self._file.seek(0)
+                data = self._file.read()
+                self._file.close()
+                self._file = io.BytesIO(data)
             self._zip = zipfile.ZipFile(self._file)
             root = json.loads(self._bytes("zarr.json", _MOST_DOCUMENT))
             self.attrs: dict[str, Any] = root["attributes"]
@@ -92,14 +116,15 @@ class ZarrZip:
             self._layouts: dict[str, _Layout] = {}
         except _DAMAGE as error:
             self._file.close()
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
         except OSError as error:
             self._file.close()
             if error.errno in _DAMAGE_CODES:
-                raise self._damaged(error) from error
+                raise self.damaged(error) from error
             raise
 
     def close(self) -> None:
+        DECODED.drop(self.number)
         self._zip.close()
         self._file.close()
 
@@ -110,43 +135,61 @@ class ZarrZip:
         """Rows of the array at `path` ("group/name")."""
         return self._layout(path).shape[0]
 
-    def read(self, path: str) -> np.ndarray:
-        """The whole array at `path`."""
+    def layout(self, path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of the array at `path`."""
+        found = self._layout(path)
+        return found.shape, found.dtype
+
+    def read(self, path: str, keep: bool = False) -> np.ndarray:
+        """The whole array at `path`. `keep`: for the next time, while there is room."""
+        if keep:
+            return DECODED.get(self.number, path, lambda: self.read(path))
         return self._chunks(path, range(self._chunk_count(path)))[: self.length(path)]
 
     def take(self, path: str, rows: np.ndarray) -> np.ndarray:
         """The given rows, from the chunks that hold them. `rows`: (m,) int, ascending."""
         if not len(rows):
             return self._chunks(path, range(0))[:0]
+        whole = DECODED.kept(self.number, path)
+        if whole is not None:
+            return np.asarray(whole[rows])
         size = self._chunk_shape(path)[0]
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first + 1 == len(rows):
+            return self.slice(path, first, last + 1)
         needed, place = np.unique(rows // size, return_inverse=True)
-        return self._chunks(path, needed.tolist())[place * size + rows % size]
+        return self._kept_chunks(path, needed.tolist())[place * size + rows % size]
 
     def slice(self, path: str, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop), from the chunks that hold them."""
         size = self._chunk_shape(path)[0]
         first = start // size
-        return self._chunks(path, range(first, -(-stop // size)))[start - first * size : stop - first * size]
+        chunks = self._kept_chunks(path, range(first, -(-stop // size)))
+        return chunks[start - first * size : stop - first * size]
+
+    def damaged(self, error: Exception) -> SegmentDamaged:
+        """What to raise where the content cannot be that of a segment."""
+        return SegmentDamaged("segment", self.path, self._key, error)
 
     def verify(self) -> None:
         """Check the CRC of every entry. Raises `StoreRefused`."""
         try:
             broken = self._zip.testzip()
         except _DAMAGE as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
         except OSError as error:
             if error.errno in _DAMAGE_CODES:
-                raise self._damaged(error) from error
+                raise self.damaged(error) from error
             raise
         if broken is not None:
-            raise self._damaged(ValueError(broken))
+            raise self.damaged(ValueError(broken))
 
     def _layout(self, path: str) -> _Layout:
         if path not in self._layouts:
             try:
                 self._layouts[path] = _layout_of(self._members[path])
             except _DAMAGE as error:
-                raise self._damaged(error) from error
+                raise self.damaged(error) from error
         return self._layouts[path]
 
     def _chunk_shape(self, path: str) -> tuple[int, ...]:
@@ -176,17 +219,23 @@ class ZarrZip:
                 decoder.decode(data, part)
                 parts.append(part.view(dtype).reshape(shape))
         except _DAMAGE as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
         except OSError as error:
             if error.errno in _DAMAGE_CODES:
-                raise self._damaged(error) from error
+                raise self.damaged(error) from error
             raise
         if not parts:
             return np.empty((self.length(path) if 0 in shape else 0, *shape[1:]), dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _damaged(self, error: Exception) -> SegmentDamaged:
-        return SegmentDamaged("segment", self.path, self._key, error)
+    def _kept_chunks(self, path: str, numbers: Sequence[int]) -> np.ndarray:
+        def made(number: int) -> Callable[[], np.ndarray]:
+            return lambda: self._chunks(path, (number,))
+
+        parts = [DECODED.get(self.number, (path, number), made(number)) for number in numbers]
+        if not parts:
+            return self._chunks(path, ())
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True, slots=True)

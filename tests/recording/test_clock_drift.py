@@ -75,7 +75,7 @@ def test_readings_are_stored_and_survive_merging(tmp_path: Path) -> None:
         ClockReading(NOON + 90 * NS, 89 * NS, 1, ClockSource.ARRIVAL),
     ]
     store = CaptionStore.create(tmp_path / "s.zarr")
-    with store.writer("cam", info) as writer:
+    with store.writer("cam", info, clock=lambda: NOON) as writer:
         for number in range(70):
             batch = Batch(clocks=tuple(given[number : number + 1]))
             writer.commit(replace(batch, resume=replace(batch.resume, pts_ns=number)))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import zarr
 
+from pipeline.core.clock import DAY_NS
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import Batch, Gap, ResumePoint
 from pipeline.store import CaptionStore, Compaction, StreamInfo, open
@@ -248,8 +249,22 @@ def test_merging_takes_the_oldest_run_of_one_level() -> None:
     assert next_merge(hot[:2], 3) == ()
     assert next_merge([seg(0, 3, level=1), *hot[3:6]], 3) == tuple(hot[3:6])
     assert next_merge([seg(n * 3, n * 3 + 3, level=1) for n in range(3)], 3)[0].level == 1
-    assert next_merge([seg(n * 9, n * 9 + 9, level=2) for n in range(3)], 3) == ()
+    hours = [seg(n * 9, n * 9 + 9, level=2) for n in range(3)]
+    assert next_merge(hours, 3) == tuple(hours)
+    assert next_merge(hours, 4) == ()
+    tomorrow = SegmentName.hot(27, 36, 0, DAY_NS, DAY_NS + 1, 2)
+    assert next_merge([*hours, tomorrow], 4) == tuple(hours)
+    assert next_merge([hours[0], replace(tomorrow, lo=9)], 4) == ()
     assert next_merge([hot[0], hot[2], hot[3]], 3) == ()
+
+
+def test_merging_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.store.compaction.MERGED_BYTES", 100)
+    hot = [seg(n, n + 1) for n in range(9)]
+    sizes = dict(zip(hot, [30, 30, 30, 30, 10, 60, 10, 70, 10], strict=True))
+    assert next_merge(hot, 8, size_of=sizes.__getitem__) == tuple(hot[:3])
+    assert next_merge(hot[3:], 8, size_of=sizes.__getitem__) == tuple(hot[3:5])
+    assert next_merge(hot[5:], 8, size_of=sizes.__getitem__) == ()
 
 
 def test_merging_changes_no_answer_and_doing_it_again_changes_nothing(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def test_kill_loses_no_acknowledged_row_and_repeats_none(
     assert len(list((path / "streams/cam/epoch").iterdir())) == KILLS
     with CaptionStore.open(path) as store:
         with store.writer("cam", INFO, compaction=Compaction(fan_in=4, grace_s=0, enabled=False)) as after:
+            while stored < 20:  # on a busy machine a writer is killed before it has done much
+                after.commit(batch(stored))
+                stored += 1
             after.compact()
         check_everything(store, stored)
     files = [file.name for file in (path / "streams/cam/hot").iterdir()]
@@ -70,8 +73,7 @@ def test_a_reader_sees_whole_batches_while_another_process_writes_and_merges(
             assert writer.is_alive()
             time.sleep(0.01)
         held, seen, reads = CaptionStore.open(path), 0, 0
-        deadline = time.monotonic() + 4
-        while time.monotonic() < deadline:
+        while reads <= by_day(20, otherwise=2000) or seen <= 20:
             acknowledged = last_acknowledged(log)
             for store in (held, CaptionStore.open(path)):
                 table = store.captions(columns=("track", "t_start", "t_end", "text"))
@@ -81,8 +83,7 @@ def test_a_reader_sees_whole_batches_while_another_process_writes_and_merges(
                 assert table["t_end"].cast(pa.int64()).to_pylist() == [e.end_ns for e in wanted]
                 assert table["text"].to_pylist() == [e.text for e in wanted]
                 seen, reads = count, reads + 1
-        assert reads > 10
-        assert seen > 20
+            assert writer.is_alive()
     finally:
         writer.kill()
         writer.join()

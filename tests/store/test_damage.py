@@ -187,10 +187,11 @@ def test_merging_archiving_and_retention_go_on_beside_a_damaged_segment(tmp_path
 
 def test_a_row_ten_years_ahead_blocks_neither_retention_nor_archiving(tmp_path: Path) -> None:
     store = CaptionStore.create(tmp_path / "a.zarr")
-    now = T0 + 6 * DAY
+    now = T0 + 3650 * DAY  # earlier versions stored whatever time a source told
     with store.writer("cam", INFO, compaction=BY_HAND, clock=lambda: now) as writer:
         for number in range(10):
             writer.commit(minute(number, T0 + (3650 * DAY if number == 1 else number * DAY // 2)))
+        now = T0 + 6 * DAY
         assert len(writer.archive_closed_days(now)) == 6
         assert writer.forget_before(now - 3 * DAY) >= 2
         assert frames(store) == [5, 6, 7, 8, 9]  # 5 shares a day with 6

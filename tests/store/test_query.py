@@ -283,7 +283,10 @@ def test_share_watched_is_that_of_counting(
     assert share_watched(window, recorded, gaps) == pytest.approx(sum(seen) / window.length)
 
 
-def test_a_store_that_is_closed_dropped_or_forgets_segments_leaves_no_file_open(tmp_path: Path) -> None:
+def test_a_store_that_is_closed_dropped_or_forgets_segments_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.store.zarr_zip._SMALL", 0)  # or they would be read at once
     store = filled_store(tmp_path / "a.zarr", open_segments.OPEN_SEGMENTS + 20, BY_HAND)
 
     def held() -> list[str]:

@@ -1,0 +1,71 @@
+"""Decoded parts of segments and archives, kept between questions while they fit into a bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+
+MOST_BYTES = 64 << 20
+next_file_number = itertools.count().__next__
+"""A number that no other open file of this process has."""
+
+
+class DecodedCache:
+    """Arrays by the file that they are of and their name in it; those that were not asked for longest go first.
+
+    An array that alone would take a quarter of `most_bytes` is not kept. Safe to use from several threads.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most = most_bytes
+        self._held = 0
+        self._arrays: OrderedDict[tuple[int, Hashable], tuple[Any, int]] = OrderedDict()
+        self._files: dict[int, set[Hashable]] = {}
+        self._mutex = threading.Lock()
+
+    def get(self, file: int, name: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array of this name, made where it is not kept."""
+        kept: np.ndarray | None = self.kept(file, name)
+        if kept is None:
+            kept = make()
+            self.keep(file, name, kept, kept.nbytes)
+        return kept
+
+    def kept(self, file: int, name: Hashable) -> Any:
+        """What is kept under the name, None without."""
+        with self._mutex:
+            found = self._arrays.get((file, name))
+            if found is None:
+                return None
+            self._arrays.move_to_end((file, name))
+            return found[0]
+
+    def keep(self, file: int, name: Hashable, value: Any, size: int) -> None:
+        """Keep a value of about `size` bytes."""
+        if size > self._most // 4:
+            return
+        with self._mutex:
+            if (file, name) in self._arrays:
+                return
+            self._arrays[file, name] = (value, size)
+            self._files.setdefault(file, set()).add(name)
+            self._held += size
+            while self._held > self._most:
+                (old_file, old_name), (_, old_size) = self._arrays.popitem(last=False)
+                self._files[old_file].discard(old_name)
+                self._held -= old_size
+
+    def drop(self, file: int) -> None:
+        """Forget everything of a file."""
+        with self._mutex:
+            for name in self._files.pop(file, ()):
+                self._held -= self._arrays.pop((file, name))[1]
+
+
+DECODED = DecodedCache()
+"""Shared by all open stores of this process."""

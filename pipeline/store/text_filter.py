@@ -1,0 +1,110 @@
+"""Which texts of a dictionary are asked for: parts, words, phrases and patterns, whatever their case and composition."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.core.errors import UserError
+
+
+def folded(text: str) -> str:
+    """Text for comparison: case folded and composed (NFC), so that an e with an accent is one however it was typed."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+@dataclass(frozen=True, slots=True)
+class TextFilter:
+    """All that is given must hold. `contains`: part of the text. `words`: whole words, so that dog does not find hotdog.
+
+    `phrases`: whole words in this order, with nothing but spaces and punctuation between them. `regex`: a pattern of Python's
+    `re`, in any case, anywhere in the text. `without`: words or phrases that it must not have.
+    """
+
+    contains: str | None = None
+    words: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
+    regex: str | None = None
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.regex is not None:
+            try:
+                re.compile(self.regex, re.IGNORECASE)
+            except re.error as error:
+                raise UserError(
+                    f"the pattern {self.regex!r} cannot be read ({error}): write it as Python's re reads it"
+                ) from None
+        for text in (*self.words, *self.phrases, *self.without):
+            if not re.search(r"\w", text):
+                raise UserError(f"{text!r} holds no word: give at least one letter or digit")
+
+    def __bool__(self) -> bool:
+        return bool(self.contains or self.words or self.phrases or self.regex or self.without)
+
+    def matching(self, texts: SearchedTexts) -> np.ndarray:
+        """Which texts match, (n,) bool."""
+        hits = np.ones(len(texts), bool)
+        if self.contains:
+            hits &= texts.having(re.escape(folded(self.contains).replace("\n", " ")))
+        for words in (*self.words, *self.phrases):
+            hits &= texts.having(_whole_words(words))
+        for words in self.without:
+            hits &= ~texts.having(_whole_words(words))
+        if self.regex is not None:
+            pattern = re.compile(unicodedata.normalize("NFC", self.regex), re.IGNORECASE)
+            for number in np.flatnonzero(hits).tolist():
+                hits[number] = pattern.search(texts.composed(number)) is not None
+        return hits
+
+
+def _whole_words(text: str) -> str:
+    parts = [re.escape(part) for part in re.findall(r"\w+", folded(text))]
+    return r"(?<!\w)" + r"[^\w\n]+".join(parts) + r"(?!\w)"
+
+
+@dataclass(frozen=True, eq=False)
+class SearchedTexts:
+    """Texts that are searched together: one long string is gone through faster than many short ones."""
+
+    texts: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def nbytes(self) -> int:
+        """About what this takes in memory."""
+        return 4 * len(self._joined) + 120 * len(self.texts)
+
+    def composed(self, number: int) -> str:
+        """One text in its own case."""
+        return unicodedata.normalize("NFC", self.texts[number])
+
+    def having(self, pattern: str) -> np.ndarray:
+        """Which texts a pattern that no line break can be part of is found in, (n,) bool."""
+        hits = np.zeros(len(self.texts), bool)
+        places = np.fromiter((m.start() for m in re.finditer(pattern, self._joined)), np.int64)
+        hits[np.searchsorted(self._ends, places, "left")] = True
+        return hits
+
+    @cached_property
+    def _joined(self) -> str:
+        joined = "\n".join(self.texts)
+        if joined.count("\n") != max(len(self.texts) - 1, 0):
+            joined = "\n".join(text.replace("\n", " ") for text in self.texts)
+        return folded(joined)
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where each text ends in the joined one."""
+        kind, code = ("ascii", np.uint8) if self._joined.isascii() else ("utf-32-le", np.uint32)
+        breaks = np.flatnonzero(np.frombuffer(self._joined.encode(kind), code) == ord("\n"))
+        return np.append(breaks, len(self._joined))

@@ -74,6 +74,10 @@ def probe(name: str) -> Device:
                 "Device 'cuda' was asked for, but no CUDA GPU is visible. Remedy: use device 'cpu'."
             )
         index = int(number) if number else torch.cuda.current_device()
+        if index >= torch.cuda.device_count():
+            raise UserError(
+                f"Device {name!r} was asked for, but there are {torch.cuda.device_count()}. Remedy: use device 'cuda:0'."
+            )
         properties = torch.cuda.get_device_properties(index)
         capability = f"sm{properties.major}{properties.minor}"
         return Device(

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated, ClassVar
 
 import typer
@@ -107,6 +108,12 @@ def main() -> None:
     """
     leave_working_directory()
     hide_typed_secrets()
+    os.environ.setdefault(
+        "OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27)
+    )  # as sca/picture_size.py, which is not light
+    if not sys.warnoptions:
+        # Libraries warn of what they read, in words of the file.
+        warnings.simplefilter("ignore")
     leave(_run())
 
 
@@ -146,6 +153,12 @@ def _run() -> int:
 
         if (told := explain(error)) is not None:
             return _say(str(told), 2)
+        return _fault()
+    except OSError as error:
+        from pipeline.commands.machine_errors import machine_error
+
+        if (text := machine_error(error)) is not None:
+            return _say(text, 2)
         return _fault()
     except Exception:
         return _fault()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sca.errors import UserError
+from sca.small_files import read_small
 
 MOST_JSON_BYTES = 64 << 20
 """Of a configuration, or of an index of the shards of a model of thousands of layers."""
@@ -26,7 +25,7 @@ WEIGHT_FILES = (
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. UserError if the file is absent or holds something else."""
     try:
-        value = json.loads(_small_text(path))
+        value = json.loads(read_small(path, MOST_JSON_BYTES))
     except RecursionError:
         raise UserError(
             f"{path} is not readable JSON (nested too deep): fetch the checkpoint again"
@@ -38,18 +37,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object: fetch the checkpoint again")
     return value
-
-
-def _small_text(path: Path) -> str:
-    # Without waiting: a FIFO of that name might never be written to.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("no regular file")
-        if found.st_size > MOST_JSON_BYTES:
-            raise ValueError(f"over {MOST_JSON_BYTES >> 20} MiB")
-        return file.read(MOST_JSON_BYTES).decode()
 
 
 def weights_file(directory: Path) -> Path:

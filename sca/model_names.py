@@ -9,6 +9,8 @@ from pathlib import Path
 from sca.errors import UserError
 from sca.setting_errors import did_you_mean
 
+_LONGEST_SHOWN = 80
+
 SHIPPED_ROOT = Path(__file__).parent / "shipped"
 
 
@@ -66,9 +68,9 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelEntry | Path:
     if entry is not None:
         return entry
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and os.path.isdir(path):
         return path
-    if path.is_file():
+    if name and os.path.isfile(path):
         raise UserError(
             f"{name} is a file: name the checkpoint's directory. A bare SAM file cannot caption; with a language model it "
             "makes a new model to train (sca.Sca.from_parts)"
@@ -76,6 +78,7 @@ def find_model(name_or_path: str | os.PathLike[str]) -> ModelEntry | Path:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and name.rpartition("/")[2]:
         return ModelEntry(name, "a repository on the Hugging Face hub", name)
     known = model_names()
+    shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
     raise UserError(
-        f"unknown model {name!r}{did_you_mean(name, known)}; use one of {', '.join(known)}, a hub repository or a directory"
+        f"unknown model {shown!r}{did_you_mean(name, known)}; use one of {', '.join(known)}, a hub repository or a directory"
     )

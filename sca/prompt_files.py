@@ -15,6 +15,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sca.errors import MalformedFile, UserError
+from sca.picture_size import MOST_PIXELS, can_be_decoded
 from sca.preprocessing import Size
 from sca.prompts import Prompts
 
@@ -253,12 +254,19 @@ def _number(cell: str) -> float | str:
         return cell
 
 
+def _sensible(numbers: np.ndarray) -> np.ndarray:
+    if numbers.size > MOST_PIXELS:
+        raise ValueError(f"more than {MOST_PIXELS // 10**6} million numbers")
+    return np.array(numbers)
+
+
 def _label_map(path: Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    except (OSError, ValueError, EOFError) as error:
+            # Mapped, so that a head that tells of terabytes costs nothing.
+            return _sensible(np.load(path, mmap_mode="r", allow_pickle=False))
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if can_be_decoded(path) else None
+    except (OSError, ValueError, EOFError, cv2.error) as error:
         raise MalformedFile(
             f"{path} cannot be read as an array ({error}): save it with numpy.save"
         ) from error

@@ -37,16 +37,23 @@ def explain_settings(error: ValidationError, root: type, *, within: str = "") ->
     """
     problems = error.errors(include_url=False)
     misspelt = {problem["loc"][:-1] for problem in problems if problem["type"] in _UNKNOWN}
-    # A misspelt name also misses the right one, and a choice of groups repeats what is wrong for each of them.
+    wrong = [problem["loc"] for problem in problems]
+    # A misspelt name also misses the right one, a list of what is wrong counts as empty, and a choice of groups repeats what is
+    # wrong for each of them.
     told = list(
         dict.fromkeys(
             _explain(problem, root, within)
             for problem in sorted(problems, key=lambda problem: problem["type"] not in _UNKNOWN)
             if not (problem["type"] == "missing" and problem["loc"][:-1] in misspelt)
+            and not (problem["type"] == "too_short" and any(_inside(loc, problem["loc"]) for loc in wrong))
         )
     )
     more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []
     return "; ".join([*told[:_TOLD], *more])
+
+
+def _inside(loc: tuple[int | str, ...], above: tuple[int | str, ...]) -> bool:
+    return len(loc) > len(above) and loc[: len(above)] == above
 
 
 def _explain(problem: ErrorDetails, root: type, within: str) -> str:
@@ -68,8 +75,13 @@ def _explain(problem: ErrorDetails, root: type, within: str) -> str:
     if problem["type"] in _CHOICES and isinstance(given, str):
         expected = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
         said += did_you_mean(given, expected)
-    shown = f" = {given!r}" if given is None or isinstance(given, bool | int | float) else _kind(given)
+    plain = given is None or isinstance(given, bool | float) or (isinstance(given, int) and _short(given))
+    shown = f" = {given!r}" if plain else _kind(given)
     return f"setting {dotted}{shown}: {said}" if dotted else said
+
+
+def _short(value: int) -> bool:
+    return value.bit_length() <= 64
 
 
 def _kind(value: object) -> str:

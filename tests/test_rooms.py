@@ -87,6 +87,7 @@ MAY_IMPORT = {
         "pipeline/drawing",
         "pipeline/settings",
         "pipeline/runtime",
+        "sca",
     },
     "pipeline/serving": {"pipeline/core", "pipeline/runtime"},
     "pipeline/testing": {

@@ -135,9 +135,9 @@ def caption_pictures(request: CaptionRequest) -> None:
 
 
 def _prompts(request: CaptionRequest, path: Path) -> Prompts | None:
+    height, width = _read(path).shape[:2]
     if request.prompts is None:
         return None
-    height, width = _read(path).shape[:2]
     found = request.prompts.of(Picture(path, (height, width)), only=len(request.pictures) == 1)
     if found is None:
         say(f"{path}: {request.prompts.path} has no {request.prompts.kind} for it", error=True)

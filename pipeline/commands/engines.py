@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 
 from pipeline.commands.terminal import PlainConsole, say
+from sca.model_names import find_model
 
 if TYPE_CHECKING:
     from engines.cache import EngineCache
@@ -84,6 +85,7 @@ def build(
 
     if backend != "auto" and not BACKENDS.knows(backend):
         raise BACKENDS.unknown(backend)
+    find_model(model)
     progress(f"loading model {model}")
     import sca
     from engines.probes import ModelProbes

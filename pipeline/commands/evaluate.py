@@ -92,6 +92,10 @@ def evaluate(
         return
     if clips or settings or only or lines:
         raise UserError(f"{data}: --clips, --set, --only and --lines go with a JSON file of annotated clips")
+    if not data.is_dir():
+        raise UserError(
+            f"{data}: neither a folder of data nor a JSON file of annotated clips; check the path"
+        )
     from sca.evaluation.report import evaluate_model
 
     status = PlainConsole(stderr=True)
@@ -117,12 +121,15 @@ def _things(
     lines: Path | None,
 ) -> str:
     """What a run names on annotated clips, as Markdown tables."""
-    from pipeline.evaluation.things_named import evaluate_things
+    from pipeline.evaluation.annotations import read_annotations
     from pipeline.settings.config import load_config
     from sca.model_names import find_model
 
     config = load_config(preset, settings, changes={"model": model})
     find_model(config.model)
+    read_annotations(annotations)
+    from pipeline.evaluation.things_named import evaluate_things  # starts a run, which needs seconds
+
     status = PlainConsole(stderr=True)
     report = evaluate_things(
         annotations,

@@ -128,10 +128,14 @@ def run(
     with run_logs(log_format, console):
         config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
         find_model(config.model)
-        if config.runtime.kind == "ray" and config.runtime.address is None:
-            from pipeline.runtime.on_ray.own_folder import temporary_directory
+        if config.runtime.kind == "ray":
+            from pipeline.runtime.on_ray.reachable import check_ray
 
-            temporary_directory()
+            check_ray(config.runtime)
+        if config.runtime.address is None and config.runtime.device not in ("auto", "cpu"):
+            from engines.devices import probe
+
+            probe(config.runtime.device)
         if annotate is not None:
             check_annotation([request.uri for request in requests], annotate)
         start_ns = None if start is None else iso_ns(start)
@@ -193,12 +197,12 @@ def _execute(plan: RunPlan, console: Console, port: int | None, address: str) ->
         if plan.away:
             raise UserError("; ".join(str(one.why) for one in plan.away))
         return False
-    plan = engines_for(replace(plan, streams=todo), console)
     stop = StopRequest()
     with ExitStack() as during:
         observers: list[RunObserver] = []
         if port is not None:
             observers += during.enter_context(_served(plan, console, port, address))
+        plan = engines_for(replace(plan, streams=todo), console)
         during.enter_context(stop_on_interrupt(stop))
         display = during.enter_context(RunDisplay(console, time.monotonic))
         progress = _run(plan, Observers(ProgressOnly(display.update), *observers), stop)

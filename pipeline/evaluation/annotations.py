@@ -12,6 +12,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.core.errors import UserError
+from sca.small_files import read_small
+
+_LARGEST = 1 << 26  # bytes; a thousand frames have one MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,10 @@ def read_annotations(path: Path) -> tuple[AnnotatedFrame, ...]:
     Raises `UserError` that names the entry which is not of that form.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_small(path, _LARGEST))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); give a list of annotated frames") from None
     if not isinstance(entries, list) or not entries:
         raise UserError(

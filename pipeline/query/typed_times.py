@@ -114,15 +114,19 @@ def parse_moment(text: str, recording: Recording, *, after: int | None = None, i
 
 def parse_offset(text: str) -> int | None:
     """Nanoseconds of a length with units (`90s`, `1h30m`, `250ms`) or of plain seconds (`90`); None for other forms."""
-    if match := _SECONDS.fullmatch(text):
-        length = _exact_ns(match[2])
-    elif match := _UNITS.fullmatch(text):
-        length = round(sum(Fraction(part[1]) * _UNIT_S[part[2]] for part in _PART.finditer(match[2])) * NS)
-    else:
-        return None
+    try:
+        if match := _SECONDS.fullmatch(text):
+            length = _exact_ns(match[2])
+        elif match := _UNITS.fullmatch(text):
+            parts = _PART.finditer(match[2])
+            length = round(sum(Fraction(part[1]) * _UNIT_S[part[2]] for part in parts) * NS)
+        else:
+            return None
+    except ValueError:  # more digits than Python reads
+        length = _LONGEST_NS + 1
     if length > _LONGEST_NS:
         raise UserError(f"the offset {text!r} is longer than a century: give a shorter one")
-    return -length if match[1] else length
+    return -length if text.startswith("-") else length
 
 
 def clock_text(wall_ns: int, zone: tzinfo) -> str:

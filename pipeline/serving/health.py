@@ -65,10 +65,10 @@ def health_server(address: str, port: int, metrics: RunMetrics, health: Health) 
 
     try:
         server = BoundedServer(address.removeprefix("[").removesuffix("]"), port, answer)
-    except OSError as error:
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL:
             raise UserError(
-                f"--metrics-address {address}: this machine has no such address ({error.strerror}); 127.0.0.1 is for this "
+                f"--metrics-address {address}: this machine has no such address ({getattr(error, 'strerror', None) or 'no name of a machine'}); 127.0.0.1 is for this "
                 "machine alone, 0.0.0.0 and :: for others too"
             ) from None
         raise UserError(

@@ -45,7 +45,9 @@ class RuntimeOptions(Options):
         description="where a Ray of our own listens: on loopback, for this machine alone; an address of this machine, for "
         "workers of others (which Ray guards by a token only)",
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N"
+    )
     engine: str = Field(
         default="auto",
         description="how the model's stages are compiled: auto (by the fastest that passes its checks), eager, tensorrt, "

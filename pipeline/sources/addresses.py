@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pipeline.core.errors import SourceRefused
 from pipeline.core.options import did_you_mean
+from pipeline.core.redaction import BLANK
 from pipeline.sources.kinds import LIVE_SCHEMES, SOURCES, address_schemes
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
@@ -57,7 +58,40 @@ def plain_input(uri: str) -> str:
             f"{scheme[0]} is no address that can be read{did_you_mean(name, known)}; known: "
             + ", ".join(f"{one}://" for one in known)
         )
+    if name in LIVE_SCHEMES:
+        _check_host(name, uri[scheme.end() :])
     return f"{name}://{uri[scheme.end() :]}"
+
+
+# These may listen, on any address of this machine.
+_WITHOUT_HOST = frozenset({"udp", "rtp", "srt", "tcp"})
+
+
+def _check_host(scheme: str, rest: str) -> None:
+    """Raise `SourceRefused` where no connection could be tried at all. It repeats nothing: what is wrong may be a password."""
+    login = "; in a user name or password write %2F for /, %3F for ?, %23 for #, %40 for @"
+    try:
+        # What is filled in later stands for a name, a number or a password: 1 is all of these.
+        parts = urlsplit(f"{scheme}://{BLANK.sub('1', rest)}")
+        port = parts.port
+    except ValueError:
+        raise SourceRefused(
+            f"an input is an address of {scheme}:// whose host or port is none: a port is a number from 1 to 65535, an IPv6 "
+            f"address stands in brackets{login}"
+        ) from None
+    if port == 0:
+        raise SourceRefused(f"an input is an address of {scheme}:// with port 0: a port is from 1 to 65535")
+    try:
+        host = (parts.hostname or "").encode("idna")
+    except UnicodeError:
+        raise SourceRefused(
+            f"an input is an address of {scheme}:// whose host no name server can know (an empty part, one of more than 63 "
+            f"letters, or letters that no name may have); check it{login}"
+        ) from None
+    if not host and scheme not in _WITHOUT_HOST:
+        raise SourceRefused(
+            f"an input is an address of {scheme}:// without a host: write {scheme}://HOST/..."
+        )
 
 
 def _file_path(rest: str, *, slashes: bool) -> str:

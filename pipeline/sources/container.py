@@ -9,12 +9,19 @@ import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.error import FFmpegError
 
-from pipeline.core.errors import SourceRefused
+from pipeline.core.errors import MalformedFile, SourceRefused
+from pipeline.sources.playlists import check_local_playlist
 from pipeline.sources.tracks import video_track
+from sca.picture_size import MOST_PIXELS
 
 TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "microdvd", "lrc", "concat", "ffmetadata"}
 
 # Video decoding on the GPU: FFmpeg still demuxes and tells the time, NVDEC makes the pictures.
+
+# For the slowest disk's sake; what takes longer does not end.
+_OPENED_WITHIN_S = 60.0
+# FFmpeg waits for the segments of one that has no end, and they may never come.
+_PLAYLIST_WITHIN_S = 8.0
 
 CPU, NVDEC = "cpu", "nvdec"
 
@@ -53,8 +60,9 @@ def open_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.I
     if path.stat().st_size == 0:
         raise SourceRefused(f"{path}: the file is empty (0 bytes); copy or record it again")
     try:
-        # Absolute, for FFmpeg takes what stands before a colon for a protocol.
-        container = av.open(str(path.absolute()), metadata_errors="replace", hwaccel=hwaccel)
+        container = local_container(path, hwaccel)
+    except MalformedFile:
+        raise
     except PermissionError:
         raise SourceRefused(f"{path}: no permission to read it; change its permissions") from None
     except (FFmpegError, OSError, ValueError):
@@ -65,13 +73,30 @@ def open_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.I
     return container
 
 
+def local_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.InputContainer:
+    """FFmpeg's view of any local file. Raises `MalformedFile`, `FFmpegError`, OSError and ValueError."""
+    playlist = check_local_playlist(path)
+    # Absolute, for FFmpeg takes what stands before a colon for a protocol.
+    within_s = _PLAYLIST_WITHIN_S if playlist else _OPENED_WITHIN_S
+    return av.open(str(path.absolute()), metadata_errors="replace", hwaccel=hwaccel, timeout=(within_s, None))
+
+
 def video_stream(
     container: av.container.InputContainer, name: str, wanted: int | None = None
 ) -> av.VideoStream:
     """The film's stream, or track `wanted` (`tracks.py`), set to decode with little delay."""
     stream, _ = video_track(container, name, wanted)
+    bounded(stream)
     # Slice threads keep errors next to the packet that caused them.
     stream.thread_type = "SLICE"
+    return stream
+
+
+def bounded(stream: av.VideoStream) -> av.VideoStream:
+    """The same stream, whose decoder refuses pictures of more than `MOST_PIXELS`."""
+    decoder: av.VideoCodecContext | None = stream.codec_context
+    if decoder is not None:  # of a codec that this FFmpeg knows
+        decoder.options = {"max_pixels": str(MOST_PIXELS)}
     return stream
 
 

@@ -19,6 +19,7 @@ from pipeline.sources.picture import DecodedFrame, from_array
 from pipeline.sources.picture_files import Page, read_page, read_pages
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceKind
 from pipeline.sources.standing import STANDS_NS
+from sca.picture_size import MOST_PIXELS, says_it_is
 
 # Of deep pictures, so many are looked at for the range of their values.
 _SAMPLED = 16
@@ -144,6 +145,9 @@ class ImageSequence:
 def _undecodable(address: str, pages: Sequence[Page]) -> str:
     if len(pages) > 1:
         return f"{address}: none of its {len(pages)} pictures can be decoded; check the files"
+    size = says_it_is(pages[0].path)
+    if size is not None and size[0] * size[1] > MOST_PIXELS:
+        return f"{address}: a picture of more than {MOST_PIXELS // 10**6} megapixels; scale it down, or cut it into several"
     if pages[0].path.suffix.lower() in (".heic", ".heif"):
         return f"{address}: FFmpeg does not put the tiles of a HEIC together; convert it to JPEG or PNG"
     return f"{address}: this picture cannot be decoded; check the file, or convert it to JPEG or PNG"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import av
 from av.error import FFmpegError
 from av.stream import Disposition
 from PIL import Image
+
+from pipeline.sources.container import local_container
 
 
 class MediaKind(StrEnum):
@@ -335,7 +336,7 @@ def _looked_into(path: Path) -> Media:
     if _has_picture_signature(path):
         return Media(_moving(path))
     try:
-        with av.open(str(path.absolute()), metadata_errors="replace") as container:
+        with local_container(path) as container:
             if container.format.name in _TEXT_FORMATS:
                 return Media(MediaKind.OTHER, "neither film nor picture")
             if any(not video.disposition & Disposition.attached_pic for video in container.streams.video):

@@ -24,6 +24,7 @@ from av.error import (
     HTTPForbiddenError,
     HTTPNotFoundError,
     HTTPUnauthorizedError,
+    ProtocolNotFoundError,
 )
 
 from pipeline.core.redaction import BLANK, fill_in, redact_text, redact_url
@@ -257,6 +258,12 @@ def _lost(error: Exception, late: str) -> ConnectionLost:
     match error:
         case HTTPUnauthorizedError() | HTTPForbiddenError():
             return ConnectionLost("the user name or password is refused", LossCause.REFUSED, REFUSED_REMEDY)
+        case ProtocolNotFoundError():
+            return ConnectionLost(
+                "the FFmpeg that PyAV brings was built without this protocol",
+                LossCause.REFUSED,
+                "give the address of the same stream as RTSP, HLS (.m3u8) or MPEG-TS over UDP",
+            )
         case HTTPNotFoundError():
             return ConnectionLost("there is no such stream (404)", LossCause.FAILED)
         case ExitError() | TimeoutError():

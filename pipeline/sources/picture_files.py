@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from av.error import FFmpegError
 from PIL import Image
+
+from pipeline.sources.container import bounded, local_container
+from sca.picture_size import can_be_decoded
 
 # What OpenCV cannot read, FFmpeg may: it is no error yet, and OpenCV would write it to stderr past our logs.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -61,6 +63,9 @@ def read_pages(pages: Sequence[Page]) -> Iterator[np.ndarray | None]:
             if page.lasts_ns is None:
                 yield read_page(page)
                 continue
+            if not can_be_decoded(page.path):
+                yield None
+                continue
             # Each frame builds on those before it, so the file stays open.
             if animation is None or animation.filename != str(page.path):  # type: ignore[attr-defined]
                 animation = Image.open(page.path)
@@ -76,6 +81,8 @@ def read_pages(pages: Sequence[Page]) -> Iterator[np.ndarray | None]:
 
 def read_page(page: Page) -> np.ndarray | None:
     """RGB pixels (H, W, 3) of one page, of any depth; None where nobody can decode it. OpenCV first, then FFmpeg."""
+    if not can_be_decoded(page.path):
+        return None
     try:
         data = np.memmap(page.path, np.uint8, "r")
     except (OSError, ValueError):  # an empty file cannot be mapped
@@ -102,11 +109,11 @@ def _rgb(found: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 def _through_ffmpeg(path: Path) -> np.ndarray | None:
     try:
-        with av.open(str(path.absolute()), metadata_errors="replace") as container:
+        with local_container(path) as container:
             # Several are the tiles of a HEIC, which FFmpeg does not put together.
             if len(container.streams.video) != 1:
                 return None
-            picture = next(container.decode(container.streams.video[0]), None)
+            picture = next(container.decode(bounded(container.streams.video[0])), None)
             if picture is None:
                 return None
             deep = max(component.bits for component in picture.format.components) > 8

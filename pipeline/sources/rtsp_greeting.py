@@ -125,10 +125,11 @@ def _asked(talk: _Talk, parts: SplitResult) -> _Answer:
 
 def _connected(parts: SplitResult, timeout_s: float) -> socket.socket:
     try:
-        port = parts.port or _PORTS[parts.scheme]
-    except ValueError:
+        plain = socket.create_connection(
+            (parts.hostname, parts.port or _PORTS[parts.scheme]), timeout=timeout_s
+        )
+    except ValueError:  # of a port, or of a name that cannot be one
         raise _NotUnderstood from None
-    plain = socket.create_connection((parts.hostname, port), timeout=timeout_s)
     if parts.scheme != "rtsps":
         return plain
     # As FFmpeg does: cameras sign their own certificates.

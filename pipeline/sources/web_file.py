@@ -9,6 +9,7 @@ import random
 import re
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -109,6 +110,16 @@ class WebServer:
             kind = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
             mark = changed if tag is None or tag.startswith("W/") else tag
             return WebAnswer(ServerSays(kind, size, head), mark, _moment_ns(changed))
+
+    def text(self, most_bytes: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> bytes:
+        """The beginning of what stands there, in so much time at most. Raises `OSError` and `HTTPException`."""
+        until, text = clock() + seconds, b""
+        with self.get() as answer:
+            while len(text) < most_bytes and (more := answer.read1(most_bytes - len(text))):
+                text += more
+                if clock() > until:
+                    raise TimeoutError
+        return text
 
 
 class WebFile(io.RawIOBase):

@@ -7,12 +7,13 @@ import http.client
 import ssl
 import time
 from urllib.error import HTTPError
+from urllib.parse import urljoin
 
 import av
 from av.codec.hwaccel import HWAccel
 from av.error import FFmpegError
 
-from pipeline.core.errors import SourceAway, SourceRefused
+from pipeline.core.errors import MalformedFile, SourceAway, SourceRefused
 from pipeline.core.redaction import fill_in, redact_url
 from pipeline.core.restarts import LossCause, RestartPolicy
 from pipeline.sources.camera import ConnectionLost
@@ -20,6 +21,7 @@ from pipeline.sources.container import TEXT_FORMATS
 from pipeline.sources.far_film import unhurried
 from pipeline.sources.film_or_camera import AddressKind, by_server, is_dash, is_playlist
 from pipeline.sources.network import REFUSED_REMEDY, NetworkCamera
+from pipeline.sources.playlists import MOST_BYTES, check_playlist, is_hls
 from pipeline.sources.source import SourceOptions
 from pipeline.sources.web_file import WebAnswer, WebFile, WebServer
 
@@ -145,6 +147,8 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
             f"{address}: this is a DASH manifest, and the FFmpeg that PyAV brings was built without DASH; give the address of "
             "the same stream as HLS (.m3u8), RTSP, or of the film itself"
         )
+    if found is not None and is_hls(found[1].says.head):
+        unhurried(lambda: _check_playlist(url, address, options))
     camera = NetworkCamera(uri, options, segmented=found is not None and is_playlist(found[1].says))
     try:
         connection = unhurried(camera.open)
@@ -156,6 +160,29 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
         return PlaylistFilm(uri, options)
     camera.use_first(connection)
     return camera
+
+
+def _check_playlist(url: str, address: str, options: SourceOptions) -> None:
+    """Raise `SourceRefused` for a playlist that FFmpeg might follow without end."""
+    until_s = time.monotonic() + options.open_timeout_s
+
+    def read(named: str) -> bytes | None:
+        place, left_s = urljoin(url, named), until_s - time.monotonic()
+        if not place.startswith(("http://", "https://")):
+            raise MalformedFile(
+                f"{address}: a playlist that this one names is at no web address; name the film itself"
+            )
+        try:
+            server = WebServer(
+                place, timeout_s=options.open_timeout_s, check_certificate=options.check_certificates
+            )
+            return server.text(MOST_BYTES + 1, left_s) if left_s > 0 else None
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+
+    text = read("")
+    if text is not None:
+        check_playlist(address, text, read)
 
 
 def _reads_dash() -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from sca.data.annotations import AnnotatedImage
 from sca.errors import UserError
+from sca.picture_size import can_be_decoded
 
 
 class ImageCache:
@@ -39,7 +40,7 @@ class ImageCache:
 
 def read_rgb(path: Path) -> np.ndarray:
     """One picture as RGB uint8 (h, w, 3). UserError if it cannot be read."""
-    bgr = cv2.imread(os.fspath(path))
+    bgr = cv2.imread(os.fspath(path)) if can_be_decoded(path) else None
     if bgr is None:
         raise UserError(f"cannot read {path}: is the data folder complete?")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

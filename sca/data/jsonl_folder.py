@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sca.data.annotations import AnnotatedImage, Box, Detection, RegionAnnotation
-from sca.errors import UserError
+from sca.small_files import json_lines
 
 # Of the collections in such a folder the one in which people described region by region.
 _DESCRIBED = "flickr8k_entities"
@@ -26,7 +22,7 @@ class JsonlFolder:
         UserError if the file is missing.
         """
         images = []
-        for row in _lines(Path(data_dir) / "annotations.jsonl.gz"):
+        for row in json_lines(Path(data_dir) / "annotations.jsonl.gz"):
             if split is not None and row["split"] != split:
                 continue
             width, height = row["w"], row["h"]
@@ -65,17 +61,8 @@ class JsonlFolder:
         """Weak detections by image id, from `data_dir`/pseudo_coco80.jsonl.gz."""
         return {
             row["id"]: tuple(Detection(name, score, _box(box)) for name, score, box in row["d"])
-            for row in _lines(Path(data_dir) / "pseudo_coco80.jsonl.gz")
+            for row in json_lines(Path(data_dir) / "pseudo_coco80.jsonl.gz")
         }
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as stream:
-            for line in stream:
-                yield json.loads(line)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: give the folder that holds {path.name}") from error
 
 
 def _box(values: list[float]) -> Box:

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from sca.data.plain_pickle import read_plain_pickle
 from sca.errors import MalformedFile, UserError
 from sca.setting_errors import did_you_mean
+from sca.small_files import read_small
 
 Box = tuple[float, float, float, float]
 _LARGEST = 1 << 31
@@ -145,7 +146,7 @@ def _flickr30k(folder: Path, split: str) -> Iterator[ReferenceImage]:
     listing = folder / f"{split}.txt"
     if not listing.is_file():
         raise UserError(f"{listing} does not exist: it lists the images of the split")
-    for image in listing.read_text().split():
+    for image in _text(listing).split():
         phrases: dict[str, list[str]] = defaultdict(list)
         for chain, _, words in _MARKED.findall(_text(folder / "Sentences" / f"{image}.txt")):
             if words not in phrases[chain]:
@@ -234,12 +235,10 @@ def _picture(folder: Path, name: str) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST:
-            raise MalformedFile(f"{path} is larger than {_LARGEST >> 30} GiB: it is not what it should be")
-        return path.read_text(encoding="utf-8")
+        return read_small(path, _LARGEST).decode()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: give the folder that holds it") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise MalformedFile(f"{path} cannot be read ({error}): fetch it again") from error
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from sca.data.annotations import Box, decode_mask
 from sca.data.text import clean_phrase
 from sca.errors import UserError
 from sca.predictor import Predictor
+from sca.small_files import json_lines
 
 # What counts as naming the object shown, by the class that the annotations give it.
 _NAMES: dict[str, frozenset[str]] = {
@@ -62,26 +61,24 @@ def read_clips(data_dir: Path, every: int = 8) -> Iterator[tuple[str, str, list[
     path = Path(data_dir) / "tracks.jsonl.gz"
     if not path.exists():
         raise UserError(f"{path} does not exist: give the folder that holds tracks.jsonl.gz")
-    with gzip.open(path, "rt", encoding="utf-8") as stream:
-        for line in stream:
-            clip = json.loads(line)
-            track = clip["tracks"][0]
-            wanted = {row["f"]: row for row in track["frames"][::every]}
-            frames = []
-            video = cv2.VideoCapture(str(Path(data_dir) / clip["file"]))
-            for index in range(clip["frames"]):
-                good, bgr = video.read()
-                if not good:
-                    break
-                if row := wanted.get(index):
-                    x0, y0, x1, y1 = (float(v) for v in row["b"])
-                    mask = decode_mask(row["rle"], clip["h"], clip["w"])
-                    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-                    frames.append(ClipFrame(rgb, (x0, y0, x1, y1), mask))
-            video.release()
-            if not frames:
-                raise UserError(f"no frame of {clip['file']} could be read: is the data folder complete?")
-            yield clip["id"], track["cls"], frames
+    for clip in json_lines(path):
+        track = clip["tracks"][0]
+        wanted = {row["f"]: row for row in track["frames"][::every]}
+        frames = []
+        video = cv2.VideoCapture(str(Path(data_dir) / clip["file"]))
+        for index in range(clip["frames"]):
+            good, bgr = video.read()
+            if not good:
+                break
+            if row := wanted.get(index):
+                x0, y0, x1, y1 = (float(v) for v in row["b"])
+                mask = decode_mask(row["rle"], clip["h"], clip["w"])
+                rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+                frames.append(ClipFrame(rgb, (x0, y0, x1, y1), mask))
+        video.release()
+        if not frames:
+            raise UserError(f"no frame of {clip['file']} could be read: is the data folder complete?")
+        yield clip["id"], track["cls"], frames
 
 
 def inner_point(mask: np.ndarray) -> tuple[float, float]:

@@ -20,6 +20,9 @@ from sca.errors import MalformedFile, UserError
 from sca.evaluation.proposals import box_ious
 from sca.predictor import Predictor
 from sca.prompts import Prompts
+from sca.small_files import read_small
+
+_LARGEST = 1 << 28  # bytes; five thousand regions have 3 MB
 
 PROMPTS = ("box", "centre", "random", "anything")
 PROTOCOLS: Mapping[str, tuple[str, str]] = {
@@ -205,7 +208,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     UserError names the file and the entry that is none.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_small(path, _LARGEST))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: name the file that --predictions wrote") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -1,0 +1,133 @@
+"""Pictures from anywhere: small files that unpack to gigabytes, heads that lie, random bytes under every ending."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.errors import UserError
+from pipeline.sources import expand_inputs, open_source
+from pipeline.sources.media_kinds import PICTURE_SUFFIXES
+from sca.data.image_cache import read_rgb
+from sca.picture_size import MOST_PIXELS
+from sca.prompt_files import PromptFile
+from tests.duration import by_day
+
+LONGEST_S = 10
+MOST_GROWTH_KIB = 1 << 20
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def bomb(side: int) -> bytes:
+    """A square black picture: `side` * `side` pixels in a thousandth of the bytes."""
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + 3 * side)) for _ in range(side))
+    return png(side, side, rows + packer.flush())
+
+
+HEADS = {
+    "huge.png": png(2**31 - 1, 2**31 - 1),
+    "wide.png": png(2**31 - 1, 1),
+    "none.png": png(0, 0),
+    "big.ppm": b"P6\n100000 100000\n255\n",
+    "long.pgm": b"P5 999999999999999999999 1 255\n",
+    "big.gif": b"GIF89a\xff\xff\xff\xff\0\0\0",
+    "big.webp": b"RIFF\xff\xff\xff\xffWEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff" * 6,
+    "big.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0),
+    "big.psd": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 300000, 300000, 8, 3),
+    "big.hdr": b"#?RADIANCE\n\n-Y 1000000 +X 1000000\n",
+    "cut.tif": b"II*\0\x08\0\0\0" + struct.pack("<HHHII", 1, 256, 4, 2**31 - 1, 8),
+    "cut.jpg": b"\xff\xd8\xff\xe0" + b"\xff" * 1000,
+    "x.svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+}  # fmt: skip
+
+
+def borne(path: Path) -> str:
+    """What is told of a picture; empty where it can be seen."""
+    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    told = ""
+    try:
+        source = open_source(str(path))
+        for _ in source:
+            break
+        source.close()
+    except UserError as error:
+        told = str(error)
+    assert "\n" not in told
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_GROWTH_KIB
+    assert time.monotonic() - begun < LONGEST_S
+    return told
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_that_lies_is_refused_and_only_we_say_so(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(HEADS[name])
+    assert name in borne(tmp_path / name)
+    assert "libpng" not in capfd.readouterr().err
+
+
+def test_a_picture_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(12_000))
+    assert path.stat().st_size < 4_000_000
+    assert "megapixels" in borne(path)
+    with pytest.raises(UserError, match=r"bomb\.png"):
+        read_rgb(path)
+    with pytest.raises(UserError, match=r"bomb\.png"):
+        PromptFile("masks", path).of(_picture(path), only=True)
+
+
+def _picture(path: Path) -> object:
+    from sca.prompt_files import Picture
+
+    return Picture(path, (8, 8))
+
+
+@pytest.mark.parametrize("shape", [(10**12,), (10**6, 10**6), (2**63 - 1,)])
+def test_an_array_whose_head_tells_of_terabytes_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "masks.npy"
+    head = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head)
+    with pytest.raises(UserError, match=r"masks\.npy"):
+        PromptFile("masks", path).of(_picture(path), only=True)
+
+
+@settings(max_examples=by_day(60, 3000), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ending=st.sampled_from(sorted(PICTURE_SUFFIXES)),
+    head=st.sampled_from(sorted(HEADS.values())),
+    cut=st.integers(0, 200),
+    rest=st.binary(max_size=200),
+)
+@example(ending=".ppm", head=b"P6\n1 1\n255\n", cut=11, rest=b"")
+@example(ending=".tif", head=b"II*\0\x08\0\0\0", cut=8, rest=b"\1\0")
+def test_anything_under_any_ending_is_seen_or_refused(
+    tmp_path: Path, ending: str, head: bytes, cut: int, rest: bytes
+) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(head[:cut] + rest)
+    borne(path)
+    with contextlib.suppress(UserError):
+        expand_inputs([str(tmp_path)])
+
+
+def test_the_limit_lets_the_largest_telephones_through() -> None:
+    assert MOST_PIXELS > 108_000_000

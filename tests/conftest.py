@@ -81,6 +81,7 @@ class Workers:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Workers())
+    config.addinivalue_line("markers", "promise(name): a promise of tests/promises.py that this test holds")
 
 
 @pytest.fixture(scope="session")

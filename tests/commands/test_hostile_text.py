@@ -23,6 +23,8 @@ from pipeline.commands.terminal import PlainConsole
 from pipeline.store import CaptionStore
 from tests.store_samples import INFO, batch
 
+pytestmark = pytest.mark.promise("hostile-text")
+
 CAPTION = "=cmd|'/C calc'!A0 \x1b]0;title\x07\x1b[2J\u202edog[red]\n| forged | row"
 # The colours that rich itself gives: everything else that begins with ESC would be the text's.
 COLOURS = re.compile(r"\x1b\[[\d;]*m")

@@ -13,6 +13,8 @@ import pytest
 from pipeline.cli import main
 from pipeline.commands.machine_errors import machine_error
 
+pytestmark = pytest.mark.promise("machine-refuses")
+
 
 def ended(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["sca", *arguments])

@@ -257,6 +257,7 @@ def masked(tmp_path: Path) -> tuple[Path, np.ndarray]:
     return tmp_path / "a.zarr", pixels[0]
 
 
+@pytest.mark.promise("damaged-masks")
 def test_masks_come_with_their_geometry_and_a_damaged_one_is_told_and_left_out(
     masked: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:

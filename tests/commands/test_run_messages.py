@@ -38,6 +38,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
     return lines[0]
 
 
+@pytest.mark.promise("before-loading")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

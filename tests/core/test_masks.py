@@ -105,6 +105,7 @@ def test_pixels_that_are_not_square_and_turned_films_keep_mask_and_box_together(
     assert (np.abs(box - [across[0], down[0], across[1], down[1]]) <= 2).all()
 
 
+@pytest.mark.promise("masks-as-coco")
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=12), st.integers(0, 5), st.integers(0, 5))
 def test_whatever_is_stored_is_read_as_coco_reads_it_or_refused(

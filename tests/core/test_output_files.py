@@ -16,6 +16,8 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.core.output_files import check_output, output_by_name, writing_output
 
+pytestmark = pytest.mark.promise("outputs-regular")
+
 
 def write(path: Path, data: bytes = b"new") -> None:
     with writing_output(path) as file:
@@ -119,6 +121,7 @@ def test_what_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.csv"]
 
 
+@pytest.mark.promise("outputs-elsewhere")
 def test_folders_inputs_and_stores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="folder"):
         write(tmp_path)
@@ -146,6 +149,7 @@ def test_a_file_that_may_not_be_written_to_is_not_replaced(tmp_path: Path) -> No
     assert path.read_bytes() == b"old"
 
 
+@pytest.mark.promise("standard-output")
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_standard_output_streams_to_a_pipe_and_behind_what_a_file_holds(tmp_path: Path, name: str) -> None:
     code = (

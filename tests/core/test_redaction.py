@@ -53,6 +53,7 @@ ADDRESSES = [
 ]
 
 
+@pytest.mark.promise("no-password")
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_nothing_that_is_made_of_an_address_holds_its_secret(address: str) -> None:
     for made in (
@@ -66,6 +67,7 @@ def test_nothing_that_is_made_of_an_address_holds_its_secret(address: str) -> No
     assert "10.0.0.9" in redact_url(address) or "fe80" in address or "@" not in address
 
 
+@pytest.mark.promise("no-password")
 @pytest.mark.parametrize(
     "word",
     [*ADDRESSES, "rtsp://10.0.0.9/a b-hunter2", "http:/hunter2@10.0.0.9/x", "--x=rtsp://a:hunter2@10.0.0.9/"],
@@ -113,6 +115,7 @@ _forms = st.sampled_from(
 )
 
 
+@pytest.mark.promise("any-password")
 @given(_secrets, _forms)
 def test_no_part_of_a_secret_that_could_tell_it_survives(secret: str, form: str) -> None:
     address = form.format(secret)
@@ -136,6 +139,7 @@ def test_a_stream_of_an_earlier_version_is_known_again() -> None:
     assert not same_content("live:rtsp://other/kitchen", now)
 
 
+@pytest.mark.promise("password-file")
 def test_a_password_file_is_small_and_regular(tmp_path: Path) -> None:
     (tmp_path / "good").write_text("p w\nmore\n")
     assert fill_in(f"rtsp://x:${{file:{tmp_path}/good}}@cam/") == "rtsp://x:p%20w@cam/"

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.shown_text import csv_cell, json_text, shown
 
+pytestmark = pytest.mark.promise("hostile-text", "json-csv")
+
 # Lone halves of pairs too, which file names that are no UTF-8 come as.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.text(
     "\x1b\x9b\x07\r\n\t\u202e\u2066\u2028\udcff[];m]0=+-@' a\x7f\u200d", max_size=20

@@ -212,6 +212,7 @@ def store(tmp_path: Path) -> CaptionStore:
     return store
 
 
+@pytest.mark.promise("damaged-masks")
 def test_stored_masks_are_drawn_and_damaged_ones_are_told(
     store: CaptionStore, caplog: pytest.LogCaptureFixture
 ) -> None:

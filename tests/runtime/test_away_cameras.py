@@ -26,6 +26,8 @@ from tests.runtime.simulated_run import Setting, Watch, new_stores
 from tests.runtime.simulated_stages import SimulatedCluster
 from tests.videos import write_video
 
+pytestmark = pytest.mark.promise("seven-of-eight")
+
 AWAY = SourceAway("rtsp://camera/live: cannot connect: nothing listens there; check", again=True)
 REFUSED = SourceAway("rtsp://camera/live: cannot connect: the password is refused", again=False)
 

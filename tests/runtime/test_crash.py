@@ -9,6 +9,8 @@ import pytest
 from tests.duration import by_day
 from tests.killed_runs import killed_runs
 
+pytestmark = pytest.mark.promise("kill")
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)

@@ -19,6 +19,8 @@ from tests.rtsp_camera import RtspCamera, needs_rtsp_server
 from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
+pytestmark = pytest.mark.promise("full-disk")
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:

@@ -14,6 +14,8 @@ from tests.hostile_folder import LIBRARIES, OURS, fill_hostile, imported_from
 from tests.tiny_checkpoint import LENIENT, write_tiny_checkpoint
 from tests.videos import write_video
 
+pytestmark = pytest.mark.promise("beside-the-video")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

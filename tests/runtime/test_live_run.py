@@ -198,6 +198,7 @@ def check_no_password(folder: Path, *texts: str) -> None:
     assert looked_at
 
 
+@pytest.mark.promise("no-password")
 @pytest.mark.parametrize(("runtime", "given"), [("inline", "by the environment"), ("ray", "in the address")])
 def test_no_password_gets_into_store_logs_metrics_titles_or_output(
     tmp_path: Path, short_folder: Path, tiny_checkpoint: Path, runtime: str, given: str

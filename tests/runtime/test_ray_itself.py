@@ -26,6 +26,8 @@ from tests.runtime.test_run import SCA, environment, stored_frame, wait_until
 from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
+pytestmark = pytest.mark.promise("ray-own", "ray-death", "home-tmpdir")
+
 PATIENCE_S = 30
 
 

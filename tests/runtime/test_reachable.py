@@ -10,6 +10,8 @@ from pipeline.core.errors import UserError
 from pipeline.runtime.on_ray.reachable import check_ray
 from pipeline.settings.config import RuntimeOptions
 
+pytestmark = pytest.mark.promise("ray-cannot")
+
 
 @pytest.mark.parametrize(
     "address",

@@ -229,6 +229,7 @@ def foreign_store(path: Path) -> None:
     )
 
 
+@pytest.mark.promise("before-loading")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -316,6 +317,7 @@ class TestRay:
         assert call(["run", str(clip), "--model", str(tiny_checkpoint)], tmp_path, monkeypatch) == 0
         assert "complete" in capsys.readouterr().out
 
+    @pytest.mark.promise("stops-in-order")
     @pytest.mark.parametrize(
         ("number", "runtime", "send"),
         [
@@ -358,6 +360,7 @@ class TestRay:
         assert not alive
 
 
+@pytest.mark.promise("no-reader")
 def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path: Path, tiny_checkpoint: Path) -> None:
     clip = write_video(tmp_path / "clip.mp4", frames=100, width=96, height=64)
     settings = [part for setting in LENIENT for part in ("--set", setting)]

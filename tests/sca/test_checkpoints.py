@@ -353,6 +353,7 @@ def test_bad_configuration_names_the_entry() -> None:
         tiny_config(image_size=100)
 
 
+@pytest.mark.promise("tokenizer-code")
 def test_a_tokenizer_that_brings_code_is_refused_and_nobody_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,8 @@ from sca.checkpoints.tensor_files import read_tensors
 from sca.errors import UserError
 from tests.duration import by_day
 
+pytestmark = pytest.mark.promise("checkpoints-bounded")
+
 LONGEST_S = 20
 
 

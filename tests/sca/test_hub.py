@@ -20,6 +20,8 @@ from tests.fixtures.make_parity_snapshot import released_layout, released_state
 from tests.stub_hub import StubHub
 from tests.tiny_models import tiny_model, word_tokenizer
 
+pytestmark = pytest.mark.promise("pull")
+
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "somebody/tiny-sca"
 

@@ -47,6 +47,7 @@ def test_every_layout_is_read(tmp_path: Path, kind: str) -> None:
         read_published(kind, tmp_path, "no-such")
 
 
+@pytest.mark.promise("pickles")
 def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
     marker, path = tmp_path / "ran", tmp_path / "refs(unc).p"
 

@@ -180,6 +180,7 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
             load(write_words(write_released(tmp_path, model)))
 
 
+@pytest.mark.promise("shards-beside")
 @pytest.mark.parametrize(
     ("index", "message"),
     [

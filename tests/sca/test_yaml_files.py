@@ -9,6 +9,8 @@ import pytest
 
 from sca.yaml_files import MAX_BYTES, YamlFault, parse_yaml, read_yaml
 
+pytestmark = pytest.mark.promise("yaml-bounds")
+
 _BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
 )

@@ -95,6 +95,7 @@ def ended(connection: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.promise("http-bounds")
 def test_half_requests_are_bounded_and_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_server, "MOST_SECONDS", 0.8)
     with health_server("127.0.0.1", 0, RunMetrics(), Health(60)) as port, ExitStack() as strangers:

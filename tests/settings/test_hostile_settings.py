@@ -21,6 +21,8 @@ from sca.model_names import find_model
 from tests.duration import by_day
 from tests.videos import write_video
 
+pytestmark = pytest.mark.promise("settings-table")
+
 ODD: tuple[Any, ...] = (
     None, True, -1, 0, 2**31, 2**63, 10**400, -(10**400), 0.5, 1e308, float("inf"), float("-inf"), float("nan"),
     "", " ", "x", "\0", "\x1b[2J", "\u202e", "../../etc", "a" * 5000, "１", "1e400", "2026-02-31",

@@ -85,6 +85,7 @@ def test_a_broken_file_tells_its_line_and_never_its_text(folder: Path) -> None:
         stream_requests([str(folder / "missing.yaml")])
 
 
+@pytest.mark.promise("list-files")
 @pytest.mark.parametrize(
     "uri",
     [
@@ -124,6 +125,7 @@ def test_a_list_reads_the_credentials_that_lie_beside_it(folder: Path, uri: str)
     assert request.uri == uri.replace("FOLDER", str(folder))
 
 
+@pytest.mark.promise("list-variables")
 @pytest.mark.parametrize(
     "name", ["AWS_SECRET_ACCESS_KEY", "HOME", "DB_PASSWORD", "CAMPAIGN_TOKEN", "STREAMLIT_KEY"]
 )

@@ -15,6 +15,8 @@ from pipeline.core.restarts import LossCause, RestartPolicy, backoff_s, reconnec
 from pipeline.sources.clocks import Arrival, LiveClock, SenderClock
 from pipeline.sources.unwatched import Unwatched
 
+pytestmark = pytest.mark.promise("sent-once")
+
 NS = 1_000_000_000
 HOUR = 3600 * NS
 NOON = 1_800_000_000 * NS
@@ -133,6 +135,7 @@ _step = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.promise("order-of-rows")
 @given(
     st.lists(_step, min_size=1, max_size=60),
     st.sampled_from([ResumePoint(), ResumePoint(pts_ns=7, frame=1, epoch=4, wall_ns=NOON + HOUR)]),
@@ -219,6 +222,7 @@ def test_a_short_pause_is_no_gap_and_a_broken_connection_always_is() -> None:
     assert pauses.seen(NOON + 10 * NS, 10 * NS) == Gap(NOON + 4 * NS + 1, NOON + 10 * NS, "outage")
 
 
+@pytest.mark.promise("steady-gaps")
 @given(
     st.lists(st.tuples(st.integers(1, 4 * NS), st.sampled_from([0, 0, HOUR, -HOUR])), min_size=1, max_size=20)
 )
@@ -244,6 +248,7 @@ def test_an_outage_while_the_clock_is_set_is_as_long_as_it_was(set_by_ns: int) -
     assert pauses.seen(back_ns, 7 * NS) == Gap(back_ns - 7 * NS, back_ns, "outage")
 
 
+@pytest.mark.promise("damaged-counted")
 def test_damaged_pictures_are_a_gap_from_the_last_good_to_the_next() -> None:
     pauses = unwatched()
     pauses.seen(NOON + NS, NS)

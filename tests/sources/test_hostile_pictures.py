@@ -21,6 +21,8 @@ from sca.picture_size import MOST_PIXELS
 from sca.prompt_files import PromptFile
 from tests.duration import by_day
 
+pytestmark = pytest.mark.promise("pictures-bounded")
+
 LONGEST_S = 10
 MOST_GROWTH_KIB = 1 << 20
 

@@ -18,6 +18,8 @@ from tests.duration import by_day
 from tests.media.films import Film, write_film
 from tests.web_servers import Handler, serving
 
+pytestmark = pytest.mark.promise("playlists-bounded")
+
 LONGEST_S = 10
 MOST_GROWTH_KIB = 1 << 20
 VARIANT = "#EXT-X-STREAM-INF:BANDWIDTH=1\n"

@@ -18,6 +18,8 @@ from pipeline.sources import SourceOptions, open_source
 from pipeline.sources.camera import ConnectionLost
 from pipeline.sources.rtsp_greeting import greeted
 
+pytestmark = pytest.mark.promise("redirects")
+
 DIGEST = 'Digest realm="cam", nonce="abc", qop="auth"'
 
 
@@ -132,6 +134,7 @@ def test_it_leads_to_rtsp_only(servers: tuple[Server, Server], to: str) -> None:
         where_to(f"rtsp://{camera.place}/cam")
 
 
+@pytest.mark.promise("sent-once")
 @pytest.mark.parametrize("challenge", [DIGEST, 'Basic realm="cam"'])
 def test_a_wrong_password_is_sent_once(servers: tuple[Server, Server], challenge: str) -> None:
     camera, _ = servers

@@ -18,6 +18,8 @@ from pipeline.sources.network import answers
 from tests.rtsp_camera import RtspCamera, needs_rtsp_server, wait_for
 from tests.source_watch import Watch
 
+pytestmark = pytest.mark.promise("sent-once")
+
 pytestmark = needs_rtsp_server
 
 NS = 1_000_000_000

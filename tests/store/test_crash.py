@@ -12,6 +12,8 @@ from pipeline.store import CaptionStore, Compaction
 from tests.duration import by_day
 from tests.store_samples import INFO, MERGING, batch, check_everything, newest_events, write_forever
 
+pytestmark = pytest.mark.promise("kill")
+
 KILLS = by_day(6, otherwise=30)
 
 

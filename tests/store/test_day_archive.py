@@ -115,6 +115,7 @@ def test_zarr_and_xarray_open_an_archive(large: CaptionStore) -> None:
     assert days.t_start.values[0].astype("datetime64[ns]").astype(int) == T0
 
 
+@pytest.mark.promise("archives-bounded")
 @pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])
 def test_damage_to_an_archive_is_named_and_never_read_as_zeros(large: CaptionStore, damage: str) -> None:
     path = archive_of(large) / "cap/score/c/0"

@@ -22,6 +22,8 @@ from pipeline.store import CaptionStore
 from tests.duration import by_day
 from tests.store_samples import filled_store
 
+pytestmark = pytest.mark.promise("segments-bounded")
+
 LONGEST_S = 10
 MOST_GROWTH_KIB = 1 << 20
 WRONG = (

@@ -26,6 +26,8 @@ from pipeline.store.stream_directory import list_visible
 from pipeline.store.zarr_zip import encode
 from tests.store_samples import BY_HAND, INFO, T0, S, batch, check_everything, filled_store
 
+pytestmark = pytest.mark.promise("schema-1")
+
 STORES = sorted((Path(__file__).parents[1] / "fixtures/stores").glob("*.tar.gz"))
 COMMITS = 14
 MORE = 4

@@ -205,6 +205,7 @@ def test_rows_that_cannot_be_stored_are_refused(event: CaptionEvent, message: st
         SegmentRows.of(Batch(captions=(event,)))
 
 
+@pytest.mark.promise("segment-masks")
 @pytest.mark.parametrize("shift", [1, -1, 2**31])
 def test_a_segment_whose_masks_end_elsewhere_is_damaged_and_never_merged(segment: Path, shift: int) -> None:
     good = rows_of(range(COUNT))

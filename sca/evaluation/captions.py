@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +14,7 @@ from sca.data.annotations import AnnotatedImage, Box
 from sca.data.image_cache import read_rgb
 from sca.data.text import clean_phrase, head_noun
 from sca.errors import UserError
+from sca.evaluation.reference_scorers import java_scores
 from sca.predictor import Predictor
 
 _FUNCTION_WORDS = frozenset(
@@ -167,29 +164,12 @@ def paper_metrics(captions: Sequence[RegionCaption]) -> PaperMetrics:
 
     Nothing is downloaded: SPICE runs only where Stanford CoreNLP 3.6.0 lies beside pycocoevalcap already.
     """
-    package = importlib.util.find_spec("pycocoevalcap")
-    if package is None or not package.submodule_search_locations:
-        return PaperMetrics(None, None, ("METEOR and SPICE need pycocoevalcap: pip install pycocoevalcap",))
-    if shutil.which("java") is None:
-        return PaperMetrics(None, None, ("METEOR and SPICE need Java: install a JRE",))
-    from pycocoevalcap.meteor.meteor import Meteor
-
-    meteor = _score(Meteor, captions)
-    grammar = (
-        Path(next(iter(package.submodule_search_locations))) / "spice" / "lib" / "stanford-corenlp-3.6.0.jar"
-    )
-    if not grammar.exists():
-        remedy = "python -m pycocoevalcap.spice.get_stanford_models"
-        return PaperMetrics(meteor, None, (f"SPICE needs Stanford CoreNLP 3.6.0: {remedy}",))
-    from pycocoevalcap.spice.spice import Spice
-
-    return PaperMetrics(meteor, _score(Spice, captions))
-
-
-def _score(metric: Callable[[], Any], captions: Sequence[RegionCaption]) -> float:
-    references = {i: list(caption.references) for i, caption in enumerate(captions)}
-    score, _ = metric().compute_score(references, {i: [c.text] for i, c in enumerate(captions)})
-    return float(score)
+    values: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    wanted = {i: list(caption.references) for i, caption in enumerate(captions)}
+    java_scores(wanted, {i: [caption.text] for i, caption in enumerate(captions)}, values, missing)
+    reasons = tuple(f"{name}: {reason}" for name, reason in missing.items())
+    return PaperMetrics(values.get("METEOR"), values.get("SPICE"), reasons)
 
 
 # How far caption scores are from the probabilities that they claim to be.

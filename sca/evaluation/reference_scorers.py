@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,20 +63,32 @@ def score_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) 
     values: dict[str, float] = {}
     missing: dict[str, str] = {}
     words = ("CIDEr-D", "METEOR", "SPICE", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L")
-    if (reason := _no_tokenizer()) is not None:
-        missing |= dict.fromkeys(words, reason)
-    else:
-        said = {i: [text] for i, text in enumerate(tokenize(candidates))}
-        flat = iter(tokenize([text for own in references for text in own]))
+    try:
+        flat = iter(tokenize([*candidates, *(text for own in references for text in own)]))
+        said = {i: [next(flat)] for i in range(len(candidates))}
         wanted = {i: [next(flat) for _ in own] for i, own in enumerate(references)}
+    except _NotHere as absent:
+        missing |= dict.fromkeys(words, str(absent))
+    else:
         values |= _plain_scores(wanted, said)
-        for name, score in (("METEOR", _meteor), ("SPICE", _spice)):
-            try:
-                values[name] = score(wanted, said)
-            except _NotHere as absent:
-                missing[name] = str(absent)
+        java_scores(wanted, said, values, missing)
     _recalls(candidates, references, values, missing)
     return Scores(len(candidates), values, missing)
+
+
+Words = Mapping[int, list[str]]
+
+
+def java_scores(wanted: Words, said: Words, values: dict[str, float], missing: dict[str, str]) -> None:
+    """Put METEOR and SPICE of words that are split already into `values`, or why one cannot be computed into `missing`.
+
+    `wanted`: the references of each region; `said`: its one candidate.
+    """
+    for name, score in (("METEOR", _meteor), ("SPICE", _spice)):
+        try:
+            values[name] = score(wanted, said)
+        except _NotHere as absent:
+            missing[name] = str(absent)
 
 
 class _NotHere(Exception):
@@ -91,26 +104,27 @@ def _package() -> Path | None:
     )
 
 
-def _no_tokenizer() -> str | None:
-    if _package() is None:
-        return "pycocoevalcap is not installed: pip install 'segment-caption-stream[evaluate]'"
+def _package_with_java() -> Path:
+    """The folder of pycocoevalcap, whose programs are Java's."""
+    if (package := _package()) is None:
+        raise _NotHere("pycocoevalcap is not installed: pip install 'segment-caption-stream[evaluate]'")
     if shutil.which("java") is None:
-        return "Java is not installed, which splits the words (Penn Treebank): install a JRE"
-    return None
+        raise _NotHere("Java is not installed, which splits the words and scores them: install a JRE")
+    return package
 
 
 def tokenize(texts: Sequence[str]) -> list[str]:
     """Texts in Penn Treebank words, lower case and without punctuation, by the program that coco-caption carries.
 
-    Line breaks in a text are blanks. UserError if Java fails.
+    Line breaks in a text are blanks, and what no file can hold (half of a surrogate pair) is a question mark.
     """
+    package = _package_with_java()
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-    package = _package()
-    assert package is not None
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "texts"
-        listing.write_text("\n".join(" ".join(text.splitlines()) for text in texts), encoding="utf-8")
+        lines = "\n".join(" ".join(text.splitlines()) for text in texts)
+        listing.write_bytes(lines.encode("utf-8", errors="replace"))
         command = [
             "java",
             "-Dfile.encoding=UTF-8",
@@ -124,17 +138,17 @@ def tokenize(texts: Sequence[str]) -> list[str]:
             capture_output=True,
             check=False,
         )
-    lines = done.stdout.decode("utf-8", errors="replace").split("\n")
-    if done.returncode or len(lines) < len(texts):
-        raise UserError(
-            f"Java's tokenizer failed ({done.stderr.decode(errors='replace')[-200:].strip()}): check Java"
-        )
+    found = done.stdout.decode("utf-8", errors="replace").split("\n")
+    if done.returncode or len(found) < len(texts):
+        raise _NotHere(f"Java's tokenizer failed ({_last_words(done.stderr)}): check Java")
     return [
-        " ".join(w for w in line.rstrip().split(" ") if w not in PUNCTUATIONS) for line in lines[: len(texts)]
+        " ".join(w for w in line.rstrip().split(" ") if w not in PUNCTUATIONS) for line in found[: len(texts)]
     ]
 
 
-Words = Mapping[int, list[str]]
+def _last_words(told: bytes) -> str:
+    """What a program said of its failure, in one line."""
+    return " ".join(told.decode(errors="replace").split())[:200]
 
 
 def _plain_scores(wanted: Words, said: Words) -> dict[str, float]:
@@ -150,21 +164,27 @@ def _plain_scores(wanted: Words, said: Words) -> dict[str, float]:
 
 
 def _meteor(wanted: Words, said: Words) -> float:
+    _package_with_java()
     from pycocoevalcap.meteor.meteor import Meteor
 
+    # Its program parts the texts of a line by three strokes, and the package takes them out of candidates only.
+    apart = {i: [text.replace("|||", "") for text in own] for i, own in wanted.items()}
     scorer = Meteor()
     try:
-        return float(scorer.compute_score(wanted, said)[0])
+        return float(scorer.compute_score(apart, said)[0])
     except (OSError, ValueError) as error:
         raise _NotHere(f"METEOR's Java program failed ({error}): check Java") from error
     finally:
+        # Where it failed it still holds the lock that its own end waits for.
+        if scorer.lock.locked():
+            scorer.lock.release()
         scorer.meteor_p.kill()
-        scorer.meteor_p.communicate()
+        with suppress(OSError, ValueError):
+            scorer.meteor_p.communicate()
 
 
 def _spice(wanted: Words, said: Words) -> float:
-    package = _package()
-    assert package is not None
+    package = _package_with_java()
     home = package / "spice"
     if not all((home / "lib" / name).exists() for name in _GRAMMAR_JARS):
         raise _NotHere(
@@ -191,9 +211,10 @@ def _spice(wanted: Words, said: Words) -> float:
             capture_output=True,
             check=False,
         )
-        if done.returncode:
-            raise _NotHere(f"SPICE failed ({done.stderr.decode(errors='replace')[-200:].strip()})")
-        found = json.loads((Path(folder) / "out.json").read_text())
+        out = Path(folder) / "out.json"
+        if done.returncode or not out.is_file():
+            raise _NotHere(f"SPICE failed ({_last_words(done.stderr)}): check Java and CoreNLP 3.6.0")
+        found = json.loads(out.read_text(encoding="utf-8"))
     values = [float(row["scores"]["All"]["f"]) for row in found]
     return sum(values) / len(values)
 

@@ -12,6 +12,7 @@ import pytest
 from sca.data.annotations import AnnotatedImage, RegionAnnotation
 from sca.evaluation.captions import RegionCaption, frequent_mistakes, paper_metrics, score_captions
 from sca.evaluation.mistake_sheet import write_mistakes
+from tests.duration import LONG
 
 _TRUTH = [
     ("a brown dog", "a dog"),
@@ -67,6 +68,7 @@ def test_mistakes_are_shown_and_a_bad_place_for_them_is_named(tmp_path: Path) ->
 @pytest.mark.skipif(
     shutil.which("java") is None, reason="METEOR is a Java program, and there is no Java here"
 )
+@pytest.mark.skipif(not LONG, reason="METEOR takes ten seconds to start; `make test-all` waits for it")
 def test_meteor_prefers_what_is_right() -> None:
     texts = [truth[0] for truth in _TRUTH]
     right, wrong = paper_metrics(captions(texts)), paper_metrics(captions(texts[1:] + texts[:1]))

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner, Result
 
+from pipeline.commands.evaluate import evaluate
+from pipeline.commands.score import score
 from sca.checkpoints import save_shipped
 from sca.config import AutomaticSettings
 from sca.data.plain_pickle import read_plain_pickle
 from sca.data.published import read_published
 from sca.evaluation.paper_table import PAPER, report_on
 from sca.evaluation.predictions import Prediction, predict, read_predictions, to_official
-from sca.evaluation.reference_scorers import score_pairs, tokenize
 from sca.predictor import Predictor
+from tests.duration import LONG
 from tests.published_samples import REGIONS, SAMPLES
 from tests.tiny_models import tiny_model, word_tokenizer
 
-JAVA = pytest.mark.skipif(shutil.which("java") is None, reason="the reference scorers need Java")
 LENIENT = AutomaticSettings(points_per_side=3, pred_iou_thresh=-9, stability_score_thresh=0.0)
 
 
@@ -143,46 +146,6 @@ def test_of_several_candidates_the_surest_is_scored(tmp_path: Path) -> None:
             read_predictions(tmp_path / "p.json")
 
 
-def pairs(count: int = 60) -> tuple[list[str], list[list[str]]]:
-    rng = np.random.default_rng(5)
-    subjects = [
-        "a red bicycle",
-        "The man's hat",
-        "two dogs",
-        "a white T-shirt",
-        "grass",
-        'A sign that says "stop"',
-    ]
-    places = ["on the street.", "in front of a house", "near the water, far away", "", "behind the woman"]
-    draw = lambda: f"{rng.choice(subjects)} {rng.choice(places)}".strip()  # noqa: E731
-    return [draw() for _ in range(count)], [
-        [draw() for _ in range(int(rng.integers(1, 4)))] for _ in range(count)
-    ]
-
-
-@JAVA
-def test_every_metric_is_that_of_its_package() -> None:
-    """The packages' own order: coco-caption's tokenizer, then its scorers, each on its own."""
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.meteor.meteor import Meteor
-    from pycocoevalcap.rouge.rouge import Rouge
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
-
-    candidates, references = pairs()
-    ours = score_pairs(candidates, references)
-    splitter = PTBTokenizer()
-    wanted = splitter.tokenize({i: [{"caption": text} for text in own] for i, own in enumerate(references)})
-    said = splitter.tokenize({i: [{"caption": text}] for i, text in enumerate(candidates)})
-    assert tokenize(candidates) == [said[i][0] for i in range(len(candidates))]
-    bleu, _ = Bleu(4).compute_score(wanted, said, verbose=0)
-    theirs = {f"BLEU-{n}": value for n, value in enumerate(bleu, 1)}
-    for name, scorer in (("CIDEr-D", Cider()), ("ROUGE-L", Rouge()), ("METEOR", Meteor())):
-        theirs[name] = scorer.compute_score(wanted, said)[0]
-    for name, value in theirs.items():
-        assert ours.values[name] == pytest.approx(float(value), abs=1e-6), name
-
-
 def prediction(text: str, *references: str) -> Prediction:
     return Prediction(1, 1, (0, 0, 1, 1), references, text, (0.5,), "tiny, all-regions")
 
@@ -206,43 +169,75 @@ def test_all_nine_rows_of_the_paper_stand_beside_and_what_cannot_be_computed_is_
         report_on([prediction("a dog")], "tiny")
 
 
-def test_the_command_runs_end_to_end_and_its_predictions_are_scored_without_a_model(tmp_path: Path) -> None:
-    import typer
-    from typer.testing import CliRunner
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_shipped(tiny_model(), word_tokenizer(), folder, LENIENT)
+    return folder
 
-    from pipeline.commands.evaluate import evaluate
-    from pipeline.commands.score import score
 
-    model = tmp_path / "model"
-    save_shipped(tiny_model(), word_tokenizer(), model, LENIENT)
-    data = SAMPLES["vg"](tmp_path / "vg")
-    evaluating, scoring = typer.Typer(), typer.Typer()
-    evaluating.command()(evaluate)
-    scoring.command()(score)
-    words = [
-        str(model),
+def call(command: Callable[..., None], *words: object) -> Result:
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_a_model_is_evaluated_on_every_kind_and_its_predictions_are_scored_without_it(
+    tmp_path: Path, model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics themselves, whose Java programs take long to start, are those of tests/sca/test_metrics.py."""
+    if not (LONG and kind == "vg"):
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    data = SAMPLES[kind](tmp_path / kind)
+    predictions, table = tmp_path / "p.json", tmp_path / "t.json"
+    done = call(
+        evaluate,
+        model,
         "--data",
-        f"vg:{data}",
+        f"{kind}:{data}",
         "--beams",
-        "2",
+        2,
         "--predictions",
-        str(tmp_path / "p.json"),
+        predictions,
         "--json",
-        str(tmp_path / "t.json"),
-    ]
-    done = CliRunner().invoke(evaluating, words)
+        table,
+    )
     assert done.exit_code == 0, done.exception
     assert "4 regions of 3 images" in done.stdout
-    assert "densecap-test, box prompts, 2 beams, float32" in done.stdout
-    again = CliRunner().invoke(scoring, [str(tmp_path / "p.json"), "--name", str(model)])
+    protocol = {"vg": "densecap-test", "grit": "grit"}.get(kind, "all-regions")
+    assert f"{protocol}, box prompts, 2 beams, float32" in done.stdout
+    assert all(f"| {row.name} |" in done.stdout for row in PAPER)
+    written = json.loads(predictions.read_text())
+    assert [entry["metadata"]["metadata_region_id"] for entry in written] == [
+        {"refcoco": 100 + region, "flickr30k": f"{region}-{number}"}.get(kind, region)
+        for region, number in zip((11, 12, 21, 31), (0, 1, 0, 0), strict=True)
+    ]
+    assert all(entry["candidates"][0] for entry in written)
+    assert ("mask IoU" in json.loads(table.read_text())["percent"]) == (kind in ("coco", "grit", "refcoco"))
+    again = call(score, predictions, "--name", model)
     assert again.exit_code == 0, again.exception
     assert again.stdout == done.stdout
-    assert json.loads((tmp_path / "t.json").read_text())["regions"] == 4
-    for bad, message in (
+
+
+def test_what_cannot_be_evaluated_is_told_before_a_model_loads(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sca.load", lambda *_, **__: pytest.fail("the model was loaded"), raising=False)
+    data = SAMPLES["vg"](tmp_path / "vg")
+    (tmp_path / "empty").mkdir()
+    for words, message in (
         (["--data", "vg"], "not KIND:DIR"),
         (["--data", f"coco:{data}", "--protocol", "grit"], "is of grit data"),
+        (["--data", f"vg:{data}", "--protocol", "densecap"], "unknown protocol 'densecap'"),
         (["--data", f"vg:{data}", "--prompt", "circle"], "unknown prompt"),
+        (["--data", f"vg:{data}", "--dtype", "int8"], "unknown dtype"),
+        (["--data", f"vg:{data}", "--split", "testA"], "no split 'testA'"),
+        (["--data", f"vg:{tmp_path / 'empty'}"], "densecap_splits.json does not exist"),
+        (["--data", f"vg:{tmp_path / 'absent'}"], "is no folder"),
         (["--predictions", "x.json"], "go with --data"),
     ):
-        refused = CliRunner().invoke(evaluating, [str(model), *bad])
+        refused = call(evaluate, model, *words)
+        assert isinstance(refused.exception, ValueError), words
         assert message in str(refused.exception)
+    assert call(evaluate, model, "--data", f"vg:{data}", "--beams", 0).exit_code == 2

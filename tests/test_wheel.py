@@ -10,8 +10,12 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 
+from sca.registry import load
+from tests.duration import LONG
+from tests.released_folders import PHRASES, train_pieces, write_llama
 from tests.store_samples import filled_store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,3 +144,47 @@ def test_help_is_whole_without_extras(sca: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert f"Usage: sca {command}" in done.stdout
     assert "--annotate" in _call(sca, "run", "--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.skipif(not LONG, reason="installs three gigabytes of packages; `make test-all` does")
+def test_a_released_llama_model_loads_with_the_wheel_and_its_extra_alone(wheel: Path, tmp_path: Path) -> None:
+    """As a stranger has it: a folder whose only tokenizer file is `tokenizer.model`, and nothing of this tree."""
+    home = tmp_path / "venv"
+    _uv("venv", "--quiet", "--python", sys.executable, home)
+    python = home / "bin" / "python"
+    wanted = f"segment-caption-stream[run] @ {wheel.as_uri()}"
+    _uv("pip", "install", "--quiet", "--python", python, "--constraint", ROOT / "constraints.txt", wanted)
+    official = ROOT.parent / "shared" / "parity" / "data"
+    (tmp_path / "pieces").mkdir()
+    pieces = official / "llama" if official.is_dir() else train_pieces(tmp_path / "pieces")
+    folder = write_llama(tmp_path / "llama", pieces)
+    phrases = list(PHRASES)
+    if official.is_dir():
+        data = json.loads((official / "data.json").read_text())
+        pairs = [
+            (region["phrases"][0], ids)
+            for regions, rows in zip(data["regions"], data["llama"]["input_ids"], strict=True)
+            for region, ids in zip(regions, rows, strict=False)
+        ]
+        phrases = [phrase for phrase, _ in pairs]
+    code = (
+        "import json, sys, numpy, sca\n"
+        "folder, phrases = sys.argv[1], json.loads(sys.argv[2])\n"
+        "predictor = sca.load(folder)\n"
+        "picture = numpy.arange(60 * 100 * 3).reshape(60, 100, 3).astype(numpy.uint8)\n"
+        "found = predictor.describe(picture, [[5, 4, 60, 40], [20.5, 10, 90, 55]], beams=3)\n"
+        "print(json.dumps({'said': [c.token_ids for c in found], 'ids': [predictor.tokenizer.encode(p) for p in phrases]}))\n"
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = _call(python, "-c", code, folder, json.dumps(phrases), cwd=empty)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert not list(empty.iterdir())
+    here = load(folder)
+    picture = np.arange(60 * 100 * 3).reshape(60, 100, 3).astype(np.uint8)
+    said = here.describe(picture, [[5, 4, 60, 40], [20.5, 10, 90, 55]], beams=3)
+    assert found["said"] == [list(caption.token_ids) for caption in said]
+    if official.is_dir():
+        assert [[*ids[:18], 2] for ids in found["ids"]] == [ids for _, ids in pairs]

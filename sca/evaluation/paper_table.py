@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sca.evaluation.predictions import PROTOCOLS, Prediction
@@ -67,6 +67,7 @@ class PaperReport:
         for metric, reason in self.scores.missing.items():
             reasons.setdefault(reason, []).append(metric)
         lines += [f"- {', '.join(metrics)}: {reason}" for reason, metrics in reasons.items()]
+        lines += [f"- {note}" for note in self.scores.notes]
         lines += [f"- {row.name}: {row.source}" for row in PAPER]
         return "\n".join(lines)
 
@@ -83,6 +84,7 @@ class PaperReport:
             "images": self.images,
             "percent": self.values(),
             "missing": dict(self.scores.missing),
+            "notes": list(self.scores.notes),
             "paper": [
                 {"model": row.name, "percent": dict(row.values), "source": row.source} for row in PAPER
             ],
@@ -94,11 +96,9 @@ def report_on(predictions: Sequence[Prediction], name: str) -> PaperReport:
     scores = score_pairs([own.candidate for own in predictions], [own.references for own in predictions])
     masks = [own.mask_iou for own in predictions if own.mask_iou is not None]
     if masks:
-        scores = Scores(
-            scores.pairs, {**scores.values, "mask IoU": float(sum(masks) / len(masks))}, scores.missing
-        )
+        scores = replace(scores, values={**scores.values, "mask IoU": float(sum(masks) / len(masks))})
     else:
-        scores = Scores(scores.pairs, scores.values, {**scores.missing, "mask IoU": "the data has no masks"})
+        scores = replace(scores, missing={**scores.missing, "mask IoU": "the data has no masks"})
     runs = tuple(dict.fromkeys(own.run for own in predictions if own.run))
     images = len({own.image_id for own in predictions})
     return PaperReport(name, scores, runs, images)

@@ -40,12 +40,13 @@ _OPENED = (
 @dataclass(frozen=True)
 class Scores:
     """Metrics over all pairs, as fractions (CIDEr-D as the scorer gives it: the table shows it times 100, like the others).
-    `missing`: why others are not there.
+    `missing`: why others are not there; `notes`: what was not done as the published rows were.
     """
 
     pairs: int
     values: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def score_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
@@ -72,8 +73,8 @@ def score_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) 
     else:
         values |= _plain_scores(wanted, said)
         java_scores(wanted, said, values, missing)
-    _recalls(candidates, references, values, missing)
-    return Scores(len(candidates), values, missing)
+    notes = _recalls(candidates, references, values, missing)
+    return Scores(len(candidates), values, missing, notes)
 
 
 Words = Mapping[int, list[str]]
@@ -228,23 +229,30 @@ def _recalls(
     references: Sequence[Sequence[str]],
     values: dict[str, float],
     missing: dict[str, str],
-) -> None:
-    """How many of the references' nouns and verbs are said, exactly and by likeness of word vectors."""
+) -> tuple[str, ...]:
+    """How many of the references' nouns and verbs are said, exactly and by likeness of word vectors. Returns notes."""
     names = ("Noun", "Verb", "Noun (F)", "Verb (F)")
+    model = os.environ.get("SCA_SPACY_MODEL", _WORDS_MODEL)
     try:
         import spacy
 
-        language: Any = spacy.load(os.environ.get("SCA_SPACY_MODEL", _WORDS_MODEL))
-    except ModuleNotFoundError:
-        missing |= dict.fromkeys(
-            names, "spaCy is not installed: pip install 'segment-caption-stream[evaluate]'"
-        )
-        return
+        language: Any = spacy.load(model)
+    except ModuleNotFoundError as error:
+        remedy = f"{error.name} is not installed: pip install 'segment-caption-stream[evaluate]'"
+        missing |= dict.fromkeys(names, remedy.replace("spacy", "spaCy", 1))
+        return ()
     except OSError:
         missing |= dict.fromkeys(
-            names, f"spaCy's {_WORDS_MODEL} is not installed: python -m spacy download {_WORDS_MODEL}"
+            names, f"spaCy's {model} is not installed: python -m spacy download {_WORDS_MODEL}"
         )
-        return
+        return ()
+    except Exception as error:  # compiled against another numpy, a model of another version
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        missing |= dict.fromkeys(names, f"spaCy or its {model} cannot be used ({reason}): install them again")
+        return ()
+    has_vectors = bool(language.vocab.vectors_length)
+    if not has_vectors:
+        missing |= dict.fromkeys(names[2:], f"spaCy's {model} has no word vectors: use {_WORDS_MODEL}")
     said = list(language.pipe(candidates))
     wanted = list(language.pipe([" ".join(own) for own in references]))
     for name, kinds in (("Noun", {"NOUN", "PROPN"}), ("Verb", {"VERB"})):
@@ -253,10 +261,17 @@ def _recalls(
             ours = {token.text: token for token in one if token.pos_ in kinds}
             theirs = {token.text: token for token in other if token.pos_ in kinds}
             exact += len(ours.keys() & theirs.keys()) / (len(theirs) + 1e-8)
+            if not has_vectors:
+                continue
             best = [
                 max((float(token.similarity(mine)) for mine in ours.values()), default=0.0)
                 for token in theirs.values()
             ]
             fuzzy += sum(best) / len(best) if best else 0.0
         # Regions whose references have no such word count as nothing, as in the reference.
-        values[name], values[f"{name} (F)"] = exact / len(said), fuzzy / len(said)
+        values[name] = exact / len(said)
+        if has_vectors:
+            values[f"{name} (F)"] = fuzzy / len(said)
+    return (
+        () if model == _WORDS_MODEL else (f"Noun, Verb: by spaCy's {model}, the paper's by {_WORDS_MODEL}",)
+    )

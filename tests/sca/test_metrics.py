@@ -157,6 +157,9 @@ def test_recalls_count_nouns_and_verbs_of_all_references() -> None:
             likeness = [max((_cosine(a, b) for b in said.values()), default=0.0) for a in asked.values()]
             sums[f"{kind} (F)"] += sum(likeness) / len(likeness)
     for metric, total in sums.items():
+        if metric.endswith("(F)") and not language.vocab.vectors_length:
+            assert metric not in found
+            continue
         assert found[metric] == pytest.approx(total / len(candidates), abs=1e-5), metric
 
 

@@ -72,10 +72,11 @@ class FilmClock(Generic[Item]):
     * A clock of `wrap` ticks goes on past its end.
     * A stamp from which the pictures behind it do not go on, while they do from the picture before it, is a stray; so
       is a last picture that leaps for no stated reason. It is set between its neighbours.
-    * A step back from which the next pictures go on, by more than a second or by more than three of them make up for,
-      is a reset: a new epoch, whose PTS begins at 0 and whose wall clock goes on behind the last picture. A step ahead
-      is time that passed.
-    * Smaller disorder is sorted: the times stay, and go to the pictures in display order.
+    * A step back from which the next pictures go on, by more than a second or to where the stamps began, is a reset: a
+      new epoch, whose PTS begins at 0 and whose wall clock goes on behind the last picture. A step ahead is time that
+      passed.
+    * Smaller disorder is sorted: the times stay, and go to the pictures in display order. Where stamps ran ahead for a
+      while and step back, nothing is added: time goes on at half its speed at most until they have caught up.
     * Equal and missing stamps are set evenly between their neighbours.
 
     All of it depends on the last `LOOKAHEAD` pictures and the next ones only. `origin`: ticks of PTS 0 where that is
@@ -236,10 +237,12 @@ class FilmClock(Generic[Item]):
             behind = list(takewhile(lambda value: value <= before, next_ones))
             if (
                 own < min(behind, default=own)
+                and own <= _DISORDER * self.step_ns
                 and len(behind) >= min(_ANEW, max(2, len(next_ones)))
                 and behind == sorted(behind)
             ):
-                # Not one late picture: all of them begin anew.
+                # Not one late picture: all of them begin anew, where the first ones did. Program streams that stamp one
+                # picture of several are off for a while, and come back: those would add time for good.
                 self._reset(head)
                 return self._own_ns(head)
             return None
@@ -276,7 +279,8 @@ class FilmClock(Generic[Item]):
             value = self._pts_of(waiting.ticks)
             if self._pts_ns < value <= self._pts_ns + reach * (place + 1):
                 return self._pts_ns + max(1, (value - self._pts_ns) // (place + 1))
-        return self._pts_ns + max(1, self.step_ns)
+        behind = any(value <= self._pts_ns for _, value in self._followers())
+        return self._pts_ns + max(1, self.step_ns // 2 if behind else self.step_ns)
 
     def _reset(self, head: _Waiting[Item]) -> None:
         """Stamps begin anew at the head: a new epoch, right behind the picture before."""

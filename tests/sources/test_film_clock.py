@@ -53,6 +53,20 @@ def test_a_picture_that_is_a_little_late_adds_no_time() -> None:
     assert found[-1] == TEN[-1]
 
 
+@pytest.mark.parametrize(("ahead", "long"), [(160, 15), (400, 10), (900, 30)])
+def test_stamps_that_run_ahead_for_a_while_and_come_back_add_no_time(ahead: int, long: int) -> None:
+    """As MPEG program streams do that stamp one picture of several."""
+    due = [40 * index for index in range(150)]
+    stamps = [stamp + ahead if 40 <= index < 40 + long else stamp for index, stamp in enumerate(due)]
+    found = times(list(stamps), step_ns=NS // 25)
+    assert {time.epoch for time in found} == {0}
+    walls = [time.wall_ns // 1_000_000 for time in found]
+    assert walls == sorted(set(walls))
+    assert all(-1 <= wall - time <= ahead for wall, time in zip(walls, due, strict=True))
+    caught_up = 40 + long + 2 * ahead // 40 + 1
+    assert walls[caught_up:] == due[caught_up:]
+
+
 def test_stamps_in_decode_order_are_given_to_pictures_in_display_order() -> None:
     assert milliseconds([0, 200, 300, 100, 500, 400, 600, 800, 900, 700]) == TEN[:10]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import io
 import logging
 import socket
 import ssl
@@ -32,6 +33,7 @@ from pipeline.core.restarts import LossCause
 from pipeline.sources.camera import ConnectionLost, Picture
 from pipeline.sources.clocks import SenderClock
 from pipeline.sources.container import video_stream
+from pipeline.sources.dash import DashServer, live_dash
 from pipeline.sources.film_or_camera import AddressKind, ContainerSays, FeedTiming, by_container, timing
 from pipeline.sources.geometry import pixel_aspect
 from pipeline.sources.identity import address_fingerprint
@@ -44,12 +46,15 @@ log = logging.getLogger(__name__)
 class NetworkCamera:
     """A stream at an address, which may hold credentials or blanks for them (`secrets.py`).
 
-    `segmented`: it is known to be delivered so (`FeedTiming`).
+    `segmented`: it is known to be delivered so (`FeedTiming`); `dash`: by a manifest of DASH, as by its name otherwise.
     """
 
-    def __init__(self, uri: str, options: SourceOptions, *, segmented: bool = False) -> None:
+    def __init__(
+        self, uri: str, options: SourceOptions, *, segmented: bool = False, dash: bool = False
+    ) -> None:
         self._first: Connection | None = None
-        self._segmented = segmented
+        self._dash = dash or _names_dash(uri)
+        self._segmented = segmented or self._dash
         self._uri = uri
         self._options = options
         self.kind = SourceKind.LIVE
@@ -86,6 +91,10 @@ class NetworkCamera:
         return connection
 
     def _open(self, url: str) -> Connection:
+        if self._dash:
+            server = DashServer(url, self._options)
+            silence_s = _SEGMENT_PATIENCE * self._options.stall_timeout_s
+            return self._connected(url, live_dash(server, silence_s))
         if not url.lower().startswith("rtsp"):
             return self._connected(url)
         begun_s = time.monotonic()
@@ -109,15 +118,21 @@ class NetworkCamera:
         # There are cameras that take one connection only, and the one that greeted them was there already.
         return self._connected(url)
 
-    def _connected(self, url: str) -> Connection:
+    def _connected(self, url: str, joined: io.RawIOBase | None = None) -> Connection:
         patience = _SEGMENT_PATIENCE if self._segmented else 1
         deadlines = Deadlines(
             self._options.open_timeout_s, patience * self._options.stall_timeout_s, self._segmented
         )
-        return Connection(url, transport=self._options.rtsp_transport, deadlines=deadlines)
+        return Connection(url, transport=self._options.rtsp_transport, deadlines=deadlines, joined=joined)
 
     def answers(self) -> bool | None:
         return answers(self._uri)
+
+
+def _names_dash(uri: str) -> bool:
+    """A camera that was met before is not asked again what it is: manifests are called so."""
+    parts = urlsplit(BLANK.sub("_", uri))
+    return parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(".mpd")
 
 
 # Whether anybody listens at an address: cheap enough to ask while backing off.
@@ -176,10 +191,13 @@ class Deadlines:
 class Connection:
     """An open stream. `url` may hold credentials; `transport`: tcp or udp, for RTSP.
 
-    Raises `ConnectionLost` when it cannot be opened in time.
+    `joined`: what is read in the place of `url`, delivered in segments; it keeps its own deadlines. Raises `ConnectionLost`
+    when it cannot be opened in time.
     """
 
-    def __init__(self, url: str, *, transport: str, deadlines: Deadlines) -> None:
+    def __init__(
+        self, url: str, *, transport: str, deadlines: Deadlines, joined: io.RawIOBase | None = None
+    ) -> None:
         self._deadlines = deadlines
         # Cameras have no end: over RTSP an end is the death of the sender. Over HTTP it may be the end of a file.
         self._ending = LossCause.FAILED if url.startswith("rtsp") else LossCause.OVER
@@ -189,13 +207,19 @@ class Connection:
         timeouts = (deadlines.open_s, deadlines.stall_s)
         begun_s = time.monotonic()
         try:
-            self._container = av.open(url, options=options, timeout=timeouts, metadata_errors="replace")
+            container = (
+                av.open(url, options=options, timeout=timeouts, metadata_errors="replace")
+                if joined is None
+                else av.open(joined, options=_QUICK_START, metadata_errors="replace")
+            )
         except (FFmpegError, OSError, ValueError) as error:
             # FFmpeg reports what it was doing when its time ran out, in many different ways.
             late = time.monotonic() - begun_s >= deadlines.open_s
             raise _lost(
                 TimeoutError() if late else error, f"no answer within {deadlines.open_s:g} s"
             ) from None
+        assert isinstance(container, av.container.InputContainer)
+        self._container = container
         try:
             self._video = video_stream(self._container, "the stream")
         except ValueError as error:
@@ -205,9 +229,9 @@ class Connection:
         self._video.thread_type = "NONE"
         assert self._video.time_base is not None
         self.time_base: Fraction = self._video.time_base
-        self.timing = timing(self._container.format.name)
+        self.timing = timing(self._container.format.name) if joined is None else FeedTiming.SEGMENTED
         says = ContainerSays(self._container.format.name, self._container.duration)
-        web = url.lower().startswith(("http://", "https://"))
+        web = joined is None and url.lower().startswith(("http://", "https://"))
         self.kind = by_container(says) if web else AddressKind.CAMERA
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import http.client
 import io
 import logging
@@ -59,14 +60,11 @@ class WebServer:
     """Asks one address for bytes. `url`: may hold `user:password@`, which is sent only to who asks for it there."""
 
     def __init__(self, url: str, *, timeout_s: float, check_certificate: bool = True) -> None:
-        parts = urlsplit(url)
-        login, _, place = parts.netloc.rpartition("@")
-        safe = quote(parts.path, safe="/%:=&~+!$,;'@()*[]"), quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
-        self._url = urlunsplit((parts.scheme, place, *safe, ""))
+        self._url, root, login = _without_login(url)
         passwords = request.HTTPPasswordMgrWithDefaultRealm()
         if login:
             user, _, password = login.partition(":")
-            passwords.add_password(None, f"{parts.scheme}://{place}/", unquote(user), unquote(password))
+            passwords.add_password(None, root, unquote(user), unquote(password))
         self._opener = request.OpenerDirector()
         # Only what leads to other web addresses: no server may send us to a file or elsewhere.
         for handler in (
@@ -85,9 +83,17 @@ class WebServer:
             self._opener.add_handler(handler)
         self._timeout_s = timeout_s
 
-    def get(self, since: int = 0, mark: str | None = None) -> http.client.HTTPResponse:
-        """The answer for the bytes from `since` on, or for all. Raises `OSError` and `HTTPException`."""
-        headers = {"Range": f"bytes={since}-", "User-Agent": "sca"}
+    def elsewhere(self, url: str) -> WebServer:
+        """The same for another address, which the password is sent to only if it lies on the same server."""
+        other = copy.copy(self)
+        other._url = _without_login(url)[0]
+        return other
+
+    def get(
+        self, since: int = 0, mark: str | None = None, *, until: int | None = None
+    ) -> http.client.HTTPResponse:
+        """The answer for the bytes from `since` on, to `until` (included) or to the end. Raises `OSError` and `HTTPException`."""
+        headers = {"Range": f"bytes={since}-{'' if until is None else until}", "User-Agent": "sca"}
         if mark is not None and since:
             headers["If-Range"] = mark
         answer: http.client.HTTPResponse = self._opener.open(
@@ -180,8 +186,8 @@ class WebFile(io.RawIOBase):
                     raise ConnectionError("the connection was closed")
             except (OSError, http.client.HTTPException) as error:
                 self._hang_up()
-                reason = _why(error)
-                if failures >= self._tries or not _passes(error) or self._stop.is_set():
+                reason = why(error)
+                if failures >= self._tries or not passes(error) or self._stop.is_set():
                     raise SourceRefused(
                         f"{self._address}: reading stopped at byte {self._place} of {self._size}: {reason}; check the "
                         "network and the server, and start again: it goes on there"
@@ -237,6 +243,14 @@ class WebFile(io.RawIOBase):
             self._answer = None
 
 
+def _without_login(url: str) -> tuple[str, str, str]:
+    """The address as it is asked for, the root of its server, and the `user:password` that stood in it."""
+    parts = urlsplit(url)
+    login, _, place = parts.netloc.rpartition("@")
+    safe = quote(parts.path, safe="/%:=&~+!$,;'@()*[]"), quote(parts.query, safe="/%:=&?~+!$,;'@()*[]")
+    return urlunsplit((parts.scheme, place, *safe, "")), f"{parts.scheme}://{place}/", login
+
+
 def _any_certificate() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -259,12 +273,12 @@ def _moment_ns(text: str | None) -> int | None:
         return None
 
 
-def _passes(error: Exception) -> bool:
+def passes(error: Exception) -> bool:
     """Whether it may be over soon."""
     return error.code in _PASSING if isinstance(error, HTTPError) else True
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
     """In the user's words, without the address."""
     if isinstance(error, HTTPError):
         return f"the server answers {error.code} ({redact_text(str(error.reason))})"

@@ -18,12 +18,14 @@ from pipeline.core.redaction import fill_in, redact_url
 from pipeline.core.restarts import LossCause, RestartPolicy
 from pipeline.sources.camera import ConnectionLost
 from pipeline.sources.container import TEXT_FORMATS
+from pipeline.sources.dash import DashFilm, DashServer
+from pipeline.sources.dash_manifest import BadManifest
 from pipeline.sources.far_film import unhurried
 from pipeline.sources.film_or_camera import AddressKind, by_server, is_dash, is_playlist
 from pipeline.sources.network import REFUSED_REMEDY, NetworkCamera
 from pipeline.sources.playlists import MOST_BYTES, check_playlist, is_hls
 from pipeline.sources.source import SourceOptions
-from pipeline.sources.web_file import WebAnswer, WebFile, WebServer
+from pipeline.sources.web_file import WebAnswer, WebFile, WebServer, why
 
 # What tells two films apart: their size and so much of their beginning.
 _TELLING_BYTES = 64 << 10
@@ -74,7 +76,7 @@ class WebFilm:
 
 
 class PlaylistFilm:
-    """A film that a finished playlist (HLS) or a static manifest (DASH) describes, and whatever else knows its length."""
+    """A film that a finished playlist (HLS) describes, and whatever else knows its length."""
 
     def __init__(self, uri: str, options: SourceOptions) -> None:
         self.address = redact_url(uri)
@@ -114,7 +116,7 @@ _GO_ON = {"reconnect": "1", "reconnect_on_network_error": "1", "reconnect_delay_
 _LOST_LOGIN = {401, 403}
 
 
-def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | NetworkCamera:
+def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | DashFilm | NetworkCamera:
     """What stands at `uri`: decided by `film_or_camera.py`; any address but http(s) is a camera's.
 
     Raises `SourceRefused` when a web address cannot be reached, or needs another login.
@@ -133,8 +135,8 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
             "you trust in SSL_CERT_FILE, or take it as it is with --set sources.check_certificates=false"
         )
     if isinstance(found, HTTPError):
-        why = f"the user name or password is refused; {REFUSED_REMEDY}"
-        raise SourceAway(f"{address}: cannot connect: {why}", again=False) from None
+        told = f"the user name or password is refused; {REFUSED_REMEDY}"
+        raise SourceAway(f"{address}: cannot connect: {told}", again=False) from None
     if found is not None:
         server, answer = found
         kind = by_server(answer.says)
@@ -142,14 +144,14 @@ def at_address(uri: str, options: SourceOptions) -> WebFilm | PlaylistFilm | Net
             return WebFilm(address, server, answer, options)
         if kind is AddressKind.CAMERA:
             return NetworkCamera(uri, options)
-    if found is not None and is_dash(found[1].says) and not _reads_dash():
-        raise SourceRefused(
-            f"{address}: this is a DASH manifest, and the FFmpeg that PyAV brings was built without DASH; give the address of "
-            "the same stream as HLS (.m3u8), RTSP, or of the film itself"
-        )
     if found is not None and is_hls(found[1].says.head):
         unhurried(lambda: _check_playlist(url, address, options))
-    camera = NetworkCamera(uri, options, segmented=found is not None and is_playlist(found[1].says))
+    dash = found is not None and is_dash(found[1].says)
+    if dash and (film := unhurried(lambda: _dash_film(url, address, options))) is not None:
+        return film
+    camera = NetworkCamera(
+        uri, options, segmented=found is not None and is_playlist(found[1].says), dash=dash
+    )
     try:
         connection = unhurried(camera.open)
     except ConnectionLost as lost:
@@ -185,12 +187,28 @@ def _check_playlist(url: str, address: str, options: SourceOptions) -> None:
         check_playlist(address, text, read)
 
 
-def _reads_dash() -> bool:
+def _dash_film(url: str, address: str, options: SourceOptions) -> WebFilm | DashFilm | None:
+    """The film that the manifest at `url` describes; None where it goes on, as a camera does."""
+    server = DashServer(url, options)
     try:
-        av.ContainerFormat("dash", "r")
-    except ValueError:
-        return False
-    return True
+        video = server.manifest()
+        if video.live:
+            return None
+        if video.whole is None:
+            return DashFilm(address, server, video, options)
+        whole = server.elsewhere(video.whole.url)
+        answer = whole.ask()
+    except BadManifest as bad:
+        raise SourceRefused(f"{address}: this DASH manifest cannot be read: {bad}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise SourceRefused(
+            f"{address}: cannot connect: {why(error)}; check the address and the network"
+        ) from None
+    if answer.says.size is None:
+        raise SourceRefused(
+            f"{address}: the server does not say how large its film is; give the film's own address"
+        )
+    return WebFilm(address, whole, answer, options)
 
 
 def _server_says(

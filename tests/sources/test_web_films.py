@@ -175,15 +175,6 @@ def _readable(source: Source) -> bool:
     return frames == 100
 
 
-def test_a_dash_manifest_is_told_from_a_broken_camera() -> None:
-    manifest = b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"/>'
-    with (
-        serving(lambda request: request.send("application/octet-stream", manifest)) as address,
-        pytest.raises(ValueError, match="DASH manifest, and the FFmpeg"),
-    ):
-        open_source(f"{address}/film.mpd")
-
-
 def test_page_about_a_film_is_no_film() -> None:
     with (
         serving(lambda request: request.send("text/html", b"<html>" + bytes(2000))) as address,

@@ -33,6 +33,9 @@ _MANIFEST_BYTES = 8 << 20
 # Ten seconds at 200 Mbit/s.
 _PIECE_BYTES = 256 << 20
 _CHUNK_BYTES = 1 << 20
+# In units of the time that a server may take to answer: none keeps us by a byte now and then.
+_PATIENCE = 2
+_PIECE_PATIENCE = 12
 _BUFFER_BYTES = 256 << 10
 _TRIES = 10
 _LIVE_TRIES = 3
@@ -49,6 +52,7 @@ class DashServer:
         self._server = WebServer(
             url, timeout_s=options.open_timeout_s, check_certificate=options.check_certificates
         )
+        self._timeout_s = options.open_timeout_s
         self._ahead_s = Fraction(0)
 
     def now_s(self) -> Fraction:
@@ -58,7 +62,7 @@ class DashServer:
     def manifest(self) -> DashVideo:
         """Raises `OSError`, `HTTPException` and `BadManifest`."""
         with self._server.get() as answer:
-            content = _all_of(answer, _MANIFEST_BYTES)
+            content = _all_of(answer, _MANIFEST_BYTES, _PATIENCE * self._timeout_s)
             self._ahead_s = _ahead_s(answer.headers.get("Date"))
             return read_manifest(content, answer.url, self.now_s())
 
@@ -66,7 +70,7 @@ class DashServer:
         """Raises `OSError` and `HTTPException`, also where it does not come whole."""
         part = piece.first > 0 or piece.last is not None
         with self._server.elsewhere(piece.url).get(piece.first, until=piece.last) as answer:
-            content = _all_of(answer, _PIECE_BYTES)
+            content = _all_of(answer, _PIECE_BYTES, _PIECE_PATIENCE * self._timeout_s)
             if part and answer.status != 206:
                 end = None if piece.last is None else piece.last + 1
                 content = content[piece.first : end]
@@ -269,17 +273,20 @@ def _is_over(segment: Segment, end_s: Fraction | None) -> bool:
 class _Answer(Protocol):
     length: int | None
 
-    def read(self, size: int) -> bytes: ...
+    def read1(self, size: int) -> bytes: ...
 
 
-def _all_of(answer: _Answer, most: int) -> bytes:
-    """All that comes. Raises `OSError` where it is too much or breaks off."""
+def _all_of(answer: _Answer, most: int, most_s: float) -> bytes:
+    """All that comes. Raises `OSError` where it is too much, takes longer than `most_s`, or breaks off."""
+    until_s = time.monotonic() + most_s
     parts: list[bytes] = []
     size = 0
-    while part := answer.read(_CHUNK_BYTES):
+    while part := answer.read1(_CHUNK_BYTES):
         size += len(part)
         if size > most:
             raise OSError(f"it is larger than {most >> 20} MiB")
+        if time.monotonic() > until_s:
+            raise TimeoutError
         parts.append(part)
     if answer.length:
         raise ConnectionError("the connection was closed")

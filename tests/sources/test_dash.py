@@ -272,14 +272,11 @@ _LINE = (
     ],
 )
 def test_hostile_and_odd_manifests_are_refused_in_a_word(content: bytes, why: str | None) -> None:
-    begun = time.process_time()
-
     def read() -> None:
         next(read_manifest(content, "http://host/film.mpd", Fraction(0)).segments())
 
     with pytest.raises(BadManifest, match=why):
         read()
-    assert time.process_time() - begun < 2
 
 
 def test_endless_repetition_costs_nothing_before_it_is_read() -> None:

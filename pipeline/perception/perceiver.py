@@ -274,7 +274,9 @@ def _again(
 ) -> tuple[list[int], np.ndarray]:
     """Tracks that the model has not seen now and did a moment ago, by their own pixels: keys and boxes (N, 4)."""
     assert view.grey is not None
-    scale = view.grey.shape[1] / view.windows.picture[1]
+    scale = np.array(
+        [small / large for small, large in zip(view.grey.shape, view.windows.picture, strict=True)][::-1] * 2
+    )
     seen = {int(key) for group in groups for key in group.keys}
     taken = np.concatenate([group.found.mask_boxes() for group in groups])
     keys, boxes = [], []

@@ -102,7 +102,9 @@ def find_again(grey: np.ndarray, patch: np.ndarray, box: np.ndarray) -> tuple[np
         return None
     corner = np.array([x0 + left / scale_x, y0 + top / scale_y], np.float32)
     opposite = corner + np.array([width, height], np.float32)
-    return np.concatenate([corner, opposite]), float(best)
+    # The neighbourhood was resized to whole pixels, so a place at its border can lie a fraction outside.
+    inside = np.clip(np.concatenate([corner, opposite]), 0, np.array([*grey.shape[1::-1]] * 2, np.float32))
+    return inside, float(best)
 
 
 def _resized(part: np.ndarray, size: tuple[int, int]) -> np.ndarray:

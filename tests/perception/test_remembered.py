@@ -49,6 +49,22 @@ def test_what_is_gone_or_another_thing_or_featureless_is_not_found() -> None:
     assert patch_of(scene(100, 80), np.array([10, 10, 12, 12])) is None
 
 
+@pytest.mark.parametrize("width", [97, 113, 155, 190])
+@pytest.mark.parametrize("moved", [0, 1, 3])
+def test_a_thing_at_the_border_is_found_inside_the_picture(width: int, moved: int) -> None:
+    """Its place is as fine as a cell of its patch, and a cell of a large thing is pixels wide."""
+    coarse = np.random.default_rng(3).integers(0, 255, (20, 30)).astype(np.uint8)
+    grey = cv2.resize(coarse, (300, 200), interpolation=cv2.INTER_LINEAR)
+    box = np.array([300 - width, 200 - width, 300, 200], np.float32)
+    patch = patch_of(grey, box)
+    assert patch is not None
+    found = find_again(grey, patch, box + moved)
+    assert found is not None
+    assert found[0].min() >= 0
+    assert found[0][2] <= 300
+    assert found[0][3] <= 200
+
+
 def test_grey_pictures_are_bounded() -> None:
     assert grey_of(np.zeros((1080, 1920, 3), np.uint8)).shape == (360, 640)
     assert grey_of(np.zeros((100, 60, 3), np.uint8)).shape == (100, 60)

@@ -132,6 +132,10 @@ def _token_of_its_own(folder: Path) -> Iterator[None]:
     finally:
         for name in _TOKEN_SETTINGS:  # Ray has set its mode
             os.environ.pop(name, None)
+        # This process would demand a token of the next cluster, too, which may have none. First the mode: threads that still
+        # live would abort on a mode without its token.
+        loader.Config.initialize("")
+        loader.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 from hypothesis import settings
@@ -45,17 +48,25 @@ GROUPS = {
     "tests/runtime/test_observer.py": RAY,
     "tests/runtime/test_shedding_run.py": RAY,
 }
+WAITING = "waiting for cameras"
+# These mostly wait for clocks and sockets: they run beside what keeps the processors busy.
+GROUPS |= dict.fromkeys(
+    (
+        "tests/sources/test_rtsp_source.py",
+        "tests/sources/test_web_cameras.py",
+        "tests/sources/test_source_conformance.py",
+    ),
+    WAITING,
+)
 # What takes long begins first, or the last file would be waited for by one worker alone.
 FIRST = (
     *GROUPS,
     "tests/sca/test_training.py",
-    "tests/sources/test_rtsp_source.py",
     "tests/engines/test_stages.py",
     "tests/engines/test_tensorrt.py",
     "tests/engines/test_cache.py",
     "tests/engines/test_preparation.py",
     "tests/store/test_crash.py",
-    "tests/sources/test_source_conformance.py",
 )
 
 
@@ -82,6 +93,37 @@ class Workers:
 
         config.option.loadscopereorder = False
         return ByFile(config, log)
+
+    # Outermost, so that a test's own time limit begins when it does.
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """More workers than processors, yet no more busy tests than processors at a time."""
+        beside = "PYTEST_XDIST_WORKER" not in os.environ or GROUPS.get(file_of(item.nodeid)) == WAITING
+        with nullcontext() if beside else a_processor():
+            yield
+
+
+@contextmanager
+def a_processor() -> Iterator[None]:
+    """One of the machine's processors, as long as no other worker of these tests has it."""
+    folder = Path(__file__).resolve().parent.parent / ".pytest_cache"
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as files:
+        places = [
+            files.enter_context((folder / f"processor-{number}").open("w"))
+            for number in range(os.cpu_count() or 1)
+        ]
+        while not any(taken(place) for place in places):
+            time.sleep(0.02)
+        yield
+
+
+def taken(place: TextIO) -> bool:
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,6 +19,7 @@ from sca.predictor import Predictor
 from sca.stages.language import language_stages
 from sca.stages.spec import Stage
 from sca.stages.vision import model_stages
+from tests.duration import LONG
 
 MAX_PROMPTS = 40
 BOXES = [[10, 10, 200, 200], [100, 40, 280, 280], [5, 150, 120, 290]]
@@ -53,7 +54,8 @@ def probes(predictor: Predictor) -> ModelProbes:
     return ModelProbes(predictor.model)
 
 
-@pytest.fixture(scope="module", params=["openvino", "onnxruntime"])
+# ONNX Runtime serves where OpenVINO is missing; its suite of back ends runs by day, the shipped stages on it take a minute.
+@pytest.fixture(scope="module", params=["openvino", "onnxruntime"] if LONG else ["openvino"])
 def engines(
     request: pytest.FixtureRequest, probes: ModelProbes, cache: EngineCache, stages: dict[str, Stage]
 ) -> dict[str, Engine]:

@@ -15,5 +15,5 @@ pytestmark = pytest.mark.promise("kill")
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """Each kill costs a start of Ray: few by day, twenty in the long run and in `benchmarks/kills.py`."""
-    killed_runs(tmp_path, tiny_checkpoint, kills=by_day(3, otherwise=20))
+    """Each kill costs a start of Ray: one by day, twenty in the long run and in `benchmarks/kills.py`."""
+    killed_runs(tmp_path, tiny_checkpoint, kills=by_day(1, otherwise=20))

@@ -6,7 +6,7 @@ import os
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -79,6 +79,10 @@ class Rows(RunObserver):
         self.seen |= set(observations(self._store))
         for path in ("/healthz", "/readyz"):
             self.answers.setdefault(path, set()).add(fetch(self.port, path)[0])
+
+    def running(self, streams: Mapping[str, bool]) -> None:
+        if streams and not all(streams.values()) and 503 not in self.answers.get("/readyz", set()):
+            self.answers.setdefault("/readyz", set()).add(fetch(self.port, "/readyz")[0])
 
     def queryable(self, stream: str, latency_s: float) -> None:
         if 200 not in self.answers.get("/readyz", set()):

@@ -237,7 +237,11 @@ def _parsed(text: str, path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise MalformedFile(f"{path} is not readable JSON ({error}): write it again") from error
     rows = []
-    for row in csv.reader(text.replace(";", ",").replace("\t", ",").splitlines()):
+    try:
+        found = list(csv.reader(text.replace(";", ",").replace("\t", ",").splitlines()))
+    except csv.Error as error:
+        raise MalformedFile(f"{path} is no CSV ({error}): write it again") from error
+    for row in found:
         cells = [cell.strip() for cell in row if cell.strip()]
         if len(cells) == 1:
             cells = cells[0].split()

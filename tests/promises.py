@@ -241,6 +241,12 @@ PROMISES = {
         "No disturbance of clocks and time stamps reorders rows",
         "2026-11-28",
     ),
+    "bare-machine": Promise(
+        "Ports, folders and the death of Ray",
+        "Works as a user without rights, with a home that cannot be written, 16 MiB of /dev/shm, 256 open files, a TMPDIR of 150 characters, no "
+        "network but loopback, and no locale",
+        "2026-11-28",
+    ),
 }
 
 

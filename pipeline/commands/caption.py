@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -71,6 +72,11 @@ def caption(
 
     Example: sca caption street.jpg --draw street_captions.jpg
     """
+    from sca.model_names import find_model
+
+    # What can be told before torch is imported, which takes seconds.
+    find_model(model)
+    _check_pictures(pictures)
     from pipeline.commands.caption_pictures import CaptionRequest, caption_pictures
 
     request = CaptionRequest.of(
@@ -90,3 +96,19 @@ def caption(
     )
     with quiet_pipe():
         caption_pictures(request)
+
+
+def _check_pictures(pictures: Sequence[Path]) -> None:
+    from pipeline.core.errors import UserError
+    from sca.picture_size import MOST_PIXELS, can_be_decoded
+
+    for path in pictures:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: name the pictures in it, such as {path}/*.jpg")
+        if not path.is_file():
+            raise UserError(f"{path} does not exist, or is no file: name a picture file")
+        if not can_be_decoded(path):
+            raise UserError(
+                f"{path} cannot be read as a picture: it is damaged, or larger than {MOST_PIXELS // 10**6} megapixels; convert it "
+                "to JPEG or PNG and scale it down, or leave it out"
+            )

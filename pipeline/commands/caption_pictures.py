@@ -62,10 +62,6 @@ class CaptionRequest:
         if not asked and given["task"] != "caption":
             raise UserError("--task recognition needs regions: give --boxes, --points or --masks")
         for path in pictures:
-            if path.is_dir():
-                raise UserError(f"{path} is a folder: name the pictures in it, such as {path}/*.jpg")
-            if not path.is_file():
-                raise UserError(f"{path} does not exist: name a picture file")
             check_output(given["out"], source=str(path))
         _check_drawing(given["draw"], pictures)
         find_model(given["model"])

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.commands.caption_filters import (
+    BoxOption,
+    CaptionsAsked,
+    LikeOption,
+    PhrasesOption,
+    RegexOption,
+    ScoreOption,
+    ShotOption,
+    SimilarityOption,
+    StreamsOption,
+    TextOption,
+    TrackOption,
+    WithoutOption,
+    WordsOption,
+    ZoneOption,
+)
 from pipeline.commands.damage_exit import leave_with_damage
 from pipeline.commands.terminal import quiet_pipe, say
 from pipeline.core.clock import local_zone
@@ -42,9 +59,20 @@ def export(
     end: Annotated[
         str | None, typer.Option("--to", metavar="TIME", help="End of the window, as --from.")
     ] = None,
-    stream: Annotated[str | None, typer.Option(help="Only this stream; subtitles hold one.")] = None,
-    text: Annotated[str | None, typer.Option(help="Only captions that contain this, in any case.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Only captions at least this sure, 0 to 1.")] = None,
+    stream: StreamsOption = None,
+    track: TrackOption = None,
+    text: TextOption = None,
+    word: WordsOption = None,
+    phrase: PhrasesOption = None,
+    regex: RegexOption = None,
+    without: WithoutOption = None,
+    min_score: ScoreOption = None,
+    box: BoxOption = None,
+    zone: ZoneOption = None,
+    shot: ShotOption = None,
+    like_track: LikeOption = None,
+    min_similarity: SimilarityOption = 0.8,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most this many, earliest first.")] = None,
     utc: Annotated[
         bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
     ] = False,
@@ -76,7 +104,13 @@ def export(
             what = "subtitles hold" if kind in ("srt", "vtt") else f"a {kind} file holds"
             raise UserError(f"{what} one stream: choose it with --stream {streams}")
         reading = MaskReading(opened, strict) if masks else None
-        rows = window_rows(opened, windows, text=text, min_score=min_score, masks=reading)
+        if strict:  # nothing is written where something is damaged
+            for window in windows:
+                opened.verify(window.start, window.end, stream=window.stream)
+        asked = CaptionsAsked(
+            track, text, word, phrase, regex, without, min_score, box, zone, shot, like_track, min_similarity
+        ).filter(opened)
+        rows = itertools.islice(window_rows(opened, windows, asked, masks=reading), limit)
         try:
             with quiet_pipe(), writing_output(out) as file:
                 exporter.write(rows, file)

@@ -94,6 +94,9 @@ def _process(parameter: Any, careful: Callable[..., Any], ctx: Any, value: Any) 
     )
     plain = _plain(parameter.type_descriptor.annotation, value) if single and value is not None else None
     absent = value is None and not parameter.required and parameter.nargs == 1 and not parameter.multiple
+    if parameter.multiple and parameter.nargs == 1 and not value and not parameter.required:
+        plain = []  # the same as an option without a default that was not given
+        absent = parameter.callback is None
     if plain is None and not absent:
         return careful(ctx, value)
     return plain if parameter.callback is None else parameter.callback(ctx, parameter, plain)

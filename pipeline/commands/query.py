@@ -12,20 +12,37 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pipeline.commands.caption_filters import (
+    BoxOption,
+    CaptionsAsked,
+    LikeOption,
+    PhrasesOption,
+    RegexOption,
+    ScoreOption,
+    ShotOption,
+    SimilarityOption,
+    StreamsOption,
+    TextOption,
+    TrackOption,
+    WithoutOption,
+    WordsOption,
+    ZoneOption,
+)
 from pipeline.commands.damage_exit import leave_with_damage
 from pipeline.commands.terminal import PlainConsole, quiet_pipe, say
 from pipeline.core.clock import local_zone, to_datetime
 from pipeline.core.errors import UserError
-from pipeline.core.shown_text import shown
-from pipeline.export.csv import csv_lines, gap_csv_lines
+from pipeline.core.shown_text import json_text, shown
+from pipeline.export.csv import csv_lines, gap_csv_lines, table_csv_lines
 from pipeline.export.jsonl import json_lines
 from pipeline.query.clock_changes import needs_offset, offset_suffix
+from pipeline.query.counts import CountBy, CountRow, count_rows
 from pipeline.query.rows import (
     CaptionRow,
     CutRow,
     EffortRow,
     GapRow,
-    coalesce,
+    coalesce_first,
     cut_rows,
     effort_rows,
     gap_rows,
@@ -53,12 +70,25 @@ def query(
     end: Annotated[
         str | None, typer.Option("--to", metavar="TIME", help="End of the window, as --from.")
     ] = None,
-    stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
-    track: Annotated[int | None, typer.Option(help="Only this track.")] = None,
-    text: Annotated[str | None, typer.Option(help="Only captions that contain this, in any case.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Only captions at least this sure, 0 to 1.")] = None,
-    shot: Annotated[
-        int | None, typer.Option(min=0, help="Only what begins in this shot; 0 is before the first hard cut.")
+    stream: StreamsOption = None,
+    track: TrackOption = None,
+    text: TextOption = None,
+    word: WordsOption = None,
+    phrase: PhrasesOption = None,
+    regex: RegexOption = None,
+    without: WithoutOption = None,
+    min_score: ScoreOption = None,
+    box: BoxOption = None,
+    zone: ZoneOption = None,
+    shot: ShotOption = None,
+    like_track: LikeOption = None,
+    min_similarity: SimilarityOption = 0.8,
+    newest: Annotated[
+        int | None, typer.Option("--newest", min=1, metavar="N", help="The N latest, latest first.")
+    ] = None,
+    count_by: Annotated[
+        CountBy | None,
+        typer.Option("--count-by", help="How many captions and tracks match, instead of the captions."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="At most this many, earliest first.")] = None,
     utc: Annotated[
@@ -90,33 +120,71 @@ def query(
         raise UserError(
             "--masks: masks are given with captions as JSON lines; add --format json, leave --gaps out"
         )
-    zone = UTC if utc else local_zone()
+    zone_of_clock = UTC if utc else local_zone()
     with CaptionStore.open(store, strict=strict) as opened:
-        windows = stream_windows(opened, stream, start, end, zone)
+        windows = stream_windows(opened, stream, start, end, zone_of_clock)
         for note in told_notes(windows):
             say(note, error=True)
         if gaps:
             for window in windows:
                 opened.verify(window.start, window.end, stream=window.stream)
-            _print_gaps(opened, windows, zone, limit, output)
+            _print_gaps(opened, windows, zone_of_clock, limit, output)
+            leave_with_damage(opened.damage())
+            return
+        if strict:  # all is read before the first is shown
+            for window in windows:
+                opened.verify(window.start, window.end, stream=window.stream)
+        asked = CaptionsAsked(
+            track, text, word, phrase, regex, without, min_score, box, zone, shot, like_track, min_similarity
+        ).filter(opened)
+        if count_by is not None:
+            _print_counts(count_rows(opened, windows, asked, count_by, zone_of_clock), count_by, output)
+            _tell_coverage(opened, windows, zone_of_clock)
             leave_with_damage(opened.damage())
             return
         reading = MaskReading(opened, strict) if masks else None
-        rows = window_rows(
-            opened, windows, track=track, text=text, min_score=min_score, shot=shot,
-            limit=None if output is OutputFormat.TABLE else limit, masks=reading,
-        )  # fmt: skip
+        rows = window_rows(opened, windows, asked, newest=newest is not None, masks=reading)
+        if newest is not None:
+            limit = newest if limit is None else min(limit, newest)
         if reading is not None and strict:
-            rows = iter(list(rows))  # all is read before the first is shown
+            rows = iter(list(rows))
         with quiet_pipe():
             if output is OutputFormat.TABLE:
-                found = coalesce(rows)
-                shown = found if limit is None else found[:limit]
-                _print_table(shown, len(found), opened, windows, zone)
+                if newest is None:
+                    found, more = coalesce_first(rows, limit)
+                else:
+                    found, more = list(itertools.islice(rows, limit)), False
+                _print_table(found, more, opened, windows, zone_of_clock)
             else:
                 kept = itertools.islice(rows, limit)
                 sys.stdout.writelines(json_lines(kept) if output is OutputFormat.JSON else csv_lines(kept))
+        if output is not OutputFormat.TABLE:
+            _tell_coverage(opened, windows, zone_of_clock)
         leave_with_damage(opened.damage(), reading)
+
+
+def _tell_coverage(store: CaptionStore, windows: list[StreamWindow], zone: tzinfo) -> None:
+    """On stderr, so that the rows can be read by a program."""
+    for line in _coverage_lines(store, windows, True, zone):
+        say(line, error=True)
+
+
+def _print_counts(rows: list[CountRow], by: CountBy, output: OutputFormat) -> None:
+    with quiet_pipe():
+        if output is OutputFormat.JSON:
+            sys.stdout.writelines(json_text(row.document(by)) + "\n" for row in rows)
+        elif output is OutputFormat.CSV:
+            sys.stdout.writelines(
+                table_csv_lines((by.value, "captions", "tracks"), map(CountRow.cells, rows))
+            )
+        else:
+            table = Table(by.value, "captions", "tracks", box=None, pad_edge=False)
+            for row in rows:
+                table.add_row(shown(row.key), str(row.captions), str(row.tracks))
+            console = PlainConsole(
+                file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False
+            )
+            console.print(table if rows else "No captions match.")
 
 
 def _print_gaps(
@@ -153,7 +221,7 @@ def _print_gaps(
 
 
 def _print_table(
-    rows: list[CaptionRow], found: int, store: CaptionStore, windows: list[StreamWindow], zone: tzinfo
+    rows: list[CaptionRow], more: bool, store: CaptionStore, windows: list[StreamWindow], zone: tzinfo
 ) -> None:
     console = PlainConsole(
         file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False
@@ -162,8 +230,8 @@ def _print_table(
         if rows:
             console.print(_caption_table(rows, len(windows) > 1, zone))
             tracks = len({(row.stream, row.track) for row in rows})
-            more = f", {found - len(rows)} more beyond --limit" if found > len(rows) else ""
-            console.print(f"{_count(len(rows), 'caption')} of {_count(tracks, 'track')}{more}")
+            rest = ", more beyond --limit" if more else ""
+            console.print(f"{_count(len(rows), 'caption')} of {_count(tracks, 'track')}{rest}")
         else:
             console.print("No captions match." if windows else "The store holds nothing yet.")
         for line in _coverage_lines(store, windows, bool(rows), zone):

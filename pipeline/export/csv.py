@@ -28,12 +28,12 @@ class CsvTable:
 
 def csv_lines(rows: Iterable[CaptionRow]) -> Iterator[str]:
     """A header and one line a caption."""
-    return _lines((*_NAMES, "x0", "y0", "x1", "y1", "shot"), map(_cells, rows))
+    return table_csv_lines((*_NAMES, "x0", "y0", "x1", "y1", "shot"), map(_cells, rows))
 
 
 def gap_csv_lines(rows: Iterable[GapRow | EffortRow | CutRow]) -> Iterator[str]:
     """A header and one line a gap."""
-    return _lines(_GAP_NAMES, ([row.document()[name] for name in _GAP_NAMES] for row in rows))
+    return table_csv_lines(_GAP_NAMES, ([row.document()[name] for name in _GAP_NAMES] for row in rows))
 
 
 def _cells(row: CaptionRow) -> list[object]:
@@ -41,7 +41,8 @@ def _cells(row: CaptionRow) -> list[object]:
     return [*(document[name] for name in _NAMES), *(round(edge, 2) for edge in row.box), row.shot]
 
 
-def _lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+def table_csv_lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """A header and one line a row of any table."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)

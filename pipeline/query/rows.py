@@ -178,3 +178,21 @@ def coalesce(rows: Iterable[CaptionRow], gap_ns: int = COALESCE_NS) -> list[Capt
             latest[key] = len(joined)
             joined.append(row)
     return joined
+
+
+def coalesce_first(rows: Iterable[CaptionRow], limit: int | None) -> tuple[list[CaptionRow], bool]:
+    """The first `limit` of `coalesce`, and whether there are more; no more rows are taken than tell that."""
+    if limit is None:
+        return coalesce(rows), False
+    taken: list[CaptionRow] = []
+    checked = 0
+    for row in rows:
+        taken.append(row)
+        if len(taken) >= 2 * checked + limit + 1:
+            checked = len(taken)
+            found = coalesce(taken)
+            # What follows can no longer make any of the first ones last longer.
+            if len(found) > limit and all(row.start_ns > r.end_ns + COALESCE_NS for r in found[:limit]):
+                return found[:limit], True
+    found = coalesce(taken)
+    return found[:limit], len(found) > limit

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import tzinfo
-from itertools import islice
 
 from pipeline.core.clock import NS
 from pipeline.core.errors import StoreRefused
@@ -15,6 +14,7 @@ from pipeline.core.records import CaptionEvent
 from pipeline.query.rows import CaptionRow, RowMask
 from pipeline.query.typed_times import Recording, parse_window, window_notes
 from pipeline.store import CaptionStore
+from pipeline.store.row_query import RowFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class StreamWindow:
 
 
 def stream_windows(
-    store: CaptionStore, stream: str | None, start: str | None, end: str | None, zone: tzinfo
+    store: CaptionStore, stream: str | Sequence[str] | None, start: str | None, end: str | None, zone: tzinfo
 ) -> list[StreamWindow]:
     """The window in each stream: offsets count from each one's own start. Streams without rows are left out.
 
@@ -40,7 +40,8 @@ def stream_windows(
     """
     windows = []
     infos = store.streams()
-    for name in [stream] if stream is not None else infos:
+    named = [stream] if isinstance(stream, str) else list(dict.fromkeys(stream or ()))
+    for name in named or infos:
         span = store.span(name)
         if span is not None:
             recording = Recording(infos[name].start_wall_ns or span.start, span.end, zone)
@@ -59,43 +60,26 @@ def told_notes(windows: list[StreamWindow]) -> list[str]:
 def window_rows(
     store: CaptionStore,
     windows: list[StreamWindow],
+    asked: RowFilter | None = None,
     *,
-    track: int | None = None,
-    text: str | None = None,
-    min_score: float | None = None,
-    shot: int | None = None,
-    limit: int | None = None,
+    newest: bool = False,
     masks: MaskReading | None = None,
+    embeddings: bool = False,
 ) -> Iterator[CaptionRow]:
-    """What matches in all windows, ordered by start, then track; at most `limit` of each stream.
+    """What matches in all windows, ordered by start, then track; `newest`: the latest first. Only what is taken is read.
 
-    `start_s` and `end_s` count from where each stream starts on the wall, as offsets in `--from` do. `masks`: rows have their masks,
-    and it hears of those that are none.
+    `asked`: all but the time. `start_s` and `end_s` count from where each stream starts on the wall, as offsets in `--from` do.
+    `masks`: rows have their masks, and it hears of those that are none.
     """
-    most = limit if shot is None else None
-    found = [
-        (
-            w,
-            store.events(
-                w.stream,
-                w.start,
-                w.end,
-                track=track,
-                text=text,
-                min_score=min_score,
-                limit=most,
-                masks=masks is not None,
-            ),
+    streams = []
+    for w in windows:
+        wanted = replace(asked or RowFilter(), start=w.start, end=w.end)
+        events = store.matching(
+            w.stream, wanted, masks=masks is not None, embeddings=embeddings, newest=newest
         )
-        for w in windows
-    ]
-    rows = heapq.merge(
-        *(_rows_since(w.recording.start_ns, w.stream, events, masks) for w, events in found),
-        key=lambda row: (row.start_ns, row.track),
-    )
-    if shot is None:
-        return rows
-    return islice((row for row in rows if row.shot == shot), limit)
+        streams.append(_rows_since(w.recording.start_ns, w.stream, events, masks))
+    sign = -1 if newest else 1
+    return heapq.merge(*streams, key=lambda row: (sign * row.start_ns, row.track))
 
 
 class MaskReading:

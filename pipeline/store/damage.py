@@ -46,8 +46,11 @@ def hold_against_name(attrs: Mapping[str, Any], stream: str, key: str) -> None:
     try:
         told = (*attrs["seq"], *(attrs[each] for each in ("epoch", "t_min", "t_max", "level")))
         whose = attrs["stream"]
-        whole = _holds_counts(attrs["rows"]) and isinstance(attrs["resume"], Mapping)
-    except (KeyError, TypeError) as error:
+        numbers = [attrs.get(each, 0) for each in ("track_min", "track_max", "trk_t_min", "trk_t_max")]
+        numbers += attrs["resume"].values()
+        whole = _holds_counts(attrs["rows"]) and all(type(number) is int for number in numbers)
+        whole = whole and isinstance(attrs.get("chunks", {}), Mapping)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its attributes lack {error}") from None
     if not whole:
         raise ValueError("its attributes are not those of a segment")

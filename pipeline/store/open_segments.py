@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,8 +12,9 @@ from pipeline.core.clock import TimeSpan
 from pipeline.core.errors import StoreRefused
 from pipeline.store.damage import SegmentDamaged
 from pipeline.store.durable_files import refusal
+from pipeline.store.ordered_scan import OrderedRows, scan_captions
 from pipeline.store.place import StorePlace
-from pipeline.store.row_query import StoredSegment, open_segment
+from pipeline.store.row_query import RowFilter, StoredSegment, open_segment
 from pipeline.store.segment_name import SegmentName, Visible
 from pipeline.store.stream_directory import list_visible
 
@@ -75,6 +76,49 @@ class OpenSegments:
             except OSError as error:
                 raise refusal(error, place.where, "read") from error
         raise StoreRefused(f"segments of {place.where} vanish while they are read: is it being deleted?")
+
+    def scan(
+        self,
+        place: StorePlace,
+        wanted: RowFilter,
+        made: Callable[[OrderedRows], Answer],
+        *,
+        newest: bool = False,
+    ) -> Iterator[Answer]:
+        """Caption events of a stream in order, as `made` makes them of each block. Nothing is read before it is asked for.
+
+        Where a segment goes away or turns out to be damaged, the rest goes on behind the last event told. Errors: as `ask`.
+        """
+        damaged: dict[str, SegmentDamaged] = {}
+        attempts, after = 0, None
+        while True:
+            names: list[SegmentName] = []
+            try:
+                shown = list_visible(place, without=damaged.keys())
+                self._remember(place, shown, damaged)
+                names = [name for name in shown.segments if name.overlaps(wanted.start, wanted.end)]
+                blocks = scan_captions(
+                    names, lambda name: self._reader(place, name), wanted, newest=newest, after=after
+                )
+                for block in blocks:
+                    answer = made(block)
+                    yield answer
+                    after, attempts = block.last, 0
+                return
+            except FileNotFoundError:
+                attempts += 1
+                if attempts == _ATTEMPTS:
+                    raise StoreRefused(
+                        f"segments of {place.where} vanish while they are read: is it being deleted?"
+                    ) from None
+                self._drop(place, names)
+            except SegmentDamaged as error:
+                if self._strict or error.key in damaged:
+                    raise
+                damaged |= {error.key: error, **self._all_damaged(place, names)}
+                self._drop(place, names)
+            except OSError as error:
+                raise refusal(error, place.where, "read") from error
 
     def damage(self, place: StorePlace | None = None) -> list[DamagedFile]:
         """What could not be read so far and still cannot, by time; of one stream or of all."""

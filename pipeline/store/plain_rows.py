@@ -2,65 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pipeline.core.clock import TimeSpan
 from pipeline.core.masks import RleMask
 from pipeline.core.records import CaptionEvent, GapReason, known_reason
+from pipeline.store.ordered_scan import OrderedRows
 from pipeline.store.row_query import Selection, shots_at
 
 _COLUMNS = ("track", "t_start", "t_end", "start_pts", "end_pts", "frame", "box", "score", "logprob")
-_AT_ONCE = 4096
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlainCaptions:
-    """Caption events and the numbers of their shots, by start, then track; columns until somebody goes through them.
-
-    What would fill the memory are millions of rows made at once. `texts` are those of the rows before they were ordered,
-    and `masks` theirs, empty where they were not asked for.
-    """
-
-    columns: tuple[np.ndarray, ...]
-    texts: list[str]
-    shots: np.ndarray
-    order: np.ndarray
-    masks: list[RleMask | None] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[tuple[CaptionEvent, int]]:
-        for begin in range(0, len(self.order), _AT_ONCE):
-            rows = self.order[begin : begin + _AT_ONCE]
-            values = (column[rows].tolist() for column in (*self.columns, self.shots))
-            for row, track, t0, t1, pts0, pts1, frame, box, score, logprob, shot in zip(
-                rows.tolist(), *values, strict=True
-            ):
-                text, mask = self.texts[row], self.masks[row] if self.masks else None
-                yield (
-                    CaptionEvent(
-                        track, t0, t1, pts0, pts1, frame, tuple(box), text, score, logprob, mask=mask
-                    ),
-                    shot,
-                )
 
 
 def plain_captions(
-    found: Sequence[Selection], limit: int | None = None, masks: bool = False
-) -> PlainCaptions:
-    """What `find_captions` found, at most the first `limit`. Everything is read here, so damage shows here."""
-    if not found:
-        none = np.zeros(0, np.int64)
-        return PlainCaptions((none,) * len(_COLUMNS), [], none, none)
-    columns = tuple(np.concatenate([f.column(name) for f in found]) for name in _COLUMNS)
+    block: OrderedRows, masks: bool = False, embeddings: bool = False
+) -> list[tuple[CaptionEvent, int]]:
+    """The events of a block and the numbers of their shots, in its order. Everything is read here, so damage shows here."""
+    found, order = block.found, block.order
+    columns = [np.concatenate([f.column(name) for f in found])[order].tolist() for name in _COLUMNS]
     texts = [text for f in found for text in f.strings("text")]
-    shots = np.concatenate([shots_at(f.source, f.column("t_start")) for f in found])
-    kept = [mask and RleMask(*mask) for f in found for mask in f.masks()] if masks else []
-    return PlainCaptions(columns, texts, shots, np.lexsort((columns[0], columns[1]))[:limit], kept)
+    shots = np.concatenate([shots_at(f.source, f.column("t_start")) for f in found])[order].tolist()
+    kept = [mask and RleMask(*mask) for f in found for mask in f.masks()] if masks else None
+    vectors = [row for f in found for row in known_embeddings(f.column("emb"))] if embeddings else None
+    events = []
+    for row, shot, track, t0, t1, pts0, pts1, frame, box, score, logprob in zip(
+        order.tolist(), shots, *columns, strict=True
+    ):
+        event = CaptionEvent(
+            track, t0, t1, pts0, pts1, frame, tuple(box), texts[row], score, logprob,
+            mask=kept[row] if kept is not None else None,
+        )  # fmt: skip
+        if vectors is not None:
+            event = replace(event, embedding=vectors[row])
+        events.append((event, shot))
+    return events
+
+
+def known_embeddings(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows (n, D) as float32 without the NaN that fill up shorter ones, (0,) where there is none."""
+    known = ~np.isnan(rows)
+    lengths = (
+        np.where(known.any(axis=1), rows.shape[1] - np.argmax(known[:, ::-1], axis=1), 0)
+        if rows.shape[1]
+        else [0] * len(rows)
+    )
+    return [row[:length].astype(np.float32) for row, length in zip(rows, lengths, strict=True)]
 
 
 def plain_gaps(found: Sequence[Selection]) -> list[tuple[TimeSpan, GapReason | str]]:

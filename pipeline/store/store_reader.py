@@ -5,20 +5,24 @@ Arrow takes longer to import than a small store to answer, so who asks for a few
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from pipeline.core.clock import Moment, TimeSpan, share_watched, time_window
 from pipeline.core.errors import StoreRefused
-from pipeline.core.records import GapReason, ResumePoint
+from pipeline.core.records import CaptionEvent, GapReason, ResumePoint
+from pipeline.store.counting import Counted, CountedBy, counted
 from pipeline.store.durable_files import refusal
 from pipeline.store.open_segments import Answer, DamagedFile, OpenSegments
 from pipeline.store.place import StorePlace
-from pipeline.store.plain_rows import PlainCaptions, plain_captions, plain_gaps
+from pipeline.store.plain_rows import plain_captions, plain_gaps
 from pipeline.store.row_query import RowFilter, StoredSegment, find_captions, find_gaps
 from pipeline.store.stream_directory import list_visible, lost_spans
 from pipeline.store.stream_info import StreamInfo
@@ -76,15 +80,51 @@ class StoreReader:
         track: int | None = None,
         text: str | None = None,
         min_score: float | None = None,
-        limit: int | None = None,
         masks: bool = False,
-    ) -> PlainCaptions:
-        """What `captions` finds in one stream, as plain values without embeddings, with masks where they are wanted."""
+        newest: bool = False,
+    ) -> Iterator[tuple[CaptionEvent, int]]:
+        """What `captions` finds in one stream as plain values without embeddings, and the numbers of their shots.
+
+        By start, then track; `newest`: the latest start first. Only what is taken is read.
+        """
         wanted = RowFilter(*time_window(start, end), track, text, min_score)
-        (found,) = self._ask(
-            stream, wanted, lambda _, s: plain_captions(find_captions(s, wanted), limit, masks)
+        return self.matching(stream, wanted, masks=masks, newest=newest)
+
+    def matching(
+        self,
+        stream: str,
+        wanted: RowFilter,
+        *,
+        masks: bool = False,
+        embeddings: bool = False,
+        newest: bool = False,
+    ) -> Iterator[tuple[CaptionEvent, int]]:
+        """The same for everything that can be asked of a caption."""
+        self._chosen(stream)
+        blocks = self._open.scan(
+            self._stream_place(stream),
+            wanted,
+            lambda block: plain_captions(block, masks, embeddings),
+            newest=newest,
         )
-        return found
+        return itertools.chain.from_iterable(blocks)
+
+    def count(self, stream: str, wanted: RowFilter, by: CountedBy) -> dict[int | str, Counted]:
+        """How many events match in one stream, and of how many tracks, by what `by` says."""
+        place = self._stream_place(stream)
+        return self._open.ask(
+            place, wanted.start, wanted.end, lambda s: counted(find_captions(s, wanted), by)
+        )
+
+    def embedding_of(self, stream: str, track: int) -> tuple[float, ...]:
+        """Mean embedding of a track's events, of length one. Raises `StoreRefused` where it has none."""
+        events = self.matching(stream, RowFilter(track=track), embeddings=True)
+        rows = [event.embedding for event, _ in events if len(event.embedding)]
+        rows = [row for row in rows if len(row) == len(rows[-1])]
+        if not rows:
+            raise StoreRefused(f"track {track} of {stream} has no embedding: choose another track")
+        mean = np.mean([row / max(float(np.linalg.norm(row)), 1e-9) for row in rows], axis=0)
+        return tuple((mean / max(float(np.linalg.norm(mean)), 1e-9)).tolist())
 
     def unwatched(
         self, stream: str, start: Moment | None = None, end: Moment | None = None

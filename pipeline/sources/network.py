@@ -5,14 +5,16 @@ from __future__ import annotations
 import builtins
 import io
 import logging
+import os
 import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import av
@@ -53,6 +55,7 @@ class NetworkCamera:
         self, uri: str, options: SourceOptions, *, segmented: bool = False, dash: bool = False
     ) -> None:
         self._first: Connection | None = None
+        self._told = False
         self._dash = dash or _names_dash(uri)
         self._segmented = segmented or self._dash
         self._uri = uri
@@ -82,6 +85,12 @@ class NetworkCamera:
             url = fill_in(self._uri)
         except ValueError as error:
             raise ConnectionLost(str(error), LossCause.FAILED, "then start again") from None
+        if not self._told and url.lower().startswith(("rtsps://", "rtmps://")):
+            # Cameras sign their own certificates, so that to check them would shut most of them out.
+            self._told = True
+            log.warning(
+                "%s: what comes is encrypted, but whose certificate it is, is not checked", self.address
+            )
         connection = self._open(url)
         if connection.timing is FeedTiming.SEGMENTED and not self._segmented:
             # FFmpeg cannot be told so later: between two segments nothing comes for as long as a segment lasts.
@@ -123,7 +132,13 @@ class NetworkCamera:
         deadlines = Deadlines(
             self._options.open_timeout_s, patience * self._options.stall_timeout_s, self._segmented
         )
-        return Connection(url, transport=self._options.rtsp_transport, deadlines=deadlines, joined=joined)
+        return Connection(
+            url,
+            transport=self._options.rtsp_transport,
+            deadlines=deadlines,
+            joined=joined,
+            tls=certificate_options(url, self._options.check_certificates),
+        )
 
     def answers(self) -> bool | None:
         return answers(self._uri)
@@ -133,6 +148,23 @@ def _names_dash(uri: str) -> bool:
     """A camera that was met before is not asked again what it is: manifests are called so."""
     parts = urlsplit(BLANK.sub("_", uri))
     return parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(".mpd")
+
+
+# Whether a server is who it says it is.
+
+_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+
+
+def certificate_options(url: str, check: bool) -> dict[str, str]:
+    """What makes FFmpeg's own connections to an https `url` believe no false certificate; of itself it believes any.
+
+    Segments of HLS it fetches without these: FFmpeg does not hand them on.
+    """
+    if not check or not url.lower().startswith("https://"):
+        return {}
+    known = (ssl.get_default_verify_paths().cafile, *_BUNDLES)
+    trusted = next((path for path in known if path and os.path.isfile(path)), None)
+    return {} if trusted is None else {"tls_verify": "1", "ca_file": trusted}
 
 
 # Whether anybody listens at an address: cheap enough to ask while backing off.
@@ -191,17 +223,24 @@ class Deadlines:
 class Connection:
     """An open stream. `url` may hold credentials; `transport`: tcp or udp, for RTSP.
 
-    `joined`: what is read in the place of `url`, delivered in segments; it keeps its own deadlines. Raises `ConnectionLost`
+    `joined`: what is read in the place of `url`, delivered in segments; it keeps its own deadlines. `tls`:
+    of `certificate_options`. Raises `ConnectionLost`
     when it cannot be opened in time.
     """
 
     def __init__(
-        self, url: str, *, transport: str, deadlines: Deadlines, joined: io.RawIOBase | None = None
+        self,
+        url: str,
+        *,
+        transport: str,
+        deadlines: Deadlines,
+        joined: io.RawIOBase | None = None,
+        tls: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._deadlines = deadlines
         # Cameras have no end: over RTSP an end is the death of the sender. Over HTTP it may be the end of a file.
         self._ending = LossCause.FAILED if url.startswith("rtsp") else LossCause.OVER
-        options = _QUICK_START | (_NEAR_THE_END if deadlines.segmented else {})
+        options = _QUICK_START | dict(tls) | (_NEAR_THE_END if deadlines.segmented else {})
         if url.startswith("rtsp"):
             options |= {"rtsp_transport": transport, "allowed_media_types": "video"}
         timeouts = (deadlines.open_s, deadlines.stall_s)

@@ -22,7 +22,7 @@ from pipeline.sources.dash import DashFilm, DashServer
 from pipeline.sources.dash_manifest import BadManifest
 from pipeline.sources.far_film import unhurried
 from pipeline.sources.film_or_camera import AddressKind, by_server, is_dash, is_playlist
-from pipeline.sources.network import REFUSED_REMEDY, NetworkCamera
+from pipeline.sources.network import REFUSED_REMEDY, NetworkCamera, certificate_options
 from pipeline.sources.playlists import MOST_BYTES, check_playlist, is_hls
 from pipeline.sources.source import SourceOptions
 from pipeline.sources.web_file import WebAnswer, WebFile, WebServer, why
@@ -85,9 +85,11 @@ class PlaylistFilm:
 
     def open(self, hwaccel: HWAccel | None) -> av.container.InputContainer:
         try:
+            url = fill_in(self._uri)
+            options = _GO_ON if self._options.reconnect is not RestartPolicy.NEVER else {}
             container = av.open(
-                fill_in(self._uri),
-                options=_GO_ON if self._options.reconnect is not RestartPolicy.NEVER else {},
+                url,
+                options=options | certificate_options(url, self._options.check_certificates),
                 metadata_errors="replace",
                 hwaccel=hwaccel,
                 timeout=(self._options.open_timeout_s, 2 * self._options.open_timeout_s),

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.core.records import ResumePoint
 from pipeline.sources import DecodedFrame, Source, SourceOptions, open_source
+from pipeline.sources.camera import ConnectionLost
 from pipeline.sources.film_or_camera import (
     AddressKind,
     ContainerSays,
@@ -25,6 +26,8 @@ from pipeline.sources.film_or_camera import (
     by_server,
     timing,
 )
+from pipeline.sources.network import NetworkCamera
+from tests.media.films import Film, write_film
 from tests.videos import write_video
 from tests.web_servers import FilmServer, Handler, serving
 
@@ -167,6 +170,30 @@ def test_certificate_that_nobody_has_signed_is_refused_unless_it_is_trusted_or_a
         assert _readable(open_source(address, options=SourceOptions(check_certificates=False)))
         monkeypatch.setenv("SSL_CERT_FILE", str(shown))
         assert _readable(open_source(address))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
+def test_ffmpegs_own_connections_believe_no_false_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has no length is read by FFmpeg: it connects again by itself, when nobody else asks."""
+    key, shown = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown, key)
+
+    content = write_film(Film("ts", count=50), tmp_path / "clip.ts").read_bytes()
+
+    def endless(request: Handler) -> None:
+        request.begin("video/mp2t")
+        request.write(content)
+
+    with serving(endless, context) as address:
+        address = address.replace("http://127.0.0.1", "https://localhost") + "/live"
+        with pytest.raises(ConnectionLost):
+            NetworkCamera(address, SourceOptions()).open()
+        NetworkCamera(address, SourceOptions(check_certificates=False)).open().close()
+        monkeypatch.setenv("SSL_CERT_FILE", str(shown))
+        NetworkCamera(address, SourceOptions()).open().close()
 
 
 def _readable(source: Source) -> bool:

@@ -103,6 +103,8 @@ FILM_SUFFIXES = frozenset(
 _PICTURES = frozenset(
     [
         ".bmp",
+        ".cur",
+        ".dds",
         ".dib",
         ".dpx",
         ".exr",
@@ -110,6 +112,8 @@ _PICTURES = frozenset(
         ".hdr",
         ".heic",
         ".heif",
+        ".icns",
+        ".ico",
         ".j2k",
         ".jfif",
         ".jif",
@@ -238,7 +242,6 @@ _SOUND = frozenset(
         ".mp2",
         ".mp3",
         ".oga",
-        ".ogg",
         ".opus",
         ".ra",
         ".wav",
@@ -294,6 +297,9 @@ def picture_kind(path: Path) -> MediaKind | None:
     suffix = path.suffix.lower()
     if suffix in _RAW_JPEGS or not path.is_file():
         return None
+    if suffix in FILM_SUFFIXES and _begins(path).startswith(b"\xff\xd8\xff"):
+        # JPEG after JPEG, in a file that is called a film.
+        return None
     if _has_picture_signature(path):
         return _moving(path)
     # Some pictures have no signature, and some films the name of a picture.
@@ -302,15 +308,19 @@ def picture_kind(path: Path) -> MediaKind | None:
 
 def _has_picture_signature(path: Path) -> bool:
     # Not by OpenCV, which breaks down over names that are not UTF-8.
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError:
-        return False
+    head = _begins(path)
     netpbm = head[:1] == b"P" and head[1:2] in b"1234567Ff" and head[2:3].isspace()
     return (
         head.startswith(_BEGINNINGS) or head[4:12] in _BOXES or head[:4] + head[8:12] == b"RIFFWEBP" or netpbm
     )
+
+
+def _begins(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except OSError:
+        return b""
 
 
 def _is_film(path: Path) -> bool:
@@ -340,7 +350,7 @@ def _looked_into(path: Path) -> Media:
             if container.format.name in _TEXT_FORMATS:
                 return Media(MediaKind.OTHER, "neither film nor picture")
             if any(not video.disposition & Disposition.attached_pic for video in container.streams.video):
-                still = container.format.name == "image2" or container.format.name.endswith("_pipe")
+                still = container.format.name in ("image2", "ico") or container.format.name.endswith("_pipe")
                 return Media(MediaKind.PICTURE if still else MediaKind.FILM)
             return Media(MediaKind.OTHER, "sound only" if container.streams.audio else "no picture in it")
     except PermissionError:

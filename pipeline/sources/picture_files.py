@@ -95,7 +95,18 @@ def read_page(page: Page) -> np.ndarray | None:
             pixels = _rgb((cv2.imdecode(data, cv2.IMREAD_UNCHANGED),))
     except cv2.error:
         pixels = None
-    return _through_ffmpeg(page.path) if pixels is None else pixels
+    if pixels is None:
+        pixels = _through_ffmpeg(page.path)
+    return _icon(page.path) if pixels is None else pixels
+
+
+def _icon(path: Path) -> np.ndarray | None:
+    """The largest picture of an icon, which is one picture in several sizes."""
+    try:
+        with Image.open(path, formats=("ICO", "CUR", "ICNS")) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def _rgb(found: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -86,17 +86,31 @@ def video_track(
     if not streams:
         if container.streams.audio:
             raise SourceRefused(f"{name}: it holds only audio; give a file with a video stream")
+        if _is_mp4(container) and not len(container.streams):
+            raise SourceRefused(
+                f"{name}: no video stream: nothing was ever written to this MP4, or its index (the moov atom) is damaged; copy "
+                "it again"
+            )
         raise SourceRefused(f"{name}: it holds no video stream; give a video file")
     tracks = [_described(number, stream) for number, stream in streams.items()]
     try:
         chosen = choose_track(tracks, wanted)
     except SourceRefused as error:
         raise SourceRefused(f"{name}: {error}") from None
+    if not chosen.readable and _is_mp4(container):
+        raise SourceRefused(
+            f"{name}: the index of this MP4 (its moov atom) is damaged, or FFmpeg has no decoder for its video; copy it again, "
+            "or, if it plays, re-encode it to H.264"
+        )
     if not chosen.readable:
         raise SourceRefused(f"{name}: FFmpeg has no decoder for its video; re-encode it to H.264")
     moving = [track for track in tracks if not _stands_still(track, tracks)]
     told = f"video tracks {tracks_text(tracks)}: track {chosen.number} is read; --track takes another"
     return streams[chosen.number], (told,) if len(moving) > 1 and wanted is None else ()
+
+
+def _is_mp4(container: av.container.InputContainer) -> bool:
+    return "mp4" in container.format.name.split(",")
 
 
 def _no_covers(container: av.container.InputContainer) -> list[av.VideoStream]:

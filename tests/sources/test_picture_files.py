@@ -15,6 +15,8 @@ from PIL import Image
 from pipeline.core.clock import NS
 from pipeline.sources import DecodedFrame, open_source
 from pipeline.sources.deep_pixels import value_range
+from pipeline.sources.inputs import find_inputs
+from pipeline.sources.source import SourceKind
 from tests.videos import picture
 
 
@@ -119,6 +121,19 @@ def test_any_values_become_ordered_bytes(dtype: type, black: float, span: float,
 
 def moving(count: int) -> list[Image.Image]:
     return [Image.fromarray(picture(6 * index, 96, 64)) for index in range(count)]
+
+
+@pytest.mark.parametrize("ending", ["ico", "icns"])
+def test_an_icon_is_one_picture_and_no_film(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(picture(0, 64, 64)).save(path)
+    source = open_source(str(path), start_ns=0)
+    (frame,) = [event for event in source if isinstance(event, DecodedFrame)]
+    source.close()
+    assert source.info.kind is SourceKind.IMAGES
+    smaller = cv2.resize(frame.to_frame().rgb, (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.abs(smaller.astype(int) - picture(0, 64, 64)).mean() < 12
+    assert [found.uri for found in find_inputs([str(tmp_path)])] == [str(tmp_path)]
 
 
 @pytest.mark.parametrize("ending", ["gif", "png", "webp", "avif"])

@@ -165,11 +165,21 @@ def test_rotated_video_is_shown_upright(tmp_path: Path) -> None:
     assert np.abs(shown.astype(int) - frames[0].thumbnail()).mean() < 20
 
 
+def _ruin(path: Path, since: bytes, count: int) -> None:
+    """Zeros over the index, from box `since` on."""
+    data = bytearray(write_video(path, frames=50).read_bytes())
+    at = data.index(since) - 4
+    data[at : at + count] = bytes(len(data[at : at + count]))
+    path.write_bytes(data)
+
+
 BAD_FILES = {
     "missing": ("no such file", lambda path: None),
     "empty": ("empty", lambda path: path.write_bytes(b"")),
     "text": ("not a video", lambda path: path.write_text("hello, I am not a video\n" * 100)),
     "noise": ("not a video", lambda path: path.write_bytes(random.Random(0).randbytes(50_000))),
+    "ruined track": ("damaged.*copy it again", lambda path: _ruin(path, b"stbl", 600)),
+    "ruined index": ("damaged.*copy it again", lambda path: _ruin(path, b"mvhd", 1000)),
     "truncated": ("moov", lambda path: path.write_bytes(write_video(path, frames=50).read_bytes()[:3000])),
 }
 

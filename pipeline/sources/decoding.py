@@ -183,7 +183,7 @@ class Decoding:
         waiting: list[av.Packet[av.VideoStream]] = []
         while (packet := self._next()) is not None:
             if packet.pts is not None and not packet.is_discard:
-                self._lost.expect(packet.pts)
+                self._lost.expect(packet.pts, packet.dts)
             if packet.is_keyframe and packet.size:
                 if waiting:
                     self._order.skipped(waiting)
@@ -200,7 +200,7 @@ class Decoding:
             return
         while (packet := self._next()) is not None:
             if packet.pts is not None and not packet.is_discard:
-                self._lost.expect(packet.pts)
+                self._lost.expect(packet.pts, packet.dts)
             yield packet
 
     def _read(self) -> Iterator[av.Packet[av.VideoStream]]:
@@ -273,15 +273,23 @@ class _LostPictures:
 
     def __init__(self, reach: int) -> None:
         self._reach = reach
-        self._expected: list[int] = []
+        # (how often the clock of decoding had begun anew, time stamp) of packets of which no picture has come.
+        self._expected: list[tuple[int, int]] = []
+        self._begun = 0
+        self._showing = 0
+        self._newest: int | None = None
         self._damaged: list[int] = []
         self._errors = False
         self._shown: int | None = None
         self._number = 0
         self.beginning: set[int] = set()
 
-    def expect(self, pts: int) -> None:
-        heapq.heappush(self._expected, pts)
+    def expect(self, pts: int, dts: int | None) -> None:
+        if dts is not None:
+            # Recordings that were joined: what comes now is shown behind all of before, whatever its stamps say.
+            self._begun += self._newest is not None and dts < self._newest
+            self._newest = dts
+        heapq.heappush(self._expected, (self._begun, pts))
 
     def note_error(self) -> None:
         self._errors = True
@@ -291,14 +299,18 @@ class _LostPictures:
         if pts is None:
             return []
         unmatched = []
+        if (self._showing, pts) not in self._expected:
+            later = (begun for begun, expected in self._expected if expected == pts)
+            self._showing = min(later, default=self._showing)
+        here = (self._showing, pts)
         if self._shown is None or abs(pts - self._shown) <= self._reach:
-            while self._expected and self._expected[0] <= pts:
-                expected = heapq.heappop(self._expected)
-                if expected != pts and pts - expected <= self._reach:
+            while self._expected and self._expected[0] <= here:
+                begun, expected = heapq.heappop(self._expected)
+                if (begun, expected) != here and abs(pts - expected) <= self._reach:
                     unmatched.append(expected)
-        elif pts in self._expected:
+        elif here in self._expected:
             # A stamp far out of line says nothing about the ones in between.
-            self._expected.remove(pts)
+            self._expected.remove(here)
             heapq.heapify(self._expected)
         self.beginning.discard(pts)
         if self._shown is None:
@@ -325,7 +337,7 @@ class _LostPictures:
 
     def rest(self) -> list[int]:
         """What is still lost at the end of the file."""
-        return self._damaged + (sorted(self._expected) if self._errors else [])
+        return self._damaged + (sorted(pts for _, pts in self._expected) if self._errors else [])
 
     def _told(self, ticks: int | None, damaged: bool) -> list[int]:
         if damaged:

@@ -100,6 +100,26 @@ def test_a_broadcast_that_begins_anew_goes_on_in_a_new_epoch_also_behind_a_resum
         assert [(f.index, f.time) for f in rest.frames] == [(f.index, f.time) for f in seen.frames[at + 1 :]]
 
 
+@pytest.mark.parametrize("counts", [(50, 60), (15, 15, 15), (60, 50)])
+@pytest.mark.parametrize("bframes", [0, 2])
+def test_recordings_that_were_joined_have_no_gap_at_their_joints(
+    tmp_path: Path, counts: tuple[int, ...], bframes: int
+) -> None:
+    parts = [
+        write_film(Film("ts", count=count, gop=25, bframes=bframes), tmp_path / "part.ts").read_bytes()
+        for count in counts
+    ]
+    path = tmp_path / "clip.ts"
+    path.write_bytes(b"".join(parts))
+    seen = read_film(path)
+    assert seen.numbers == [number for count in counts for number in range(count)]
+    assert not seen.gaps
+    assert seen.times_ns == pytest.approx([place * NS // 25 for place in range(sum(counts))], abs=NS // 1000)
+    for at in (counts[0] - 3, counts[0] - 1, counts[0], counts[0] + 3):
+        rest = read_film(path, point_of(seen.frames[at]))
+        assert [(f.index, f.time) for f in rest.frames] == [(f.index, f.time) for f in seen.frames[at + 1 :]]
+
+
 @pytest.mark.parametrize(("rate", "pace"), [(None, 25), (10.0, 10)])
 def test_a_stream_without_a_clock_plays_at_the_rate_given_and_says_so(
     tmp_path: Path, rate: float | None, pace: int

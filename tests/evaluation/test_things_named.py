@@ -16,7 +16,8 @@ from pipeline.drawing.annotate import TrackPath
 from pipeline.drawing.drawing import DisplayOptions
 from pipeline.evaluation.annotations import AnnotatedFrame, Thing, find_clips, read_annotations
 from pipeline.evaluation.naming import SaidRegion, Tally, judge_frame, says_one_of, tally
-from pipeline.evaluation.things_named import ThingsReport, regions_at
+from pipeline.evaluation.things_named import ThingsReport, evaluate_things, regions_at
+from pipeline.settings.config import load_config
 
 MAN = Thing("man", (0.1, 0.1, 0.3, 0.9), ("man", "person"), ("shirt",))
 DOG = Thing("dog", (0.5, 0.6, 0.7, 0.9), ("dog",))
@@ -141,6 +142,10 @@ def test_annotations_are_read_and_bad_ones_named(tmp_path: Path) -> None:
     assert frame.things[0].stuff
     with pytest.raises(UserError, match=r"a\.mp4.*--clips"):
         find_clips([frame], [tmp_path])
+    with pytest.raises(
+        UserError, match=r"--only a\.mov: dev\.json annotates a\.mp4; did you mean 'a\.mp4'\?"
+    ):
+        evaluate_things(path, [tmp_path], load_config("default"), clips=["a.mov"])
     (tmp_path / "a.mp4").touch()
     assert find_clips([frame], [tmp_path / "none", tmp_path]) == {"a.mp4": tmp_path / "a.mp4"}
     for bad, word in (

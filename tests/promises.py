@@ -183,7 +183,7 @@ PROMISES = {
     ),
     "archives-bounded": Promise(
         "What is read",
-        "Damage to a day archive is named, and never read as zeros",
+        "Damage to a day archive is named, and never read as zeros; whatever stands in place of its files, FIFOs and devices included, answers come within 10 s and 1 GiB; fuzzed",
         "2026-11-28",
     ),
     "beside-the-video": Promise(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +18,8 @@ import zarr
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
+
+from pipeline.store.durable_files import open_regular, read_regular
 
 CHECKSUMS = "checksums.json"
 _NO_CHUNK = 2**64 - 1
@@ -48,9 +52,11 @@ def read_checksums(folder: Path, stream: str) -> FileSums | None:
     Raises `ArchiveFileWrong`. Checksums of the files themselves are held against them as they are read.
     """
     try:
-        raw = (folder / CHECKSUMS).read_bytes()
+        raw = read_regular(folder / CHECKSUMS)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ArchiveFileWrong(f"{CHECKSUMS} cannot be read: {error.strerror}") from error
     try:
         document = json.loads(raw)
         if document.pop("crc32") != _own_checksum(document):
@@ -75,9 +81,12 @@ def check_file(folder: Path, path: str, sums: FileSums) -> None:
     if path not in sums:
         raise ArchiveFileWrong(f"{path} is not one of its files")
     try:
-        data = (folder / path).read_bytes()
+        # No longer than it was written, whatever it has become.
+        data = read_regular(folder / path, sums[path][0])
     except FileNotFoundError:
         raise ArchiveFileWrong(f"{path} is missing") from None
+    except OSError as error:
+        raise ArchiveFileWrong(f"{path} is not what was written ({error.strerror})") from error
     if (len(data), zlib.crc32(data)) != sums[path]:
         raise ArchiveFileWrong(f"{path} is not what was written")
 
@@ -103,6 +112,8 @@ class ArchiveFiles(LocalStore):
         if self._sums is not None and key not in self._checked:
             await asyncio.to_thread(check_file, self.root, key, self._sums)
             self._checked.add(key)
+        elif self._sums is None:
+            _check_regular(self.root / key)
         return _there(key, await super().get(key, prototype, byte_range))
 
     def get_sync(
@@ -111,12 +122,21 @@ class ArchiveFiles(LocalStore):
         if self._sums is not None and key not in self._checked:
             check_file(self.root, key, self._sums)
             self._checked.add(key)
+        elif self._sums is None:
+            _check_regular(self.root / key)
         return _there(key, super().get_sync(key, prototype=prototype, byte_range=byte_range))
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         return [await self.get(key, prototype, part) for key, part in key_ranges]
+
+
+def _check_regular(path: Path) -> None:
+    """Raise `ArchiveFileWrong` for what zarr-python would wait for, or read without end."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ArchiveFileWrong(f"{path.name} is not a regular file")
 
 
 def _there(key: str, data: Buffer | None) -> Buffer:
@@ -134,12 +154,12 @@ def check_unlisted(folder: Path, arrays: Mapping[str, zarr.Array]) -> None:
     Each shard ends with an index of its chunks, which has a checksum: it tells how long the file must be.
     """
     try:
-        root = json.loads((folder / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
+        root = json.loads(read_regular(folder / "zarr.json"))["consolidated_metadata"]["metadata"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArchiveFileWrong(f"zarr.json cannot be read: {error}") from error
     for path, array in arrays.items():
         try:
-            own = json.loads((folder / path / "zarr.json").read_bytes())
+            own = json.loads(read_regular(folder / path / "zarr.json"))
         except (OSError, ValueError) as error:
             raise ArchiveFileWrong(f"{path}/zarr.json cannot be read: {error}") from error
         if own != root.get(path):
@@ -159,7 +179,7 @@ def _check_shards(folder: Path, path: str, array: zarr.Array) -> None:
             raise ArchiveFileWrong(f"{key} is missing")
         if size < length:
             raise ArchiveFileWrong(f"{key} is cut off")
-        with open(folder / key, "rb") as file:
+        with open_regular(folder / key) as file:
             file.seek(size - length)
             index = file.read(length)
         if google_crc32c.value(index[:-4]) != int.from_bytes(index[-4:], "little"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +39,30 @@ def writing_durably(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
         raise
     fsync_directory(path.parent)
+
+
+# Of what is read whole: descriptions of stores and streams, lists of checksums, metadata of a day.
+_MOST_BYTES = 256 << 20
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file for reading. Raises OSError for anything else: a FIFO might never be written to, a device has no end."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "this is not a regular file", str(path))
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: Path, most: int = _MOST_BYTES) -> bytes:
+    """All bytes of a regular file. Raises OSError, for one that is larger than `most` too."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size <= most and len(data := file.read(most + 1)) <= most:
+            return data
+    raise OSError(errno.EINVAL, f"this is larger than {most >> 20} MiB", str(path))
 
 
 def fsync_directory(path: Path) -> None:

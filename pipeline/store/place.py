@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from pipeline.store.durable_files import TEMPORARY, fsync_directory, write_durably
+from pipeline.store.durable_files import (
+    TEMPORARY,
+    fsync_directory,
+    open_regular,
+    read_regular,
+    write_durably,
+)
 from sca.parts import Registry, registry
 
 
@@ -128,10 +134,10 @@ class LocalPlace:
         return Stamp(stat.st_size, stat.st_mtime_ns)
 
     def read(self, key: str) -> bytes:
-        return (self.folder / key).read_bytes()
+        return read_regular(self.folder / key)
 
     def open(self, key: str) -> BinaryIO:
-        return open(self.folder / key, "rb")
+        return open_regular(self.folder / key)
 
     def put(self, key: str, data: bytes) -> None:
         write_durably(self.folder / key, data)

@@ -60,7 +60,7 @@ class PromptFile:
             raise MalformedFile(
                 f"{path} is larger than {_LARGEST >> 20} MiB: give the prompts of fewer pictures"
             )
-        self._read(path.read_text(encoding="utf-8", errors="replace"))
+        self._read(_decoded(path.read_bytes()))
 
     def of(self, picture: Picture, *, only: bool) -> Prompts | None:
         """The prompts of a picture, None if the file has none for it. `only`: it is the only picture.
@@ -77,8 +77,19 @@ class PromptFile:
             entries = list(self._numbered(picture)) if self._alike is None else self._alike
         return self._prompts(entries, picture) if len(entries) else None
 
+    def strangers(self, pictures: Sequence[Path]) -> str | None:
+        """The pictures that the file names, in words, if none of these is among them; None if one is, or it names none."""
+        names = self._named or {}
+        if not names or any(path.name in names or str(path) in names for path in pictures):
+            return None
+        return ", ".join([*list(names)[:3], *(["..."] if len(names) > 3 else [])])
+
     def _read(self, text: str) -> None:
         value = _parsed(text, self.path)
+        if isinstance(value, Mapping) and value.keys() == {self.kind}:
+            value = value[self.kind]
+        if not isinstance(value, (Mapping, list)):
+            raise self._bad(f"it is {json.dumps(value)[:40]}, no list")
         if isinstance(value, Mapping) and {"images", "annotations"} <= value.keys():
             self._named = self._from_coco(value)
         elif isinstance(value, Mapping) and ("image" in value or self._key in value):
@@ -147,8 +158,13 @@ class PromptFile:
 
     def _prompts(self, entries: Sequence[Any], picture: Picture) -> Prompts:
         if self.kind == "masks":
-            return Prompts(masks=np.stack([self._mask(entry, picture.size) for entry in entries]))
+            masks = np.stack([self._mask(entry, picture.size) for entry in entries])
+            empty = np.flatnonzero(~masks.any(axis=(1, 2)))
+            if len(empty):
+                raise self._bad(f"mask {empty[0] + 1} is empty")
+            return Prompts(masks=masks)
         width = _WIDTH[self.kind]
+        height, across = picture.size
         groups: list[np.ndarray] = []
         for number, entry in enumerate(entries, 1):
             try:
@@ -158,7 +174,18 @@ class PromptFile:
             good = values.size and values.size % width == 0 and bool(np.isfinite(values).all())
             if not good or (self.kind == "boxes" and values.size != width):
                 raise self._bad(f"entry {number} is {str(entry)[:60]}")
-            groups.append(values.reshape(-1, width))
+            corners = values.reshape(-1, 2)
+            reach = (
+                corners.max(axis=0),
+                corners.min(axis=0),
+            )  # of a box one corner may lie outside, of points none
+            low, high = reach if self.kind == "boxes" else reach[::-1]
+            if (low < 0).any() or (high >= (across, height)).any():
+                raise self._bad(
+                    f"entry {number}, {str(entry)[:60]}, lies outside {picture.path.name}, which is {across} x {height}"
+                )
+            # What reaches beyond an edge ends there, as in the evaluation.
+            groups.append(np.clip(corners, 0, (across, height)).reshape(-1, width))
         if self.kind == "boxes":
             boxes = np.concatenate(groups)
             empty = np.flatnonzero((boxes[:, 2:] <= boxes[:, :2]).any(axis=1))
@@ -217,6 +244,12 @@ class PromptFile:
         )
 
 
+def _decoded(data: bytes) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its mark in front, as spreadsheets write it."""
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return data.decode("utf-16" if wide else "utf-8-sig", errors="replace")
+
+
 def _is_text(path: Path) -> bool:
     """Whether a file of masks is JSON rather than a picture or an array."""
     with path.open("rb") as file:
@@ -261,6 +294,8 @@ def _number(cell: str) -> float | str:
 def _sensible(numbers: np.ndarray) -> np.ndarray:
     if numbers.size > MOST_PIXELS:
         raise ValueError(f"more than {MOST_PIXELS // 10**6} million numbers")
+    if numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
+        raise ValueError(f"it holds {numbers.dtype} and not numbers of regions")
     return np.array(numbers)
 
 

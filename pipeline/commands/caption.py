@@ -49,7 +49,9 @@ def caption(
     task: Annotated[
         CaptionTask, typer.Option(help="What is asked for; of the released models only caption was trained.")
     ] = CaptionTask.CAPTION,
-    beams: Annotated[int, typer.Option(min=1, help="Width of the search for words; 1 is greedy.")] = 1,
+    beams: Annotated[
+        int, typer.Option(min=1, max=100, help="Width of the search for words; 1 is greedy.")
+    ] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     output: Annotated[
         CaptionFormat, typer.Option("--format", help="A table, one object a region, or COCO's layout.")

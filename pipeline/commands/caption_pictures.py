@@ -102,6 +102,10 @@ def _check_drawing(draw: Path | None, pictures: Sequence[Path]) -> None:
 
 def caption_pictures(request: CaptionRequest) -> None:
     """Describe the pictures and write what was asked for. A picture that cannot be read is a UserError that names it."""
+    if request.prompts and (others := request.prompts.strangers(request.pictures)):
+        raise UserError(
+            f"{request.prompts.path} has {request.prompts.kind} for other pictures only ({others}): name one of them"
+        )
     # All sizes and prompts first: the tenth picture's mistake is told before the first is computed.
     wanted = [(path, _prompts(request, path)) for path in request.pictures]
     predictor = sca.load(request.model, request.device)

@@ -37,7 +37,7 @@ def evaluate(
         Path | None, typer.Option(help="Also write the regions of each moment to this folder, as JSON lines.")
     ] = None,
     images: Annotated[
-        int | None, typer.Option(help="Use only so many validation images for captions.")
+        int | None, typer.Option(min=1, help="Use only so many validation images for captions.")
     ] = None,
     recall_images: Annotated[int, typer.Option(help="Validation images for the recall of proposals.")] = 60,
     mistakes: Annotated[
@@ -59,7 +59,7 @@ def evaluate(
         str | None, typer.Option(help="Of --data: densecap-test, grit, one-region or all-regions.")
     ] = None,
     prompt: Annotated[str, typer.Option(help="Of --data: box, centre, random or anything.")] = "box",
-    beams: Annotated[int, typer.Option(min=1, help="Of --data; the paper has 3.")] = 3,
+    beams: Annotated[int, typer.Option(min=1, max=100, help="Of --data; the paper has 3.")] = 3,
     dtype: Annotated[str, typer.Option(help="Of --data: float32, float16 or bfloat16.")] = "float32",
     device: Annotated[str, typer.Option(help="Of --data: cpu, cuda or cuda:N.")] = "cpu",
     predictions: Annotated[

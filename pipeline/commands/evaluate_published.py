@@ -85,4 +85,4 @@ def evaluate_published(request: PublishedRequest) -> str:
 
 def _write(path: Path, value: object) -> None:
     with writing_output(path) as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False).encode())
+        file.write(json.dumps(value, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))

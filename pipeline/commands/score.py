@@ -35,4 +35,6 @@ def score(
     say(report.text())
     if json_out is not None:
         with writing_output(json_out) as file:
-            file.write(json.dumps(report.to_dict(), indent=2, ensure_ascii=False).encode())
+            file.write(
+                json.dumps(report.to_dict(), indent=2, ensure_ascii=False).encode(errors="backslashreplace")
+            )

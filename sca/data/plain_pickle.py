@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sca.errors import MalformedFile, UserError
+from sca.small_files import read_small
 
 _LARGEST = 1 << 28  # RefCOCO's have 40 MB
 # What can build a value of plain parts. Everything that imports, calls or refers to something outside is left out.
@@ -85,11 +86,11 @@ class _Refusing(pickle.Unpickler):
 def read_plain_pickle(path: Path) -> Any:
     """The value of a pickle of plain parts. UserError if it is absent; MalformedFile for anything else in it."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise MalformedFile(f"{path} is larger than {_LARGEST >> 20} MiB: it is not what it should be")
-        data = path.read_bytes()
+        data = read_small(path, _LARGEST)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give the folder that holds it") from error
+    except ValueError as error:
+        raise MalformedFile(f"{path} cannot be read ({error}): fetch it from its origin") from error
     try:
         strange = next(
             (code.name for code, _, _ in pickletools.genops(data) if code.name not in _ALLOWED), None

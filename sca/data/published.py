@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +67,7 @@ def read_published(kind: str, folder: Path, split: str | None = None) -> list[Re
     read, default, needs = KINDS[kind]
     try:
         images = list(read(folder, split or default))
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise MalformedFile(
@@ -76,6 +77,14 @@ def read_published(kind: str, folder: Path, split: str | None = None) -> list[Re
         raise UserError(
             f"{folder} has no images in the split {split or default!r}: choose another with --split"
         )
+    regions = [(image, region) for image in images for region in image.regions]
+    if not regions:
+        raise UserError(f"no image of the split {split or default!r} in {folder} has a region to caption")
+    for image, region in regions:
+        if not all(math.isfinite(value) for value in region.box):
+            raise MalformedFile(
+                f"{folder}: region {region.id} of {image.path.name} has the box {region.box}: give four finite numbers"
+            )
     return images
 
 
@@ -151,6 +160,8 @@ def _flickr30k(folder: Path, split: str) -> Iterator[ReferenceImage]:
         for chain, _, words in _MARKED.findall(_text(folder / "Sentences" / f"{image}.txt")):
             if words not in phrases[chain]:
                 phrases[chain].append(words)
+        if not phrases:
+            raise MalformedFile(f"Sentences/{image}.txt marks no phrase, as all of them do: fetch it again")
         regions: list[ReferenceRegion] = []
         text = _text(folder / "Annotations" / f"{image}.xml")
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
@@ -186,6 +197,8 @@ def _jsonl(folder: Path, split: str) -> Iterator[ReferenceImage]:
         regions = []
         for index, region in enumerate(row["regions"]):
             x0, y0, x1, y1 = (float(value) for value in region["box"])
+            if not isinstance(region["phrases"], list) or not region["phrases"]:
+                raise ValueError(f"line {number}: region {index} has no list of phrases")
             said = tuple(str(phrase) for phrase in region["phrases"])
             regions.append(
                 ReferenceRegion(region.get("id", index), (x0, y0, x1, y1), said, region.get("mask"))

@@ -17,6 +17,8 @@ from sca.modeling.language_model import embed_tokens
 MAX_NEW_TOKENS = 19
 # The width of the beam search with which the released models' scores were measured (spec section 3).
 RELEASED_BEAMS = 3
+# Each beam has a cache of its own, and ten gain nothing over three: what is asked beyond this is a slip.
+MOST_BEAMS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,15 @@ def decode(
     """Continue each prefix (P, n, H) until EOS or `max_new_tokens` tokens, all P in one batch.
 
     beams: 1 is greedy; more is beam search with length penalty 1, without early stopping, as the released models are
-    evaluated. UserError for counts below 1, or for more tokens than the model has positions for.
+    evaluated. UserError for counts below 1, more beams than `MOST_BEAMS` or words, and more tokens than the model has
+    positions for.
     """
     if beams < 1 or max_new_tokens < 1:
         raise UserError(
             f"beams ({beams}) and max_new_tokens ({max_new_tokens}) must be at least 1: give positive counts"
         )
+    if beams > (most := min(MOST_BEAMS, int(model.config.vocab_size))):
+        raise UserError(f"{beams} beams are too many for this model: give {most} at most; the paper has 3")
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and prefix.shape[1] + max_new_tokens > positions + 1:
         raise UserError(

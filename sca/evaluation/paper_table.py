@@ -59,7 +59,7 @@ class PaperReport:
             "",
             f"| model | {' | '.join(METRICS)} |",
             f"| --- |{' --- |' * len(METRICS)}",
-            _line(f"**{self.name}**", self.values()),
+            _line(f"**{self.name.replace('|', chr(92) + '|')}**", self.values()),
             *(_line(row.name, row.values) for row in PAPER),
             "",
         ]
@@ -99,7 +99,7 @@ def report_on(predictions: Sequence[Prediction], name: str) -> PaperReport:
         scores = replace(scores, values={**scores.values, "mask IoU": float(sum(masks) / len(masks))})
     else:
         scores = replace(scores, missing={**scores.missing, "mask IoU": "the data has no masks"})
-    runs = tuple(dict.fromkeys(own.run for own in predictions if own.run))
+    runs = tuple(dict.fromkeys(" ".join(own.run.split()) for own in predictions if own.run))
     images = len({own.image_id for own in predictions})
     return PaperReport(name, scores, runs, images)
 

@@ -220,18 +220,18 @@ def read_predictions(path: Path) -> list[Prediction]:
         try:
             metadata: Mapping[str, Any] = entry.get("metadata") or {}
             scores = [float(score) for score in np.ravel((entry.get("logits") or {}).get("iou_scores") or [])]
-            candidates = [str(text) for text in entry["candidates"]]
+            candidates = _texts(entry["candidates"], "candidates")
             best = int(np.argmax(scores)) if len(scores) == len(candidates) else 0
             found.append(
                 Prediction(
-                    image_id=_of(metadata, "image_id"),
-                    region_id=_of(metadata, "region_id"),
+                    image_id=_name(_of(metadata, "image_id")),
+                    region_id=_name(_of(metadata, "region_id")),
                     box=tuple(float(v) for v in np.ravel(_of(metadata, "input_boxes") or [])),
-                    references=tuple(str(text) for text in entry["references"]),
+                    references=tuple(_texts(entry["references"], "references")),
                     candidate=candidates[best],
                     iou_scores=tuple(scores),
                     run=str(_of(metadata, "run") or ""),
-                    mask_iou=_of(metadata, "mask_iou"),
+                    mask_iou=None if (share := _of(metadata, "mask_iou")) is None else float(share),
                 )
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -239,6 +239,19 @@ def read_predictions(path: Path) -> list[Prediction]:
                 f"{path}: entry {number} is no prediction ({error}): write it again"
             ) from error
     return found
+
+
+def _texts(value: Any, what: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"its {what} are no list of texts")
+    return value
+
+
+def _name(value: Any) -> int | str:
+    """An image's or region's number or name; the official code puts some into a list of one."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, int) else str(value)
 
 
 def _of(metadata: Mapping[str, Any], name: str) -> Any:

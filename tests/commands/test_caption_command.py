@@ -73,6 +73,16 @@ def test_boxes_are_read_from_what_tools_write(
         assert int(mask.sum()) == row["area"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_first_box_of_a_spreadsheet_is_not_lost(
+    model: Path, pictures: list[Path], tmp_path: Path, encoding: str
+) -> None:
+    """A mark in front of a text is no part of its first cell; what reaches beyond the picture ends at its edge."""
+    (tmp_path / "boxes.csv").write_bytes("5,4,60,38\r\n-3,-3,99,20\r\n".encode(encoding))
+    found = rows(run(pictures[0], "--boxes", tmp_path / "boxes.csv", "--model", model, "--format", "jsonl"))
+    assert [row["box"] for row in found] == [[5, 4, 60, 38], [0, 0, 64, 20]]
+
+
 def test_what_was_written_is_read_again(model: Path, pictures: list[Path], tmp_path: Path) -> None:
     for output in ("jsonl", "coco"):
         written = tmp_path / f"found.{output}"
@@ -147,6 +157,12 @@ def test_everything_is_found_drawn_and_told(model: Path, pictures: list[Path], t
             '{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}',
             "not whole in COCO",
         ),
+        (["--boxes", "F"], "64 0 80 20", "lies outside one.png, which is 64 x 40"),
+        (["--boxes", "F"], "1e300 0 2e300 5", "lies outside one.png"),
+        (["--points", "F"], "[[[5, 5], [64.5, 6]]]", "lies outside one.png"),
+        (["--boxes", "F"], '{"other.png": [[0, 0, 5, 5]]}', "boxes for other pictures only (other.png)"),
+        (["--masks", "F.json"], '{"one.png": [{"size": [40, 64], "counts": [2560]}]}', "mask 1 is empty"),
+        (["--beams", "101"], "", "beams"),
         (["--masks", "F.json"], '{"one.png": [{"size": [9, 9], "counts": "x"}]}', "a mask cannot be read"),
         (["--masks", "F.npy"], "no array", "cannot be read as an array"),
         (["--boxes", "absent.txt"], "", "does not exist: name a file of boxes"),
@@ -168,8 +184,8 @@ def test_mistakes_are_told_before_a_model_loads(
     for name in ("F", "F.json", "F.npy"):
         (tmp_path / name).write_text(content)
     result = run(pictures[0], *words)
-    assert isinstance(result.exception, ValueError), result.exception
-    assert message in str(result.exception)
+    assert isinstance(result.exception, ValueError | SystemExit), result.exception
+    assert message in str(result.exception) + result.stderr
 
 
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path, model: Path) -> None:

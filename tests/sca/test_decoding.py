@@ -127,3 +127,11 @@ def test_impossible_requests() -> None:
         decode(model, prefix, max_new_tokens=45)
     assert decode(model, prefix, max_new_tokens=44).token_ids.shape[1] <= 44
     assert int(decode(model, prefix).token_ids.max()) < VOCABULARY
+
+
+def test_beams_that_no_model_has_room_for_are_refused() -> None:
+    model, prefix = _model(GPT2, 0), _prefix(GPT2, 0, 0)[:1]
+    for beams in (0, -1, 62, 10**9):
+        with pytest.raises(ValueError, match="beams"):
+            decode(model, prefix, beams=beams)
+    assert len(decode(model, prefix, beams=61, max_new_tokens=2).sequences()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -89,13 +90,43 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_damaged_data_is_named(tmp_path: Path, change: object, message: str) -> None:
+def test_damaged_data_of_vg_is_named(tmp_path: Path, change: object, message: str) -> None:
     folder = SAMPLES["vg"](tmp_path)
     change(folder)  # type: ignore[operator]
     with pytest.raises(ValueError, match=message):
         read_published("vg", folder)
     with pytest.raises(ValueError, match="did you mean 'coco'"):
         read_published("cocoo", folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"box": [0, NaN, 9, 9], "phrases": ["x"]}', r"region 0 of 1\.png has the box"),
+        ('{"box": [0, 0, 9, 9], "phrases": "x"}', "region 0 has no list of phrases"),
+        ("", "has a region to caption"),
+        ("[" * 100_000, "not in jsonl's layout"),
+    ],
+)
+def test_regions_that_cannot_be_captioned_are_told_before_a_model_is_asked(
+    tmp_path: Path, row: str, message: str
+) -> None:
+    folder = SAMPLES["jsonl"](tmp_path)
+    (folder / "test.jsonl").write_text('{"image": "1.png", "regions": [' + row + "]}")
+    with pytest.raises(ValueError, match=message):
+        read_published("jsonl", folder)
+
+
+def test_no_file_is_waited_for_and_none_is_read_as_nothing(tmp_path: Path) -> None:
+    folder = SAMPLES["refcoco"](tmp_path / "refcoco")
+    (folder / "refs(google).p").unlink()
+    os.mkfifo(folder / "refs(google).p")
+    with pytest.raises(ValueError, match=r"refs\(google\)\.p cannot be read"):
+        read_published("refcoco", folder)
+    folder = SAMPLES["flickr30k"](tmp_path / "flickr30k")
+    (folder / "Sentences" / "2.txt").write_text("")
+    with pytest.raises(ValueError, match=r"Sentences/2\.txt marks no phrase"):
+        read_published("flickr30k", folder)
 
 
 @pytest.mark.parametrize("prompt", ["box", "centre", "random", "anything"])
@@ -140,6 +171,13 @@ def test_of_several_candidates_the_surest_is_scored(tmp_path: Path) -> None:
         ("{}", "no list"),
         ("[]", "no list"),
         ('[{"candidates": ["a"]}]', "entry 0 is no prediction"),
+        ('[{"candidates": "a dog", "references": ["a"]}]', "its candidates are no list of texts"),
+        ('[{"candidates": ["a"], "references": "a dog"}]', "its references are no list of texts"),
+        ('[{"candidates": [null], "references": ["a"]}]', "its candidates are no list of texts"),
+        (
+            '[{"candidates": ["a"], "references": ["a"], "metadata": {"metadata_mask_iou": "x"}}]',
+            "entry 0 is no prediction",
+        ),
     ):
         (tmp_path / "p.json").write_text(bad)
         with pytest.raises(ValueError, match=message):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sca.auto_classes import register_auto_classes
     from sca.automatic import AutomaticMaskGenerator, AutomaticSettings, RegionRecord
     from sca.checkpoints import load_shipped, save_shipped
     from sca.checkpoints.released_layout import save_released
@@ -34,6 +35,7 @@ _HOMES = {
     "load": "sca.registry",
     "load_shipped": "sca.checkpoints",
     "model_names": "sca.model_names",
+    "register_auto_classes": "sca.auto_classes",
     "save_released": "sca.checkpoints.released_layout",
     "save_shipped": "sca.checkpoints",
 }
@@ -52,6 +54,7 @@ __all__ = [
     "load",
     "load_shipped",
     "model_names",
+    "register_auto_classes",
     "save_released",
     "save_shipped",
 ]

@@ -129,8 +129,9 @@ def test_impossible_requests() -> None:
     assert int(decode(model, prefix).token_ids.max()) < VOCABULARY
 
 
+@torch.inference_mode()
 def test_beams_that_no_model_has_room_for_are_refused() -> None:
-    model, prefix = _model(GPT2, 0), _prefix(GPT2, 0, 0)[:1]
+    model, prefix = _model(GPT2, 0), _prefix(GPT2, 1, 0)
     for beams in (0, -1, 62, 10**9):
         with pytest.raises(ValueError, match="beams"):
             decode(model, prefix, beams=beams)

@@ -10,7 +10,16 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 from segment_anything.build_sam import _build_sam
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (  # fmt: skip
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import sca
 from sca.checkpoints.released_layout import released_config, released_state
@@ -97,6 +106,21 @@ def test_a_saved_model_is_the_same_again(built: sca.Sca, tmp_path: Path) -> None
     again.save_pretrained(tmp_path / "half", dtype=torch.float16)
     half = sca.load(tmp_path / "half", dtype="float16")
     assert half.describe(image(), BOXES)[0].token_ids
+
+
+def test_the_auto_classes_of_transformers_load_it(built: sca.Sca, tmp_path: Path) -> None:
+    built.save_pretrained(tmp_path)
+    sca.register_auto_classes()
+    sca.register_auto_classes()
+    assert AutoConfig.from_pretrained(tmp_path).num_task_tokens == 2
+    model = AutoModel.from_pretrained(tmp_path, dtype="bfloat16")
+    assert isinstance(model, sca.Sca)
+    assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(processor, sca.ScaProcessor)
+    assert processor(image(), input_boxes=[BOXES])["input_boxes"].shape == (1, 2, 4)
+    with pytest.raises(ValueError, match="device_map: this model takes dtype and revision only"):
+        AutoModel.from_pretrained(tmp_path, device_map="cpu")
 
 
 def test_llama_is_built_too(sam: Path, tmp_path: Path) -> None:

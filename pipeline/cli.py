@@ -32,7 +32,11 @@ COMMANDS = {
     ),
     "query": LazyCommand("pipeline.commands.query", "Show what was seen, by time."),
     "export": LazyCommand(
-        "pipeline.commands.export", "Write captions as JSON lines, CSV, SubRip or WebVTT subtitles."
+        "pipeline.commands.export",
+        "Write captions as JSON lines, CSV, Parquet, Arrow, COCO objects, SubRip or WebVTT subtitles.",
+    ),
+    "store": LazyCommand(
+        "pipeline.commands.store", "Look after a store: check, count, merge, set damage aside, erase."
     ),
     "config": LazyCommand("pipeline.commands.config", "Show the settings of a run, and explain them."),
     "train": LazyCommand("pipeline.commands.train", "Train a model and write it to OUT/model.", "train"),

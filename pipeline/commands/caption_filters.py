@@ -12,7 +12,7 @@ import typer
 
 from pipeline.core.errors import UserError
 from pipeline.store import CaptionStore
-from pipeline.store.row_query import RowFilter
+from pipeline.store.row_filter import RowFilter
 from pipeline.store.text_filter import TextFilter
 
 StreamsOption = Annotated[

@@ -52,7 +52,7 @@ def export(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="jsonl, csv, srt, vtt, or one of an installed package. Told by the file's ending if not given.",
+            help="jsonl, csv, parquet, arrow, coco, srt, vtt, or one of an installed package. Told by the file's ending if not given.",
         ),
     ] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="TIME", help=TIME_HELP)] = None,
@@ -79,20 +79,22 @@ def export(
     masks: Annotated[
         bool,
         typer.Option(
-            "--masks", help="With each caption's mask, as COCO run lengths over its picture; jsonl."
+            "--masks", help="With each caption's mask, as COCO run lengths; jsonl, parquet, arrow, coco."
         ),
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Write nothing (exit 2) where a file of the store is damaged.")
     ] = False,
 ) -> None:
-    """Write captions as JSON lines, CSV, SubRip or WebVTT subtitles (times from the stream's start).
+    """Write captions as JSON lines, CSV, Parquet, Arrow, COCO objects, SubRip or WebVTT subtitles (times from the stream's start).
 
     Example: sca export street.zarr street.vtt --min-score 0.5
     """
     exporter = exporter_for(out, output)
     if masks and not getattr(exporter, "holds_masks", False):
-        raise UserError(f"--masks: {output or out.suffix.removeprefix('.')} holds no masks; write jsonl")
+        raise UserError(
+            f"--masks: {output or out.suffix.removeprefix('.')} holds no masks; write jsonl, parquet, arrow or coco"
+        )
     check_output(out, store=store)
     with CaptionStore.open(store, strict=strict) as opened:
         windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())

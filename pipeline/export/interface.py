@@ -35,6 +35,9 @@ EXPORTERS: Registry[Callable[[], Exporter]] = registry(
         "csv": "pipeline.export.csv:CsvTable",
         "srt": "pipeline.export.srt:SubRip",
         "vtt": "pipeline.export.vtt:WebVtt",
+        "parquet": "pipeline.export.parquet:ParquetTable",
+        "arrow": "pipeline.export.arrow:ArrowTable",
+        "coco": "pipeline.export.coco:CocoObjects",
     },
 )
 """Parts are called without arguments. Their names are the endings of their files."""

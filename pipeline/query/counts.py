@@ -10,7 +10,7 @@ from pipeline.core.clock import to_datetime
 from pipeline.query.windows import StreamWindow
 from pipeline.store import CaptionStore
 from pipeline.store.counting import QUARTER_NS, CountedBy
-from pipeline.store.row_query import RowFilter
+from pipeline.store.row_filter import RowFilter
 
 
 class CountBy(StrEnum):
@@ -50,23 +50,28 @@ def count_rows(
 ) -> list[CountRow]:
     """Counts of all windows together: hours in order, everything else most captions first."""
     captions: dict[str, int] = {}
-    tracks: dict[str, set[tuple[str, int]]] = {}
+    tracks: dict[str, int] = {}
     several = len(windows) > 1
     for window in windows:
         wanted = replace(asked, start=window.start, end=window.end)
-        for found, count in store.count(window.stream, wanted, _ASKED[by]).items():
-            key = _label(found, window.stream, by, zone, several)
+        found = store.count(window.stream, wanted, _ASKED[by], lambda quarter: _hour_of(quarter, zone))
+        for one, count in found.items():
+            key = _label(one, window.stream, by, zone, several)
             captions[key] = captions.get(key, 0) + count.events
-            tracks.setdefault(key, set()).update((window.stream, track) for track in count.tracks)
-    rows = [CountRow(key, count, len(tracks[key])) for key, count in captions.items()]
+            tracks[key] = tracks.get(key, 0) + count.tracks  # those of two streams are never the same
+    rows = [CountRow(key, count, tracks[key]) for key, count in captions.items()]
     order = (lambda r: r.key) if by is CountBy.HOUR else (lambda r: (-r.captions, r.key))
     return sorted(rows, key=order)
 
 
+def _hour_of(quarter: int, zone: tzinfo) -> int:
+    """The quarter with which the clock's hour began."""
+    return quarter - to_datetime(quarter * QUARTER_NS, zone).minute // 15
+
+
 def _label(found: int | str, stream: str, by: CountBy, zone: tzinfo, several: bool) -> str:
     if by is CountBy.HOUR:
-        hour = to_datetime(int(found) * QUARTER_NS, zone).replace(minute=0, second=0)
-        return hour.isoformat(timespec="minutes")
+        return to_datetime(int(found) * QUARTER_NS, zone).isoformat(timespec="minutes")
     if by is CountBy.STREAM:
         return stream
     return f"{stream}:{found}" if by is CountBy.TRACK and several else str(found)

@@ -14,7 +14,7 @@ from pipeline.core.records import CaptionEvent
 from pipeline.query.rows import CaptionRow, RowMask
 from pipeline.query.typed_times import Recording, parse_window, window_notes
 from pipeline.store import CaptionStore
-from pipeline.store.row_query import RowFilter
+from pipeline.store.row_filter import RowFilter
 
 
 @dataclass(frozen=True, slots=True)

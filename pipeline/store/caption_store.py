@@ -12,6 +12,7 @@ from pipeline.core.clock import Moment, nanoseconds, time_window
 from pipeline.core.errors import StoreRefused
 from pipeline.store.compaction import Compaction
 from pipeline.store.durable_files import TEMPORARY, refusal
+from pipeline.store.erasing import ErasedRows
 from pipeline.store.place import place_of
 from pipeline.store.row_query import (
     RowFilter,
@@ -287,6 +288,23 @@ class CaptionStore(StoreReader):
             except OSError as error:
                 raise refusal(error, place.where, "delete from") from error
         return count
+
+    def erase(self, erased: ErasedRows, *, stream: str | None = None) -> int:
+        """Take rows out of every file, for good. Returns how many went. Takes the writer's place, as `archive_closed_days` does."""
+        self._go_on_in_this_schema()
+        count = 0
+        for name in self._chosen(stream):
+            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
+                count += writer.erase(erased)
+        self._open.clear()
+        return count
+
+    def compact(self, *, stream: str | None = None) -> None:
+        """Merge what is due and delete what was replaced. Takes the writer's place meanwhile."""
+        self._go_on_in_this_schema()
+        for name in self._chosen(stream):
+            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
+                writer.compact()
 
     def _go_on_in_this_schema(self) -> None:
         """Mark a store of an earlier schema as one of this, before the first segment of this is in it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,35 +28,47 @@ class CountedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """`events`, and the `tracks` that they are of."""
+    """`events`, and of how many `tracks` they are."""
 
     events: int
-    tracks: frozenset[int]
+    tracks: int
 
 
-def counted(found: Sequence[Selection], by: CountedBy) -> dict[int | str, Counted]:
-    """Events and tracks of each key: a quarter's number, a track, a text, or "" for the stream."""
+def counted(
+    found: Sequence[Selection], by: CountedBy, hour_of: Callable[[int], int] = lambda quarter: quarter
+) -> dict[int | str, Counted]:
+    """Events and tracks of each key: a quarter's number as `hour_of` makes it, a track, a text, or "" for the stream."""
     keys, names = _keys(found, by)
     if not len(keys):
         return {}
-    tracks = np.concatenate([f.column("track") for f in found]).astype(np.int64)
-    least_key, least_track = int(keys.min()), int(tracks.min())
-    keys, tracks = keys - least_key, tracks - least_track
+    least = int(keys.min())
+    keys = keys - least
+    if by is CountedBy.QUARTER:
+        quarters, places = np.unique(keys, return_inverse=True)
+        hours = np.array([hour_of(quarter + least) for quarter in quarters.tolist()], np.int64)
+        least = int(hours.min())
+        keys = (hours - least)[places]
     events = np.bincount(keys)
-    width = int(tracks.max()) + 1
-    if len(events) * width <= _MOST_MARKS:
-        marks = np.zeros((len(events), width), bool)
-        marks[keys, tracks] = True
-        pairs = [np.flatnonzero(row) for row in marks]
-    else:
-        unique = np.unique(keys * width + tracks)
-        pairs = np.split(unique % width, np.searchsorted(unique, np.arange(1, len(events)) * width))
+    tracks = _distinct(keys, np.concatenate([f.column("track") for f in found]).astype(np.int64), len(events))
     return {
-        names[number + least_key] if names is not None else number + least_key: Counted(
-            int(events[number]), frozenset((pairs[number] + least_track).tolist())
-        )
-        for number in np.flatnonzero(events).tolist()
+        names[number + least] if names is not None else number + least: Counted(count, of)
+        for number, (count, of) in enumerate(zip(events.tolist(), tracks.tolist(), strict=True))
+        if count
     }
+
+
+def _distinct(keys: np.ndarray, tracks: np.ndarray, count: int) -> np.ndarray:
+    """How many different tracks each key has, (count,)."""
+    tracks = tracks - int(tracks.min())
+    width = int(tracks.max()) + 1
+    pairs = keys * width + tracks
+    if count * width <= _MOST_MARKS:
+        marks = np.zeros(count * width, bool)
+        marks[pairs] = True
+        return np.asarray(marks.reshape(count, width).sum(axis=1))
+    pairs.sort()
+    first = np.flatnonzero(np.diff(pairs, prepend=-1))
+    return np.bincount(pairs[first] // width, minlength=count)
 
 
 def _keys(found: Sequence[Selection], by: CountedBy) -> tuple[np.ndarray, list[str] | None]:
@@ -72,7 +84,7 @@ def _keys(found: Sequence[Selection], by: CountedBy) -> tuple[np.ndarray, list[s
     parts = []
     for f in found:
         ids = f.column("text")
-        used = np.unique(ids)
+        used = np.flatnonzero(np.bincount(ids))
         remap = np.zeros(int(used[-1]) + 1, np.int64)
         texts = searched_texts(f.source).texts
         for one in used.tolist():

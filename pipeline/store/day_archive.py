@@ -112,13 +112,13 @@ def build_day(directory: Path, date: str, inputs: Sequence[SegmentName], epoch: 
         for name in inputs:
             readers.append(SegmentReader(LocalPlace(directory), name.path))
             refuse_unknown_tables(readers[-1].attrs, directory / name.path, name.path)
-        return _build(directory, date, inputs, JoinedSegments(readers), readers[-1].attrs, epoch)
+        return write_day(directory, date, inputs, JoinedSegments(readers), readers[-1].attrs, epoch)
     finally:
         for reader in readers:
             reader.close()
 
 
-def _build(
+def write_day(
     directory: Path,
     date: str,
     inputs: Sequence[SegmentName],
@@ -126,6 +126,7 @@ def _build(
     attrs: Mapping[str, Any],
     epoch: int,
 ) -> SegmentName:
+    """Put the archive of `rows`, those of `inputs`, in place in one step. `attrs`: of the last of them. Raises OSError."""
     t_min, t_max = min(n.t_min for n in inputs), max(n.t_max for n in inputs)
     output = SegmentName.day(date, inputs[0].lo, inputs[-1].hi, epoch, t_min, t_max)
     described = SegmentAttributes(
@@ -351,8 +352,7 @@ class DayArchiveReader:
 
     def _array(self, path: str) -> zarr.Array:
         if path not in self._arrays:
-            array = self._group[path]
-            if not isinstance(array, zarr.Array):
+            if not isinstance(array := self._group[path], zarr.Array):
                 raise ValueError(f"{path} is no array")
             self._arrays[path] = array
         return self._arrays[path]

@@ -39,6 +39,8 @@ TEXT_COLUMNS = {"cap": "text", "trk": "text", "gap": "reason", "clk": "clock", "
 class JoinedPart(Protocol):
     """One of the segments that are joined."""
 
+    number: int
+
     def count(self, table: type[Columns]) -> int: ...
 
     def column(self, table: type[Columns], name: str, rows: np.ndarray | None = None) -> np.ndarray: ...

@@ -23,6 +23,7 @@ from pipeline.store.columns import (
 )
 from pipeline.store.decoded_cache import DECODED
 from pipeline.store.place import StorePlace
+from pipeline.store.row_filter import RowFilter, cosines, inside_polygon
 from pipeline.store.segment import SegmentReader
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
 from pipeline.store.segment_rows import SegmentRows, newest_versions
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_ANY_TEXT = TextFilter()
+class NumberedTexts(Protocol):
+    """What has a dictionary of texts."""
+
+    number: int
+
+    def column(self, table: type[Columns], name: str, rows: np.ndarray | None = None) -> np.ndarray: ...
 
 
 class RowSource(Protocol):
@@ -50,28 +56,6 @@ class RowSource(Protocol):
     def column(self, table: type[Columns], name: str, rows: np.ndarray | None = None) -> np.ndarray: ...
 
     def byte_range(self, table: type[Columns], name: str, start: int, stop: int) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RowFilter:
-    """What to look for; None means anything. Times wall ns, both ends included. `box`: xyxy pixels, overlapping.
-
-    `text`: part of the caption, in any case; `texts`: more that is asked of it. `zone`: corners (x, y) in pixels of a polygon in
-    which the middle of the box lies. `shot`: its number, of where the row begins. `like`: (D,) embedding to which that of the
-    row has a cosine of `min_similarity` or more; rows without embedding have none.
-    """
-
-    start: int | None = None
-    end: int | None = None
-    track: int | None = None
-    text: str | None = None
-    min_score: float | None = None
-    box: tuple[float, float, float, float] | None = None
-    texts: TextFilter = _ANY_TEXT
-    zone: tuple[tuple[float, float], ...] | None = None
-    shot: int | None = None
-    like: tuple[float, ...] | None = None
-    min_similarity: float = -1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,7 +205,7 @@ def text_dictionary(source: RowSource) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(data))
 
 
-def searched_texts(source: RowSource) -> SearchedTexts:
+def searched_texts(source: NumberedTexts) -> SearchedTexts:
     """The same as plain strings, kept between questions."""
     kept: SearchedTexts | None = DECODED.kept(source.number, "texts")
     if kept is None:
@@ -229,20 +213,6 @@ def searched_texts(source: RowSource) -> SearchedTexts:
         kept = SearchedTexts(columns.strings())
         DECODED.keep(source.number, "texts", kept, kept.nbytes)
     return kept
-
-
-def cosines(embeddings: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Cosine (n,) float32 of rows (n, D) with (D,); NaN where a row has none, or is of another length."""
-    if embeddings.shape[1] < len(like) or not len(like):
-        return np.full(len(embeddings), np.nan, np.float32)
-    if embeddings.shape[1] > len(like):
-        other = ~np.isnan(embeddings[:, len(like)])
-        embeddings = embeddings[:, : len(like)].astype(np.float32)
-        embeddings[other] = np.nan
-    rows = embeddings.astype(np.float32)
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows)) * np.linalg.norm(like)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(rows @ like / lengths, np.float32)
 
 
 def _in_time(
@@ -347,17 +317,6 @@ def _by_place_and_score(found: Sequence[Selection], wanted: RowFilter) -> list[S
     return kept
 
 
-def inside_polygon(boxes: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Whether the middles of boxes (n, 4) xyxy lie in a polygon, (n,) bool; even-odd rule, it closes by itself."""
-    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    inside = np.zeros(len(boxes), bool)
-    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
-        if y0 != y1:
-            crosses = (y0 > y) != (y1 > y)
-            inside ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
-    return inside
-
-
 def _with_text(found: Selection, wanted: RowFilter) -> Selection:
     asked = [TextFilter(wanted.text)] if wanted.text else []
     asked += [wanted.texts] if wanted.texts else []
@@ -375,6 +334,10 @@ class StoredSegment(RowSource, Protocol):
     """The rows of consecutive commits."""
 
     def rows(self) -> SegmentRows: ...
+
+    def byte_count(self, table: type[Columns], name: str) -> int: ...
+
+    def damaged(self, error: Exception) -> Exception: ...
 
     def verify(self) -> None: ...
 

@@ -109,11 +109,17 @@ class StoreReader:
         )
         return itertools.chain.from_iterable(blocks)
 
-    def count(self, stream: str, wanted: RowFilter, by: CountedBy) -> dict[int | str, Counted]:
-        """How many events match in one stream, and of how many tracks, by what `by` says."""
+    def count(
+        self,
+        stream: str,
+        wanted: RowFilter,
+        by: CountedBy,
+        hour_of: Callable[[int], int] = lambda quarter: quarter,
+    ) -> dict[int | str, Counted]:
+        """How many events match in one stream, and of how many tracks, by what `by` says; see `counted`."""
         place = self._stream_place(stream)
         return self._open.ask(
-            place, wanted.start, wanted.end, lambda s: counted(find_captions(s, wanted), by)
+            place, wanted.start, wanted.end, lambda s: counted(find_captions(s, wanted), by, hour_of)
         )
 
     def embedding_of(self, stream: str, track: int) -> tuple[float, ...]:
@@ -188,6 +194,15 @@ class StoreReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def place_of_stream(self, stream: str) -> StorePlace:
+        """Where a stream lies. Raises `StoreRefused` for an unknown one."""
+        self._chosen(stream)
+        return self._stream_place(stream)
+
+    def ask_stream(self, stream: str, question: Callable[[list[StoredSegment]], Answer]) -> Answer:
+        """What a question makes of all segments of a stream that can be read, in order of commit."""
+        return self._open.ask(self.place_of_stream(stream), None, None, question)
 
     def _stream_place(self, stream: str) -> StorePlace:
         return self._place.below(f"streams/{stream}")

@@ -18,6 +18,7 @@ from pipeline.core.records import Batch, ResumePoint
 from pipeline.store.compaction import Compaction, Compactor, forget
 from pipeline.store.damage import SegmentDamaged
 from pipeline.store.durable_files import refusal
+from pipeline.store.erasing import ErasedRows, erase
 from pipeline.store.place import Hold, PlaceHeld, StorePlace
 from pipeline.store.row_query import open_segment
 from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
@@ -161,6 +162,17 @@ class StreamWriter:
             return self._compactor.forget(cutoff_ns)
         except OSError as error:
             raise refusal(error, self._place.where, "delete from") from error
+
+    def erase(self, erased: ErasedRows) -> int:
+        """Take rows out of every file of the stream. Returns how many went.
+
+        Raises `StoreRefused` when the disk refuses, and for a damaged segment, which may hold some of them.
+        """
+        try:
+            with self._compactor.mutex:
+                return erase(self._place, self._epoch, erased)
+        except OSError as error:
+            raise refusal(error, self._place.where, "erase from") from error
 
     def close(self) -> None:
         """Stop merging and give the stream free. Committed rows need no closing."""

@@ -23,7 +23,7 @@ from pipeline.core.masks import RleMask
 from pipeline.core.records import Batch, CaptionEvent, ClosedTrack, Gap, Observation, ResumePoint
 from pipeline.store import CaptionStore, Compaction, StreamInfo, open_segments
 from pipeline.store.counting import CountedBy
-from pipeline.store.row_query import RowFilter
+from pipeline.store.row_filter import RowFilter
 from pipeline.store.text_filter import TextFilter
 from tests.store_samples import (
     BY_HAND,
@@ -185,7 +185,7 @@ def test_answers_are_those_of_a_search_by_hand(history: History, wanted: list[Ro
             counts = store.count("cam", one, CountedBy.TEXT)
             assert {text: count.events for text, count in counts.items()} == Counter(e.text for e in expected)
             assert {t: c.tracks for t, c in counts.items()} == {
-                t: {e.track for e in expected if e.text == t} for t in counts
+                t: len({e.track for e in expected if e.text == t}) for t in counts
             }
             plain = RowFilter(one.start, one.end, one.track, one.text, one.min_score, one.box)
             expected = [e for e in newest if matches(e, plain)]

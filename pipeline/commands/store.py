@@ -1,0 +1,185 @@
+"""`sca store`: look after a store: whether it is whole, what is in it, merge, set damaged files aside, erase."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.commands.damage_exit import EXIT_DAMAGED
+from pipeline.commands.terminal import PlainConsole, say
+from pipeline.core.clock import iso_text, local_zone
+from pipeline.core.errors import UserError
+from pipeline.query.typed_times import TIME_HELP
+from pipeline.query.windows import stream_windows
+from pipeline.store import CaptionStore
+from pipeline.store.columns import CaptionColumns, ObservationColumns, TrackColumns
+from pipeline.store.durable_files import refusal
+from pipeline.store.erasing import ErasedRows
+from pipeline.store.row_query import StoredSegment
+from pipeline.store.segment_name import DAY_LEVEL
+from pipeline.store.stream_directory import list_visible
+from pipeline.store.text_filter import TextFilter
+
+store = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Look after a store: check, count, merge, set damage aside, erase.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StorePath = Annotated[
+    Path, typer.Argument(help="The .zarr directory that `sca run` wrote.", show_default=False)
+]
+StreamOption = Annotated[str | None, typer.Option("--stream", help="Only this stream.")]
+
+
+@store.command("check")
+def check(path: StorePath, stream: StreamOption = None) -> None:
+    """Read every byte and tell what is damaged or missing (exit 3).
+
+    Example: sca store check yard.zarr
+    """
+    with CaptionStore.open(path) as opened:
+        damage = opened.verify(stream=stream)
+        lost = [
+            (name, span)
+            for name in ([stream] if stream else opened.streams())
+            for span, reason in opened.unwatched(name)
+            if str(reason) == "lost"
+        ]
+    for file in damage:
+        say(
+            f"{file.path} is damaged ({file.reason}): {iso_text(file.span.start)} to {iso_text(file.span.end)}"
+        )
+    for name, span in lost:
+        say(f"{name}: files are missing, from {iso_text(span.start)} to {iso_text(span.end)}")
+    if damage or lost:
+        raise typer.Exit(EXIT_DAMAGED)
+    say("Everything is whole.")
+
+
+@store.command("stats")
+def stats(path: StorePath, stream: StreamOption = None) -> None:
+    """Show how much is stored of each stream, from when to when, and in how many files."""
+    columns = ("stream", "captions", "observations", "tracks", "MB", "segments", "archives", "from", "to")
+    table = Table(*columns, box=None, pad_edge=False)
+    with CaptionStore.open(path) as opened:
+        for name in [stream] if stream else opened.streams():
+            span, found = opened.span(name), _stats_of(opened, name)
+            numbers = (found.captions, found.observations, found.tracks, round(found.bytes / 1e6, 1))
+            files = (found.segments, found.archives)
+            times = ("", "") if span is None else (iso_text(span.start), iso_text(span.end))
+            table.add_row(name, *map(str, (*numbers, *files)), *times)
+    PlainConsole(width=160).print(table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stats:
+    """Rows of each table (versions of one event in several segments count as often), files that count, and bytes of all."""
+
+    captions: int
+    observations: int
+    tracks: int
+    segments: int
+    archives: int
+    bytes: int
+
+
+def _stats_of(opened: CaptionStore, stream: str) -> _Stats:
+    """Of one stream. Damaged segments count as files without rows. Raises `StoreRefused` for an unknown stream."""
+    place = opened.place_of_stream(stream)
+
+    def rows(sources: list[StoredSegment]) -> list[int]:
+        kinds = (CaptionColumns, ObservationColumns, TrackColumns)
+        return [sum(source.count(kind) for source in sources) for kind in kinds]
+
+    captions, observations, tracks = opened.ask_stream(stream, rows)
+    names = list_visible(place).segments
+    archives = sum(name.level == DAY_LEVEL for name in names)
+    size = 0
+    for folder, _, files in os.walk(place.folder or Path()) if place.folder is not None else ():
+        size += sum(os.path.getsize(os.path.join(folder, file)) for file in files)
+    return _Stats(captions, observations, tracks, len(names) - archives, archives, size)
+
+
+@store.command("compact")
+def compact(path: StorePath, stream: StreamOption = None) -> None:
+    """Merge small segments that are due, and delete what was replaced. Not while a run writes the stream."""
+    with CaptionStore.open(path) as opened:
+        opened.compact(stream=stream)
+
+
+@store.command("repair")
+def repair(
+    path: StorePath,
+    aside: Annotated[
+        Path | None, typer.Option(help="Folder for damaged files; next to the store if not given.")
+    ] = None,
+    stream: StreamOption = None,
+) -> None:
+    """Move damaged files out of the store, so that what they held counts as lost and the rest is merged again.
+
+    Nothing is deleted: a file that is mended is moved back by hand.
+    """
+    target = aside or path.with_name(f"{path.name}.damaged")
+    if target.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"{target}: this lies inside the store; choose another folder")
+    with CaptionStore.open(path) as opened:
+        damage = opened.verify(stream=stream)
+    for file in damage:
+        moved = target / Path(file.path).resolve().relative_to(path.resolve())
+        try:
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(file.path, moved)
+        except OSError as error:
+            raise refusal(error, moved, "move a damaged file to") from error
+        say(f"{file.path} was moved to {moved} ({file.reason})")
+    if not damage:
+        say("Everything that is there is whole.")
+
+
+@store.command("erase")
+def erase(
+    path: StorePath,
+    track: Annotated[
+        int | None, typer.Option(help="Everything of this track: captions, boxes, masks, embeddings.")
+    ] = None,
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help=TIME_HELP)] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="End of the time, as --from.")
+    ] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option("--word", help="Captions with this word or phrase. Repeatable: all of them."),
+    ] = None,
+    stream: StreamOption = None,
+    utc: Annotated[
+        bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take a track, a time or words out of every file of the store, for good. Copies and backups are not touched.
+
+    What is given together must hold together. Not while a run writes the stream.
+    Example: sca store erase yard.zarr --stream yard --track 17
+    """  # fmt: skip
+    if track is None and start is None and end is None and not word:
+        raise UserError("say what is to be erased: --track, --from and --to, or --word")
+    with CaptionStore.open(path) as opened:
+        if track is not None and stream is None and len(opened.streams()) > 1:
+            raise UserError("--track: tracks are numbered in each stream; add --stream")
+        windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
+        if not yes:
+            typer.confirm(f"Erase from {path} for good?", abort=True)
+        texts = TextFilter(phrases=tuple(word)) if word else None
+        for window in windows:
+            gone = opened.erase(ErasedRows(window.start, window.end, track, texts), stream=window.stream)
+            say(f"{window.stream}: {gone} rows erased")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from pipeline.captioning.gate import FIRST_BUDGET
+from pipeline.core.clock import iso_text
 from pipeline.core.errors import SourceAway, SourceRefused, UserError
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import ResumePoint
@@ -20,6 +22,7 @@ from pipeline.sources import DecodedFrame, Source, SourceInfo, SourceKind, find_
 from pipeline.sources.identity import address_fingerprint, goes_on, same_content, stream_names
 from pipeline.sources.standing import STANDS_NS, StandingPictures
 from pipeline.store import CaptionStore, StreamInfo, check_stream_id
+from pipeline.store.segment_name import AHEAD_NS
 
 log = logging.getLogger(__name__)
 
@@ -242,12 +245,24 @@ def _plan_stream(
                 start_ns = known.start_wall_ns
         elif not source.info.live:
             start_ns = source.info.start_wall_ns
+        if start_ns is not None and not source.info.live:
+            check_not_ahead(source.info, start_ns, time.time_ns())
         complete = resume.pts_ns >= 0 and not source.info.live and not _anything_left(source, resume)
         return StreamPlan(
             uri, config, start_ns, source.info, _stream_info(source.info, config, start_ns), resume, complete
         )
     finally:
         source.close()
+
+
+def check_not_ahead(film: SourceInfo, start_ns: int, now_ns: int) -> None:
+    """Raise `UserError` when a film would end later than any store keeps rows: more than a day ahead of `now_ns`."""
+    end_ns = start_ns + (film.duration_ns or 0)
+    if end_ns > now_ns + AHEAD_NS:
+        raise UserError(
+            f"{film.address}: begun at {iso_text(start_ns)} it would end more than a day ahead of this machine's clock; say with "
+            "--start when it was taken, or set the clock"
+        )
 
 
 def _are_photos(source: SourceInfo) -> bool:

@@ -31,7 +31,7 @@ class FilmStart:
 def film_start(
     tags: Iterable[Mapping[str, str]], *, modified_ns: int, duration_ns: int | None, now_ns: int
 ) -> FilmStart:
-    """The first date among `tags` that can be true, else the file's modification time less its length.
+    """The first date among `tags` that can be true, else the file's modification time less its length, else now less that.
 
     Not believed: a date before 1980 or a day and more ahead of `now_ns`, each of which is told. `modified_ns`: when the
     file was last written; `duration_ns`: None where the file does not say how long it is.
@@ -50,6 +50,10 @@ def film_start(
             said = f"{name} {text.strip()}"
             if said not in refused:
                 refused.append(said)
+    if modified_ns > now_ns + _AHEAD_NS:
+        refused.append(f"time of its last change {iso_text(modified_ns)}")
+        start = now_ns - (duration_ns or 0)
+        return FilmStart(start, _told(refused, "now less its length, taken", start), by_length=True)
     start = modified_ns - (duration_ns or 0)
     told = _told(refused, "time of its last change less its length, taken", start)
     return FilmStart(start, told, by_length=True)

@@ -241,6 +241,7 @@ def foreign_store(path: Path) -> None:
         (["run", "clip.mp4", "--preset", "defualt"], ["did you mean 'default'"]),
         (["run", "clip.mp4", "--set", "keyframe.interval_s=1"], ["did you mean 'keyframes'"]),
         (["run", "clip.mp4", "--start", "yesterday"], ["yesterday", "2026-"]),
+        (["run", "clip.mp4", "--start", "2099-01-01"], ["clip.mp4", "2099-01-01", "ahead", "--start"]),
         (["run", "clip.mp4", "--annotate", "nowhere/out.mp4"], ["nowhere"]),
         (["run", "clip.mp4", "--annotate", "clip.mp4"], ["the input itself"]),
         (["run", "clip.mp4", "--model", "dmeo", "--runtime", "inline"], ["dmeo", "demo"]),

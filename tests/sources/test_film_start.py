@@ -45,6 +45,14 @@ def test_a_date_that_cannot_be_true_is_told_and_the_next_choice_taken(broken: st
     assert "2023-01-01" in notice
 
 
+def test_a_file_that_was_changed_in_the_far_future_ends_now() -> None:
+    found = film_start([], modified_ns=NOW + 2 * 86_400 * NS, duration_ns=60 * NS, now_ns=NOW)
+    assert found.wall_ns == NOW - 60 * NS
+    (notice,) = found.notices
+    assert "2026-06-03" in notice
+    assert "2026-05-31T23:59:00" in notice
+
+
 def test_a_files_broken_date_reaches_the_notices(tmp_path: Path) -> None:
     film = Film("mkv", count=10, tags=(("creation_time", "1970-01-01T00:00:00Z"),))
     path = write_film(film, tmp_path / "clip.mkv")

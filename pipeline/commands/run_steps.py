@@ -121,6 +121,10 @@ def engines_for(plan: RunPlan, console: Console, clock: Callable[[], float] = ti
                 console.print(seconds, soft_wrap=True, highlight=False)
 
         ready = with_engines(plan, report)
-    if status is not None:
+    if status is not None and ready.config.runtime.engine == EAGER:
+        console.print(
+            "The model computes uncompiled, more slowly; the next start tries again.", soft_wrap=True
+        )
+    elif status is not None:
         console.print(f"Compiled in {clock() - begun:.0f} s; the next start finds it ready.", soft_wrap=True)
     return ready

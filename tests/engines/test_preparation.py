@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from engines.preparation import EngineRequest, PreparationFailed, Prepared, find_prepared, prepare
-from pipeline.commands.run_steps import with_engines
+from pipeline.commands.run_steps import engines_for, with_engines
 from pipeline.runtime.plan import RunPlan, plan_run
 from pipeline.settings.config import load_config
 from tests.hostile_folder import LIBRARIES, OURS, fill_hostile, imported_from
@@ -108,13 +110,15 @@ def test_where_building_fails_the_run_computes_eagerly_and_the_stream_says_why(
     shutil.copytree(model, broken)
     wanted = plan(broken, tmp_path)
     (broken / "model.safetensors").write_bytes(b"nothing")
-    said: list[str] = []
-    ready = with_engines(wanted, said.append)
+    screen = StringIO()
+    ready = engines_for(wanted, Console(file=screen, width=1000))
+    said = screen.getvalue().splitlines()
     assert len(failures) == 1
     assert ready.config.runtime.engine == "eager"
     assert "eager" in ready.streams[0].info.engines
-    assert "not built" in said[-1]
-    assert "model.safetensors" in said[-1]
+    assert "not built" in said[-2]
+    assert "model.safetensors" in said[-2]
+    assert "the next start tries again" in said[-1]
 
 
 def test_who_asks_for_eager_gets_it_without_a_word(model: Path, tmp_path: Path) -> None:

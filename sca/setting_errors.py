@@ -80,6 +80,11 @@ def _explain(problem: ErrorDetails, root: type, within: str) -> str:
     return f"setting {dotted}{shown}: {said}" if dotted else said
 
 
+def _on_one_line(name: str) -> str:
+    """A name as somebody wrote it, which may hold anything."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 def _short(value: int) -> bool:
     return value.bit_length() <= 64
 
@@ -104,7 +109,7 @@ def _place(root: type, loc: Sequence[int | str]) -> tuple[list[str], type | None
             groups = chosen
             continue
         inside = groups[0] if len(groups) == 1 else None
-        names.append(str(part))
+        names.append(_on_one_line(str(part)))
         if not isinstance(part, int):
             groups = _groups(_fields(inside).get(part)) if inside is not None else []
     return names, inside

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -112,6 +112,8 @@ json_values = st.recursive(
         st.sampled_from([*TrainingConfig.model_fields, "x"]), json_values, max_size=3
     )
 )  # fmt: skip
+@example({"shares": {"\r": None}})
+@example({"shares": {"\u2028\ud800": None}})
 def test_whatever_is_written_gets_one_line(values: dict[str, Any]) -> None:
     text = complaint(values)
     assert text is None or (text.startswith("recipe: ") and len(text.splitlines()) == 1)

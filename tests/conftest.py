@@ -49,7 +49,6 @@ GROUPS = {
     "tests/runtime/test_shedding_run.py": RAY,
 }
 WAITING = "waiting for cameras"
-# These mostly wait for clocks and sockets: they run beside what keeps the processors busy.
 GROUPS |= dict.fromkeys(
     (
         "tests/sources/test_rtsp_source.py",
@@ -57,6 +56,15 @@ GROUPS |= dict.fromkeys(
         "tests/sources/test_source_conformance.py",
     ),
     WAITING,
+)
+# These mostly wait for clocks and sockets: they run beside what keeps the processors busy.
+IDLE = (
+    *(file for file, group in GROUPS.items() if group == WAITING),
+    "tests/runtime/test_full_disk.py",
+    "tests/serving/test_health.py",
+    "tests/sources/test_dash.py",
+    "tests/sources/test_web_films.py",
+    "tests/sources/test_webcam.py",
 )
 # What takes long begins first, or the last file would be waited for by one worker alone.
 FIRST = (
@@ -98,7 +106,7 @@ class Workers:
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """More workers than processors, yet no more busy tests than processors at a time."""
-        beside = "PYTEST_XDIST_WORKER" not in os.environ or GROUPS.get(file_of(item.nodeid)) == WAITING
+        beside = "PYTEST_XDIST_WORKER" not in os.environ or file_of(item.nodeid) in IDLE
         with nullcontext() if beside else a_processor():
             yield
 

@@ -130,8 +130,8 @@ def test_killed_stages_come_back_without_a_row_lost_or_doubled_and_the_metrics_a
 ) -> None:
     """Two files with settings of their own; the process of every kind of stage is killed in the midst of it."""
     metrics, health, port = served
-    write_video(tmp_path / "left.mp4", frames=1000, width=96, height=64)
-    write_video(tmp_path / "right.mp4", frames=2000, width=96, height=64)
+    write_video(tmp_path / "left.mp4", frames=700, width=96, height=64)
+    write_video(tmp_path / "right.mp4", frames=1400, width=96, height=64)
     cams = tmp_path / "cams.yaml"
     cams.write_text(
         f"streams:\n"
@@ -157,7 +157,7 @@ def test_killed_stages_come_back_without_a_row_lost_or_doubled_and_the_metrics_a
     with CaptionStore.open(store) as opened:
         assert opened.gaps().num_rows == 0
         assert opened.coverage() == pytest.approx(1.0)
-        assert {name: opened.resume(name).frame for name in opened.streams()} == {"left": 999, "right": 1999}
+        assert {name: opened.resume(name).frame for name in opened.streams()} == {"left": 699, "right": 1399}
     # The same keyframes as an undisturbed run. A track needs two sightings, so the one behind a start may show none.
     frames = {(stream, frame) for stream, frame, _ in after}
     expected = {(stream, frame) for stream, frame, _ in observations(calm)}

@@ -192,7 +192,10 @@ def test_addresses_as_people_have_them_are_let_in(address: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "a" * 5000, "\0", "../../etc", "/dev/zero", "a/b\n/c", "\x1b[2J", "\udcff"]
 )
-def test_a_model_that_cannot_be_one_is_refused(name: str) -> None:
+def test_a_model_that_cannot_be_one_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="unknown model") as error:
         find_model(name)
     assert "\n" not in str(error.value)

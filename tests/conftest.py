@@ -30,7 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A property holds or does not; how long an example takes says how busy the machine is.
-settings.register_profile("day", deadline=None)
+settings.register_profile("day", deadline=None, max_examples=60)
 settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile("long" if LONG else "day")
 
@@ -61,6 +61,7 @@ GROUPS |= dict.fromkeys(
 IDLE = (
     *(file for file, group in GROUPS.items() if group == WAITING),
     "tests/runtime/test_full_disk.py",
+    "tests/runtime/test_live_run.py",
     "tests/serving/test_health.py",
     "tests/sources/test_dash.py",
     "tests/sources/test_web_films.py",

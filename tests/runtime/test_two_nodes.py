@@ -81,7 +81,7 @@ def test_the_streams_of_a_killed_node_move_and_nothing_committed_is_lost(
 ) -> None:
     from pipeline.runtime.on_ray.driver import run_on_ray
 
-    clips = [str(write_video(tmp_path / f"{name}.mp4", frames=800, width=96, height=64)) for name in STREAMS]
+    clips = [str(write_video(tmp_path / f"{name}.mp4", frames=500, width=96, height=64)) for name in STREAMS]
     settings = (
         *LENIENT,
         "keyframes.interval_s=0.2",
@@ -105,7 +105,7 @@ def test_the_streams_of_a_killed_node_move_and_nothing_committed_is_lost(
     assert watch.before
     assert watch.before <= set(after)
     with CaptionStore.open(store) as opened:
-        assert {name: opened.resume(name).frame for name in STREAMS} == dict.fromkeys(STREAMS, 799)
+        assert {name: opened.resume(name).frame for name in STREAMS} == dict.fromkeys(STREAMS, 499)
         assert opened.gaps().num_rows == 0
     assert set(watch.moved_s) == watch.moved
     assert max(watch.moved_s.values()) < 30

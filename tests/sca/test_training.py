@@ -41,6 +41,7 @@ from sca.training.mask_losses import (
 )
 from sca.training.run import prepare_data
 from sca.training.trainer import Progress, Trainer
+from tests.duration import LONG
 from tests.sca.conftest import TINY, WITH_READER
 from tests.tiny_models import region_reader_config, tiny_model
 
@@ -181,6 +182,7 @@ def test_a_model_without_a_reader_can_be_taught_to_read(data_dir: Path, tmp_path
         Trainer(other, data, pictures, tmp_path / "third", tmp_path / "first" / "checkpoint.pt")
 
 
+@pytest.mark.skipif(not LONG, reason="a quarter of a minute; in the long run")
 def test_a_consensus_stage_raises_the_score_of_what_is_said(data_dir: Path, tmp_path: Path) -> None:
     words = {"name": "words", "trains": "language", "steps": 40, "size": 64, "images": 2, "regions": 4, "views": 1,
              "learning_rate": 3e-3, "warmup_steps": 1, "ema": 0.5, "sentences": 0.5}  # fmt: skip

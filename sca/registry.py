@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from sca.checkpoints import is_shipped, load_released, load_released_tokenizer, load_shipped
 from sca.errors import UserError
 from sca.hub import CachedRepository
 from sca.model_names import find_model
-from sca.predictor import Predictor
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DTYPES |= {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+if TYPE_CHECKING:
+    import torch
+
+    from sca.predictor import Predictor
+
+# torch, transformers and timm take ten seconds of a processor to import, and who only asks where a model lies, or how its
+# shape reads, needs none of them: they are imported where a model is built.
+
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def model_directory(name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> Path:
@@ -47,7 +51,7 @@ def load(
     name_or_path: str | os.PathLike[str] = "demo",
     device: torch.device | str = "cpu",
     *,
-    dtype: torch.dtype | str = torch.float32,
+    dtype: torch.dtype | str = "float32",
     revision: str | None = None,
     image_size: int | None = None,
 ) -> Predictor:
@@ -60,6 +64,9 @@ def load(
     """
     target, wanted = _checked_device(device), checked_dtype(dtype)
     directory = model_directory(name_or_path, revision=revision)
+    from sca.checkpoints import is_shipped, load_released, load_released_tokenizer, load_shipped
+    from sca.predictor import Predictor
+
     if is_shipped(directory):
         if image_size is not None:
             raise UserError(f"{directory} has a fixed input side: leave image_size out")
@@ -79,14 +86,19 @@ def load(
 
 def checked_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A dtype by name or as it is. UserError for one that models do not compute in."""
-    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if wanted not in DTYPES.values():
+    import torch
+
+    known = {name: getattr(torch, name) for name in _DTYPES.values()}
+    wanted = known.get(_DTYPES.get(dtype, dtype)) if isinstance(dtype, str) else dtype
+    if wanted not in known.values():
         raise UserError(f"unknown dtype {str(dtype)!r}: use float32, float16 or bfloat16")
     assert wanted is not None
     return wanted
 
 
 def _checked_device(device: torch.device | str) -> torch.device:
+    import torch
+
     try:
         target = torch.device(device)
     except RuntimeError as error:

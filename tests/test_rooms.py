@@ -265,6 +265,7 @@ def is_entry(path: Path) -> bool:
         ("pipeline.settings.stream_list", ("torch", "ray", "av", "cv2", "scipy")),
         ("sca", ("ray", "zarr")),
         ("sca.model_names", ("torch", "transformers")),
+        ("sca.registry", ("torch", "transformers", "timm", "segment_anything")),
     ],
 )
 def test_light_commands_start_without_heavy_libraries(module: str, forbidden: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from pipeline.store.damage import SegmentDamaged
 from pipeline.store.durable_files import refusal
 from pipeline.store.erasing import ErasedRows, erase
 from pipeline.store.place import Hold, PlaceHeld, StorePlace
-from pipeline.store.row_query import open_segment
+from pipeline.store.row_query import StoredSegment, open_segment
 from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
 from pipeline.store.segment_name import AHEAD_NS, SegmentName, Visible
 from pipeline.store.segment_rows import SegmentRows
@@ -236,13 +236,23 @@ def newest_resume(place: StorePlace, shown: Visible) -> ResumePoint:
     """Where the stream goes on after the newest segment that can be read; what comes after it is seen again."""
     for name in reversed(shown.segments):
         try:
-            last = open_segment(place, name)
+            last = _opened(place, name)
         except SegmentDamaged as error:
             log.warning("going on from before it: %s", error)
             continue
         last.close()
         return resume_of(last.attrs)
     return ResumePoint()
+
+
+def _opened(place: StorePlace, name: SegmentName) -> StoredSegment:
+    """A segment, looked at twice where the disk failed: if it only stumbled, what it holds must not be written again."""
+    try:
+        return open_segment(place, name)
+    except SegmentDamaged as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+    return open_segment(place, name)
 
 
 def hold_stream(place: StorePlace) -> Hold:

@@ -257,7 +257,9 @@ def trials(
         for call, count in sorted(plain.calls.items()):
             if call not in FILE_CALLS:
                 continue
-            for number in sorted({1 + round(n) for n in np.linspace(0, count - 1, min(count, most)).tolist()}):
+            for number in sorted(
+                {1 + round(n) for n in np.linspace(0, count - 1, min(count, most)).tolist()}
+            ):
                 if "errors" in kinds:
                     errors = ["EIO"]
                     errors += ["ENOSPC"] if call in ("openat", "write", "mkdir", "fsync", "rename") else []
@@ -275,7 +277,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kinds", nargs="+", choices=("errors", "kills"), default=["errors", "kills"])
-    parser.add_argument("--works", nargs="+", choices=[w.name for w in WORKS], default=[w.name for w in WORKS])
+    parser.add_argument(
+        "--works", nargs="+", choices=[w.name for w in WORKS], default=[w.name for w in WORKS]
+    )
     parser.add_argument("--most", type=int, default=1000, help="calls of a kind that fail, of each work")
     options = parser.parse_args()
     works = tuple(w for w in WORKS if w.name in options.works)

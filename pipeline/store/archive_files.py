@@ -19,7 +19,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from pipeline.store.durable_files import open_regular, read_regular
+from pipeline.store.durable_files import open_regular, raise_it, read_regular
 
 CHECKSUMS = "checksums.json"
 _NO_CHUNK = 2**64 - 1
@@ -34,9 +34,9 @@ FileSums = Mapping[str, tuple[int, int]]
 
 
 def write_checksums(folder: Path, name: str, stream: str) -> None:
-    """Add the list of all files that lie in `folder`, which is to be called `name`."""
+    """Add the list of all files that lie in `folder`, which is to be called `name`. Raises OSError."""
     files = {}
-    for where, _, entries in os.walk(folder):
+    for where, _, entries in os.walk(folder, onerror=raise_it):
         for entry in entries:
             path = Path(where, entry)
             data = path.read_bytes()

@@ -27,7 +27,7 @@ from pipeline.store.archive_files import (
 from pipeline.store.columns import TABLES, Codec, Columns, ColumnSpec
 from pipeline.store.damage import SegmentDamaged, hold_against_name
 from pipeline.store.decoded_cache import DECODED, next_file_number
-from pipeline.store.durable_files import TEMPORARY, fsync_directory
+from pipeline.store.durable_files import TEMPORARY, fsync_directory, fsync_tree
 from pipeline.store.joined_segments import JoinedSegments
 from pipeline.store.place import LocalPlace
 from pipeline.store.segment import (
@@ -146,7 +146,7 @@ def write_day(
     try:
         _write(temporary, rows, {**described, "checksums": CHECKSUMS})
         write_checksums(temporary, final.name, attrs["stream"])
-        _fsync_tree(temporary)
+        fsync_tree(temporary)
         os.rename(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -213,17 +213,6 @@ def _create(group: zarr.Group, name: str, array: Any, spec: ColumnSpec, dimensio
         for begin in range(0, len(array), rows * shard):
             end = min(begin + rows * shard, len(array))
             created[begin:end] = np.asarray(array[begin:end])
-
-
-def _fsync_tree(path: Path) -> None:
-    for folder, _, files in os.walk(path, topdown=False):
-        for file in files:
-            handle = os.open(os.path.join(folder, file), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        fsync_directory(Path(folder))
 
 
 class DayArchiveReader:

@@ -76,6 +76,23 @@ def fsync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def raise_it(error: OSError) -> None:
+    """For os.walk, to which a folder that cannot be listed is an empty one."""
+    raise error
+
+
+def fsync_tree(path: Path) -> None:
+    """Make a folder, all that is in it and its names durable."""
+    for folder, _, files in os.walk(path, topdown=False, onerror=raise_it):
+        for file in files:
+            handle = os.open(os.path.join(folder, file), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        fsync_directory(Path(folder))
+
+
 def refusal(error: OSError, path: Path | str, doing: str) -> StoreRefused:
     """The operating system's refusal as an error that names the path and the remedy."""
     remedies = {

@@ -1,7 +1,9 @@
 """What stays bounded however long and busy a stream is, and numbers and times that no store should hold."""
 
 import builtins
+import contextlib
 import errno
+import io
 import math
 import os
 import shutil
@@ -238,3 +240,45 @@ def test_a_question_takes_no_longer_after_many_restarts(tmp_path: Path) -> None:
                 writer.compact()
     assert CaptionStore.open(store.path).captions(T0, T0 + 60 * S).num_rows
     assert len(list((store.path / "streams/cam/epoch").iterdir())) <= KEPT_EPOCHS + 1
+
+
+def test_a_disk_that_stumbles_over_the_newest_segment_lets_nothing_be_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be read once would be seen again as new, and then be there twice when it can be read."""
+    store = filled_store(tmp_path / "a.zarr", 4)
+    real, failed = LocalPlace.open, []
+
+    class Stumbling(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def opening(place: LocalPlace, key: str) -> Any:
+        if key.startswith("hot/") and not failed:
+            failed.append(key)
+            return Stumbling()
+        return real(place, key)
+
+    monkeypatch.setattr(LocalPlace, "open", opening)
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        assert failed
+        assert writer.resume == batch(3).resume
+
+
+def test_a_folder_that_cannot_be_listed_leaves_no_file_out_of_an_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled_store(tmp_path / "a.zarr", 4)
+    real = os.scandir
+
+    def failing(path: Any) -> Any:
+        if str(path).endswith("cap/box"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        monkeypatch.setattr(os, "scandir", failing)
+        with contextlib.suppress(StoreRefused):
+            writer.archive_closed_days(T0 + 2 * DAY_NS)
+        monkeypatch.setattr(os, "scandir", real)
+    check_everything(CaptionStore.open(store.path, strict=True), 4)

@@ -17,6 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.drawing.annotate import Label, TrackPath, track_paths, without_repeats
 from pipeline.drawing.drawing import DisplayOptions
 from pipeline.evaluation.annotations import AnnotatedFrame, Thing, find_clips, read_annotations
+from pipeline.evaluation.chota import chota, moments_of
 from pipeline.evaluation.naming import JudgedFrame, Reading, SaidRegion, Tally, judge_frame, tally
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.plan import plan_run
@@ -88,6 +89,18 @@ class ThingsReport:
             lines.append(
                 f"| {name} | {strict.judged} / {loose.judged} | {_percent(strict.precision)} | {_percent(loose.precision)} |"
             )
+        lines += [
+            "",
+            "| followed over the pictures of a clip | CHOTA | HOTA | found (DetA) | followed (AssA) | named (CapA) | IDF1 |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for name, moments in (
+            ("shown", moments_of(self.frames, min_score=self.min_score, repeats=False)),
+            ("all stored", moments_of(self.frames)),
+        ):
+            of = chota(moments)
+            cells = (of.chota, of.hota, of.deta, of.assa, of.capa, of.idf1)
+            lines.append(f"| {name} | {' | '.join(map(_percent, cells))} |")
         film, wall = (sum(getattr(run, name) for run in self.runs) for name in ("film_s", "wall_s"))
         if wall:
             keyframes = sum(run.keyframes for run in self.runs)

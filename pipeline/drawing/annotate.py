@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.core.masks import MaskMalformed, RleMask, run_lengths
 from pipeline.core.output_files import output_by_name
 from pipeline.core.shown_once import shown_once
 from pipeline.drawing.drawing import DisplayOptions, Drawn, Label, draw_labels
-from pipeline.drawing.moving_masks import SeenMask, moved
+from pipeline.drawing.moving_masks import PlacedMask, SeenMask, moved
 from pipeline.sources import DecodedFrame, Source
 from pipeline.store import CaptionStore
 
@@ -181,29 +181,65 @@ def labels_at(
 
     Left out: captions below `display.min_score`, and those that another one says of the same thing.
     """
-    labels, seen = [], {}
+    labels = []
     for path in paths:
         box = path.box_at(at_ns, max_gap_ns)
         text, score = path.caption_at(at_ns)
         if box is not None and text and score >= display.min_score:
             labels.append(Label(path.track, tuple(float(v) for v in box), text, score))
-            seen[path.track] = path
-    kept = without_repeats(labels)
+    outlines = None if size is None else PlacedOutlines(paths, labels, at_ns, max_gap_ns, size)
+    kept = without_repeats(labels, outlines)
     shown = [replace(label, text=display.words(label.text, label.score)) for label in kept]
-    if size is None or display.draw is Drawn.BOXES:
+    if outlines is None or display.draw is Drawn.BOXES:
         return shown
-    return [_with_mask(label, seen[label.track].masks_at(at_ns, max_gap_ns), size) for label in shown]
+    return [replace(label, mask=outlines.of(label.track)) for label in shown]
 
 
-def _with_mask(label: Label, masks: tuple[SeenMask, ...], size: tuple[int, int]) -> Label:
-    return replace(label, mask=moved(masks, label.box, size)) if masks else label
+class PlacedOutlines:
+    """The masks of `labels` at `at_ns`, each moved to where its box is, in a picture of `size` (H, W); made when asked for."""
+
+    def __init__(
+        self,
+        paths: Sequence[TrackPath],
+        labels: Sequence[Label],
+        at_ns: int,
+        max_gap_ns: int,
+        size: tuple[int, int],
+    ) -> None:
+        self._paths = {path.track: path for path in paths}
+        self._labels = labels
+        self._boxes = {label.track: label.box for label in labels}
+        self._at = at_ns, max_gap_ns
+        self._size = size
+        self._made: dict[int, PlacedMask | None] = {}
+
+    def of(self, track: int) -> PlacedMask | None:
+        """The mask of a track's label; None where none is known."""
+        if track not in self._made:
+            masks = self._paths[track].masks_at(*self._at)
+            self._made[track] = moved(masks, self._boxes[track], self._size) if masks else None
+        return self._made[track]
+
+    def fills(self, region: int) -> float | None:
+        """See `pipeline.core.shown_once.Outlines`; regions are the labels."""
+        label = self._labels[region]
+        mask = self.of(label.track)
+        x1, y1, x2, y2 = label.box
+        return None if mask is None else float(mask.inside.sum()) / max((x2 - x1) * (y2 - y1), 1e-9)
+
+    def covers(self, region: int, other: int) -> float | None:
+        """See `pipeline.core.shown_once.Outlines`."""
+        first, second = (self.of(self._labels[index].track) for index in (region, other))
+        if first is None or second is None:
+            return None
+        return first.shared_with(second) / int(second.inside.sum())
 
 
-def without_repeats(labels: list[Label]) -> list[Label]:
+def without_repeats(labels: list[Label], outlines: PlacedOutlines | None = None) -> list[Label]:
     """The labels of one moment, surest first, each thing once (see `pipeline.core.shown_once`)."""
     boxes = np.array([label.box for label in labels], np.float64).reshape(-1, 4)
     texts, scores = [label.text for label in labels], [label.score for label in labels]
-    return [labels[index] for index in shown_once(boxes, texts, scores)]
+    return [labels[index] for index in shown_once(boxes, texts, scores, outlines=outlines)]
 
 
 def write_annotated(

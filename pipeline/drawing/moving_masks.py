@@ -25,6 +25,13 @@ class PlacedMask:
     top: int
     inside: np.ndarray
 
+    def shared_with(self, other: PlacedMask) -> int:
+        """Pixels that lie in both."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        parts = [mask.inside[top - mask.top :, left - mask.left :] for mask in (self, other)]
+        height, width = (min(part.shape[axis] for part in parts) for axis in (0, 1))
+        return int((parts[0][:height, :width] & parts[1][:height, :width]).sum())
+
 
 @dataclass(frozen=True, slots=True)
 class SeenMask:

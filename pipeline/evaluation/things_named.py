@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.core.clock import NS
 from pipeline.core.errors import UserError
-from pipeline.drawing.annotate import Label, TrackPath, track_paths, without_repeats
+from pipeline.drawing.annotate import Label, PlacedOutlines, TrackPath, track_paths, without_repeats
 from pipeline.drawing.drawing import DisplayOptions
 from pipeline.evaluation.annotations import AnnotatedFrame, Thing, find_clips, read_annotations
 from pipeline.evaluation.chota import chota, moments_of
@@ -29,6 +29,8 @@ from sca.setting_errors import did_you_mean
 
 # A keyframe further away from the annotated moment than this shows another picture.
 _NEAREST_S = 0.6
+# As old a mask says how a track looks that has none at the moment: as an annotated video of the default settings has it.
+_MASK_AGE_S = 3.0
 SIZES: dict[str, Callable[[Thing], bool]] = {
     "all": lambda thing: True,
     "> 5 % of the picture": lambda thing: thing.share > 0.05,
@@ -149,15 +151,22 @@ def evaluate_things(
             with CaptionStore.open(plan.store) as store:
                 paths = track_paths(store, plan.streams[0].stream)
             for frame in (frame for frame in frames if frame.clip == clip):
-                regions = regions_at(paths, round(frame.t_s * NS), config.display)
+                regions = regions_at(
+                    paths, round(frame.t_s * NS), config.display, (frame.height, frame.width)
+                )
                 judged.append(judge_frame(frame, regions))
                 if lines is not None:
                     _write_lines(lines, frame, regions)
     return ThingsReport(tuple(judged), tuple(runs), config.display.min_score)
 
 
-def regions_at(paths: Sequence[TrackPath], at_ns: int, display: DisplayOptions) -> list[SaidRegion]:
-    """The regions of the keyframe nearest to `at_ns` as they are stored, and which of them are not shown."""
+def regions_at(
+    paths: Sequence[TrackPath], at_ns: int, display: DisplayOptions, size: tuple[int, int]
+) -> list[SaidRegion]:
+    """The regions of the keyframe nearest to `at_ns` as they are stored, and which of them are not shown.
+
+    `size`: (H, W) of the picture.
+    """
     seen = np.unique(np.concatenate([path.seen_ns for path in paths])) if paths else np.zeros(0, np.int64)
     if not len(seen):
         return []
@@ -170,7 +179,8 @@ def regions_at(paths: Sequence[TrackPath], at_ns: int, display: DisplayOptions) 
         if box is not None:
             labels.append(Label(path.track, tuple(float(v) for v in box), *path.caption_at(nearest)))
     sure = [label for label in labels if label.text and label.score >= display.min_score]
-    shown = {label.track for label in without_repeats(sure)}
+    outlines = PlacedOutlines(paths, sure, nearest, round(_MASK_AGE_S * NS), size)
+    shown = {label.track for label in without_repeats(sure, outlines)}
     hidden = {label.track for label in sure} - shown
     return [SaidRegion(x.track, x.box, x.text, x.score, x.track in hidden) for x in labels]
 

@@ -93,6 +93,15 @@ def test_between_keyframes_one_outline_becomes_the_other() -> None:
     assert on_picture(moved(both, both[0].box, SIZE))[:, 120:].sum() > 800
 
 
+@given(st.integers(0, 90), st.integers(0, 50), st.integers(0, 90), st.integers(0, 50))
+def test_what_two_masks_share_are_the_pixels_of_both(x: int, y: int, other_x: int, other_y: int) -> None:
+    pixels = np.random.default_rng(x + 100 * y).random((40, 50)) < 0.5
+    first, second = PlacedMask(x, y, pixels), PlacedMask(other_x, other_y, ~pixels[:30, :60])
+    size = (120, 160)
+    shared = (on_picture(first, size) & on_picture(second, size)).sum()
+    assert first.shared_with(second) == second.shared_with(first) == shared
+
+
 def path(times: list[float], masks: list[RleMask | None], shots: list[int] | None = None) -> TrackPath:
     count = len(times)
     return TrackPath(

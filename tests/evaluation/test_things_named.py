@@ -121,9 +121,9 @@ def test_regions_are_those_of_the_nearest_keyframe_and_a_repeat_is_told() -> Non
         path(2, (0, 0, 9, 8), "a man", 0.5),
         path(3, (0, 0, 9, 9), "x", 0.1),
     ]
-    regions = regions_at(paths, round(1.2 * NS), DisplayOptions())
+    regions = regions_at(paths, round(1.2 * NS), DisplayOptions(), (100, 100))
     assert [(r.track, r.box[0], r.repeated) for r in regions] == [(1, 1, False), (2, 1, True), (3, 1, False)]
-    assert regions_at(paths, 4 * NS, DisplayOptions()) == []
+    assert regions_at(paths, 4 * NS, DisplayOptions(), (100, 100)) == []
     report = ThingsReport((judge_frame(FRAME, regions),), (), 0.4)
     assert "| all | 4 |" in report.text()
 

@@ -100,8 +100,8 @@ class ThingsReport:
             ("shown", moments_of(self.frames, min_score=self.min_score, repeats=False)),
             ("all stored", moments_of(self.frames)),
         ):
-            of = chota(moments)
-            cells = (of.chota, of.hota, of.deta, of.assa, of.capa, of.idf1)
+            way = chota(moments)
+            cells = (way.chota, way.hota, way.deta, way.assa, way.capa, way.idf1)
             lines.append(f"| {name} | {' | '.join(map(_percent, cells))} |")
         film, wall = (sum(getattr(run, name) for run in self.runs) for name in ("film_s", "wall_s"))
         if wall:

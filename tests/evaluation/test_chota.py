@@ -80,8 +80,8 @@ _IDENTIFIED = st.dictionaries(st.integers(0, 4), _BOXES, max_size=4)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(_IDENTIFIED, _IDENTIFIED), min_size=1, max_size=5), st.randoms())
-def test_without_captions_it_is_trackevals(pictures: list[tuple[dict, dict]], random: object) -> None:  # type: ignore[type-arg]
+@given(st.lists(st.tuples(_IDENTIFIED, _IDENTIFIED), min_size=1, max_size=5))
+def test_without_captions_it_is_trackevals(pictures: list[tuple[dict, dict]]) -> None:
     moments = [moment(things, tracks, True) for things, tracks in pictures]
     found = chota(moments)
     if not any(things for things, _ in pictures):

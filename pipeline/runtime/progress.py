@@ -185,6 +185,9 @@ class RunObserver:
     def running(self, streams: Mapping[str, bool]) -> None:
         """Which streams are up."""
 
+    def broken(self, why: str | None) -> None:
+        """What all streams stand on is gone, in words; None: it is there again."""
+
     def depths(self, depths: Mapping[str, int]) -> None:
         """Keyframes that wait for each stage or are at work there."""
 
@@ -250,6 +253,10 @@ class Observers(RunObserver):
     def running(self, streams: Mapping[str, bool]) -> None:
         for observer in self._observers:
             observer.running(streams)
+
+    def broken(self, why: str | None) -> None:
+        for observer in self._observers:
+            observer.broken(why)
 
     def depths(self, depths: Mapping[str, int]) -> None:
         for observer in self._observers:

@@ -25,6 +25,7 @@ class Health(RunObserver):
         self._clock = clock
         self._alive_s = clock()
         self._streams: dict[str, bool] = {}
+        self._broken: str | None = None
 
     def alive(self) -> None:
         self._alive_s = self._clock()
@@ -32,8 +33,13 @@ class Health(RunObserver):
     def running(self, streams: Mapping[str, bool]) -> None:
         self._streams = dict(streams)
 
+    def broken(self, why: str | None) -> None:
+        self._broken = why
+
     def healthy(self) -> str | None:
         """None, or what is wrong."""
+        if self._broken is not None:
+            return self._broken
         silent = self._clock() - self._alive_s
         return f"the driver has been silent for {silent:.0f} s" if silent > self._deadline_s else None
 

@@ -14,7 +14,16 @@ from typing import Any
 
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.records import Batch, Gap, GapReason, ResumePoint
-from pipeline.runtime.driver.remote import Answered, Call, Event, Failed, Fault, FaultKind, StageKind
+from pipeline.runtime.driver.remote import (
+    Answered,
+    Call,
+    ClusterDied,
+    Event,
+    Failed,
+    Fault,
+    FaultKind,
+    StageKind,
+)
 from pipeline.runtime.on_ray.actors import StaleCall
 
 NS = 10**9
@@ -29,7 +38,7 @@ class Script:
     never answered. `stop`: the moment at which a stop is asked for. `slow`: share of answers that take seconds.
     `with_objects`: whether what a dead process had made is gone too, as with its node. `bloats`: one perception process
     comes to hold ever more. `loses_context`: the first one fails every keyframe from its fourth on, as after a fault of
-    its GPU.
+    its GPU. `all_die`: moments at which the whole cluster dies, with all its processes, values and calls.
     """
 
     seed: int
@@ -41,10 +50,12 @@ class Script:
     with_objects: bool = False
     bloats: bool = False
     loses_context: bool = False
+    all_die: tuple[int, ...] = ()
 
     @property
     def disturbances(self) -> int:
-        return len(self.kills) + len(self.raises) + len(self.hangs) + self.bloats + 4 * self.loses_context
+        own = len(self.kills) + len(self.raises) + len(self.hangs) + self.bloats + 4 * self.loses_context
+        return own + len(self.all_die)
 
 
 @dataclass
@@ -207,7 +218,8 @@ class Happenings:
         self.started: Counter[StageKind] = Counter()
         self.broken: list[str] = []
         self.rounds = 0
-        self.bloated = False
+        self.bloated = self.dead = False
+        self.renewals = 0
         self.breaks_half_way = False
         self._stop = stop
         self._done = 0
@@ -225,6 +237,8 @@ class Happenings:
 
     def wait(self, calls: Collection[Call], timeout_s: float) -> Sequence[Event]:
         self.rounds += 1
+        if self.dead:
+            raise ClusterDied("the cluster")
         until_s = self.clock.now_s + timeout_s
         while not (ready := [event for event in self._ready if event.call in calls]):
             if not self._future or self._future[0][0] > until_s:
@@ -247,6 +261,20 @@ class Happenings:
         self._ready = [event for event in self._ready if id(event) not in told]
         return ready
 
+    def death_behind(self, error: Exception) -> ClusterDied | None:
+        return error if isinstance(error, ClusterDied) else None
+
+    @property
+    def renewable(self) -> bool:
+        return True
+
+    def renew(self) -> None:
+        self.claim(self.dead, "a cluster that lives is replaced")
+        self.claim(not self._processes, "processes are left of a dead cluster")
+        self._ready, self._future, self.dead = [], [], False
+        self.renewals += 1
+        self.clock.now_s += self.random.uniform(0.5, 5)
+
     # -- what happens
 
     def claim(self, holds: bool, otherwise: str) -> None:
@@ -254,6 +282,9 @@ class Happenings:
             self.broken.append(otherwise)
 
     def born(self, process: SimulatedProcess) -> None:
+        process.dead = self.dead
+        if self.dead:
+            return
         self.started[process.kind] += 1
         self._processes.append(process)
 
@@ -273,7 +304,7 @@ class Happenings:
         process.dead = True
         self._processes.remove(process)
         unmade = [value for value in process.values if not value.is_made]
-        for value in process.values if self.script.with_objects else unmade:
+        for value in process.values if self.script.with_objects or self.dead else unmade:
             value.is_lost = True
         for pending in process.in_flight:
             self._tell_death(pending)
@@ -303,6 +334,10 @@ class Happenings:
             alive = [other for other in self._processes if other.kind is kind]
             if moment == self._done and alive:
                 self.end(self.random.choice(alive))
+        if self._done in self.script.all_die:
+            self.dead = True
+            for every in self.alive:
+                self.end(every)
 
     def _outcome(self, process: SimulatedProcess, pending: _Pending, raises: bool) -> Event:
         try:

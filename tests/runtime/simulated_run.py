@@ -83,6 +83,11 @@ class Watch(RunObserver):
         self.up: dict[str, bool] = {}
         self.last: dict[str, StreamProgress] = {}
         self.memories: dict[str, list[int]] = {}
+        self.broken_times: list[str | None] = []
+
+    def broken(self, why: str | None) -> None:
+        assert why is None or not any(self.up.values()), "told to be up on a cluster that is dead"
+        self.broken_times.append(why)
 
     def memory(self, stage: str, resident_bytes: int) -> None:
         self.memories.setdefault(stage, []).append(resident_bytes)

@@ -60,9 +60,10 @@ def check_bounds(setting: Setting, script: Script, outcome: Outcome) -> None:
     assert not cluster.broken
     assert not cluster.alive, "processes are left"
     granted = 0 if setting.policy is RestartPolicy.NEVER else setting.max_restarts
+    assert cluster.renewals == watch.restarts["ray", ""] <= granted
     first = {StageKind.PERCEPTION: setting.perceptions, StageKind.CAPTIONER: setting.captioners}
     for kind in (StageKind.PERCEPTION, StageKind.CAPTIONER, StageKind.RECORDER):
-        assert cluster.started[kind] <= first.get(kind, 1) + granted
+        assert cluster.started[kind] <= first.get(kind, 1) * (1 + cluster.renewals) + granted
         assert watch.restarts[kind, ""] <= granted
     for name, film in zip(cluster.stores, setting.films, strict=True):
         if not film.live:
@@ -145,6 +146,7 @@ def runs(draw: st.DrawFn) -> tuple[Setting, Script]:
         with_objects=draw(st.booleans()),
         bloats=draw(st.booleans()),
         loses_context=draw(st.integers(0, 3)) == 0,
+        all_die=tuple(draw(st.lists(MOMENTS, max_size=2))),
     )
     return setting, script
 
@@ -183,6 +185,29 @@ def test_a_process_of_each_kind_may_die_at_any_moment(kind: StageKind) -> None:
         assert all(stream.finished for stream in outcome.progress)
         assert all(stream.restarts <= 1 for stream in outcome.progress)
         assert outcome.watch.restarts[kind, ""] <= 1
+
+
+def test_the_whole_cluster_may_die_at_any_moment() -> None:
+    """Nothing is lost but time: a camera's is a gap, a file's none. It is told while nothing stands."""
+    setting = Setting(films=(Film(4), Film(3, gaps=frozenset({1})), Film(live=True)))
+    for moment in range(1, 40):
+        outcome = check(setting, Script(moment, all_die=(moment,), with_objects=True))
+        assert outcome.error is None
+        assert outcome.cluster.renewals <= 1
+        assert all(stream.finished for stream in outcome.progress if stream.stream != "film2")
+        assert all(stream.restarts <= 1 for stream in outcome.progress)
+        assert (
+            outcome.watch.broken_times
+            == ["the cluster has died; a new one is being started", None][: 2 * outcome.cluster.renewals]
+        )
+
+
+def test_a_cluster_that_dies_again_and_again_ends_the_run_with_one_line() -> None:
+    outcome, _ = run_with(Setting(films=(Film(60),), max_restarts=2), Script(1, all_die=(5, 10, 15)))
+    assert isinstance(outcome.error, StageFailed)
+    assert "the cluster has died" in str(outcome.error)
+    assert "the same command goes on" in str(outcome.error)
+    assert outcome.cluster.renewals == 2
 
 
 def test_only_the_stream_of_a_dead_source_is_opened_again_and_those_of_a_dead_recorder_all_are() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
+import itertools
 import os
 import signal
 import stat
@@ -12,16 +14,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
-from pipeline.runtime.on_ray.alive import RayWatch, Unanswered, death_text, knock
+from pipeline.runtime.driver.remote import death_text
+from pipeline.runtime.on_ray.alive import RayWatch, Unanswered, knock
 from pipeline.runtime.on_ray.own_folder import new_token, ray_folder
 from pipeline.store import CaptionStore
-from tests.duration import by_day
+from tests.duration import LONG, by_day
 from tests.runtime.test_run import SCA, environment, stored_frame, wait_until
 from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
@@ -29,6 +34,8 @@ from tests.videos import write_video
 pytestmark = pytest.mark.promise("ray-own", "ray-death", "home-tmpdir")
 
 PATIENCE_S = 30
+# Frames of the film from one keyframe to the next: two seconds where nothing changes.
+LONGEST_STEP = 50
 
 
 def listening(pids: set[int]) -> list[str]:
@@ -43,54 +50,193 @@ def is_loopback(ip: str) -> bool:
     return (mapped or address).is_loopback
 
 
-@pytest.mark.parametrize("killed", ["raylet", "gcs_server"][: by_day(1, 2)])
-def test_on_loopback_in_a_folder_of_its_own_and_its_death_ends_the_run_with_what_was_committed(
-    killed: str, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
-    # A home that nobody can write to: neither Ray nor we need one.
-    env = {**environment(), "HOME": "/proc/nowhere", "TMPDIR": str(tmp_path / ("t" * 150)), "LC_ALL": "C"}
-    (tmp_path / ("t" * 150)).mkdir()
-    clip = write_video(tmp_path / "long.mp4", frames=3000, width=96, height=64)
-    settings = [part for setting in (*LENIENT, "recording.commit_s=0.1") for part in ("--set", setting)]
-    command = [*SCA, "run", str(clip), "--model", str(tiny_checkpoint), *settings]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env
-    )
-    store = tmp_path / "long.zarr"
-    wait_until(lambda: stored_frame(store, "long") >= 20, process)
-    children = psutil.Process(process.pid).children(recursive=True)
-    names = {child.name(): child for child in children}
+@pytest.fixture
+def long_run(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[Callable[..., LongRun]]:
+    """Starts `sca run` on a film that it does not come to the end of, where nobody can write to the home and TMPDIR is long."""
+    started: list[LongRun] = []
 
-    found = listening({process.pid, *(child.pid for child in children)})
+    def start(*options: str) -> LongRun:
+        started.append(LongRun(tmp_path, tiny_checkpoint, options))
+        return started[-1]
+
+    yield start
+    for run in started:
+        run.end()
+
+
+class LongRun:
+    """A run that has committed something. `told`: the lines of its standard error so far, and when each came."""
+
+    def __init__(self, folder: Path, checkpoint: Path, options: Sequence[str]) -> None:
+        # A home that nobody can write to: neither Ray nor we need one.
+        env = {
+            **environment(),
+            "HOME": "/proc/nowhere",
+            "TMPDIR": str(folder / ("t" * 150)),
+            "LC_ALL": "C",
+        }
+        (folder / ("t" * 150)).mkdir()
+        clip = write_video(folder / "long.mp4", frames=6000, width=96, height=64)
+        settings = [part for setting in (*LENIENT, "recording.commit_s=0.1") for part in ("--set", setting)]
+        command = [
+            *SCA,
+            "run",
+            str(clip),
+            "--model",
+            str(checkpoint),
+            "--metrics-port",
+            "0",
+            *settings,
+            *options,
+        ]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=env,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        self.store = folder / "long.zarr"
+        self.told: list[tuple[float, str]] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.reach(20)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.told.append((time.monotonic(), line.rstrip()))
+
+    @property
+    def frame(self) -> int:
+        return stored_frame(self.store, "long")
+
+    def reach(self, frame: int) -> None:
+        wait_until(lambda: self.frame >= frame, self.process)
+
+    def line(self, words: str, after: float) -> float:
+        """When a line with these words came."""
+
+        def moments() -> list[float]:
+            return [moment for moment, line in self.told if words in line and moment > after]
+
+        wait_until(lambda: bool(moments()), self.process)
+        return moments()[0]
+
+    def health(self, wanted: int, path: str = "/healthz") -> None:
+        """Wait until that is answered."""
+        port = (
+            next(line for _, line in self.told if "metrics on port" in line)
+            .partition("port ")[2]
+            .partition('"')[0]
+        )
+
+        def answer() -> int:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as reply:
+                    return int(reply.status)
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        wait_until(lambda: answer() == wanted, self.process)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def over(self) -> int:
+        code = self.process.wait(timeout=180)
+        self._reader.join(timeout=30)
+        return code
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            family = self.family()
+            self.process.kill()
+            for member in family:
+                with contextlib.suppress(psutil.Error):
+                    member.kill()
+            self.process.wait(timeout=60)
+
+
+def own_folder(family: Sequence[psutil.Process]) -> Path:
+    """The folder of the Ray that these are of."""
+    raylet = " ".join(next(one for one in family if one.name() == "raylet").cmdline())
+    return Path("/tmp/sca-ray-" + raylet.partition("sca-ray-")[2].split("/")[0])
+
+
+@pytest.mark.parametrize("killed", ["raylet", "gcs_server"][: by_day(1, 2)])
+def test_on_loopback_in_a_folder_of_its_own_and_its_death_ends_a_run_that_may_not_restart(
+    killed: str, long_run: Callable[..., LongRun]
+) -> None:
+    run = long_run("--set", "restarts.policy=never")
+    family = run.family()
+    found = listening({run.process.pid, *(one.pid for one in family)})
     assert len(found) > 3
     assert all(map(is_loopback, found)), found
-    raylet = " ".join(names["raylet"].cmdline())
-    folder = next(part for part in raylet.split() if "sca-ray-" in part).partition("sca-ray-")
-    mine = Path(f"/tmp/sca-ray-{folder[2].split('/')[0]}")
+    mine = own_folder(family)
     assert stat.S_IMODE(mine.stat().st_mode) == 0o700
     assert stat.S_IMODE((mine / "token").stat().st_mode) == 0o600
 
-    before = frames(store)
-    names[killed].kill()
+    before = frames(run.store)
+    next(one for one in family if one.name() == killed).kill()
     begun = time.monotonic()
-    out, err = process.communicate(timeout=120)
-    assert time.monotonic() - begun < PATIENCE_S
-    assert process.returncode == 1, err
-    told = [line for line in err.splitlines() if line.startswith("sca: ")]
-    assert len(told) == 1, err + out
-    assert "has died" in told[0]
-    assert "the same command goes on" in told[0]
+    assert run.over() == 1, run.told
+    (told,) = [(moment, line) for moment, line in run.told if line.startswith("sca: ")]
+    assert told[0] - begun < PATIENCE_S
+    assert "has died" in told[1]
+    assert "the same command goes on" in told[1]
     assert not mine.exists()
-    _, alive = psutil.wait_procs(children, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
-    assert before <= frames(store)
-    assert stored_frame(store, "long") < 2999
+    assert before <= frames(run.store)
+    assert run.frame < 5999
+
+
+@pytest.mark.skipif(not LONG, reason="starts Ray twice more, half a minute of computing: make test-all")
+@pytest.mark.parametrize("killed", [("raylet", "gcs_server"), ("gcs_server", "raylet")])
+def test_a_run_goes_on_with_a_new_ray_when_its_own_was_killed(
+    killed: Sequence[str], long_run: Callable[..., LongRun]
+) -> None:
+    run = long_run()
+    for number, name in enumerate(killed):
+        family, before, reached = run.family(), frames(run.store), run.frame
+        mine = own_folder(family)
+        begun = time.monotonic()
+        next(one for one in family if one.name() == name).kill()
+        run.health(503)
+        assert run.line("a new Ray is started", after=begun) - begun < PATIENCE_S
+        run.health(200)
+        run.health(200, "/readyz")
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert not alive, "processes of the dead Ray are left"
+        assert not mine.exists()
+        run.reach(reached + 50)
+        assert before <= frames(run.store)
+        assert len([line for _, line in run.told if "a new Ray is started" in line]) == number + 1
+    family = run.family()
+    assert stat.S_IMODE(own_folder(family).stat().st_mode) == 0o700
+    assert all(map(is_loopback, listening({run.process.pid, *(one.pid for one in family)})))
+    run.process.send_signal(signal.SIGINT)
+    assert run.over() == 130, run.told
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+    rows = frames_in_order(run.store)
+    assert len(set(rows)) == len(rows), "repeated"
+    keyframes = sorted({frame for frame, _ in rows})
+    assert max(after - before for before, after in itertools.pairwise(keyframes)) <= 2 * LONGEST_STEP
+    assert not any("Traceback" in line for _, line in run.told)
+
+
+def frames_in_order(store: Path) -> list[tuple[int, int]]:
+    with CaptionStore.open(store) as opened:
+        table = opened.observations().to_pandas()
+    return list(zip(table["frame"], table["track"], strict=True))
 
 
 def frames(store: Path) -> set[tuple[int, int]]:
-    with CaptionStore.open(store) as opened:
-        table = opened.observations().to_pandas()
-    return set(zip(table["frame"], table["track"], strict=True))
+    return set(frames_in_order(store))
 
 
 @pytest.fixture

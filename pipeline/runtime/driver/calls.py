@@ -50,6 +50,9 @@ class Calls:
     def forget(self, call: Call) -> None:
         self._pending.pop(call, None)
 
+    def forget_all(self) -> None:
+        self._pending.clear()
+
     def hear(self, event: Event) -> None:
         """Tell whoever waits for the call; nobody when it was forgotten, or given up as late."""
         pending = self._pending.pop(event.call, None)

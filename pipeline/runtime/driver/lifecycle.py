@@ -191,6 +191,16 @@ class Lifecycle:
         log.warning("%s: %s; going on behind the last commit in %.1f s", lane.name, reason, again.delay_s)
         self._reopen(lane, again)
 
+    def cluster_died(self, reason: str) -> None:
+        """Everything is gone at once, calls too: every stream that is not over is opened again, where its policy allows it."""
+        self._calls.forget_all()
+        self.shared.lost()
+        for lane in self._lanes:
+            if lane.closing:
+                lane.closed()
+            else:
+                self.lost(lane, reason)
+
     def _stage_died(self, stage: Stage[Process]) -> None:
         """Open the streams of a dead stage again. Of a captioner nothing is lost: it is only asked again."""
         for lane in self._lanes:

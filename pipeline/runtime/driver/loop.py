@@ -11,12 +11,13 @@ import logging
 from functools import partial
 
 from pipeline.core.errors import StageFailed, UserError
+from pipeline.core.restarts import Ending, RestartHistory, next_restart
 from pipeline.runtime.driver.calls import Calls
 from pipeline.runtime.driver.conveyor import Conveyor
 from pipeline.runtime.driver.lane import Lane, LaneState
 from pipeline.runtime.driver.latecomers import Latecomers
 from pipeline.runtime.driver.lifecycle import Lifecycle
-from pipeline.runtime.driver.remote import Clock, Cluster, Process
+from pipeline.runtime.driver.remote import Clock, Cluster, Process, death_text
 from pipeline.runtime.driver.stage import Stage
 from pipeline.runtime.plan import RunPlan
 from pipeline.runtime.progress import ProgressTally, RunObserver, StopRequest, StreamProgress
@@ -45,6 +46,8 @@ class Driver:
         self._stop = stop
         self._latecomers = Latecomers(plan.away, plan.streams[0].info.engines)
         self._unfinished: set[str] = set()
+        self._restarts = plan.config.restarts
+        self._deaths = RestartHistory()
         self._memory_due_s = float("-inf")
 
     def run(self) -> list[StreamProgress]:
@@ -56,8 +59,8 @@ class Driver:
         try:
             self._lifecycle.shared.start()
             while any(lane.state is not LaneState.OVER for lane in self._lanes):
-                self._decide()
-                self._listen()
+                if (death := self._go_round()) is not None:
+                    self._go_on_elsewhere(death)
             self._tell_up()
             self._report_failures()
             return [lane.tally.progress for lane in self._lanes]
@@ -67,6 +70,40 @@ class Driver:
                 if lane.attempt.source is not None:
                     lane.attempt.source.end()
             self._lifecycle.shared.end()
+
+    def _go_round(self) -> str | None:
+        """Decide and listen once. Returns who has died when the whole cluster has."""
+        try:
+            self._decide()
+            self._listen()
+        except Exception as error:
+            # No exception leaves here with the death: its traceback would hold on to values of the dead cluster.
+            death = self._cluster.death_behind(error)
+            if death is None:
+                raise
+            return death.what
+        return None
+
+    def _go_on_elsewhere(self, who: str) -> None:
+        """The cluster has died: start another one, and open every stream again behind its last commit.
+
+        Raises `StageFailed` where that cannot be, or the run's `restarts` do not allow it.
+        """
+        again = next_restart(Ending.FAILED, self._deaths, self._clock.steady_s(), self._restarts)
+        if again is None or self._stop.is_set or not self._cluster.renewable:
+            raise StageFailed(death_text(who))
+        self._deaths = again.history
+        log.warning(
+            "%s has died (was it killed for memory?): a new Ray is started, and the run goes on behind what is committed",
+            who,
+        )
+        self._tell_up(down=True)
+        self._observer.broken(f"{who} has died; a new one is being started")
+        self._observer.restarted("ray", "")
+        self._lifecycle.cluster_died(f"{who} died")
+        self._cluster.renew()
+        self._lifecycle.shared.start()
+        self._observer.broken(None)
 
     def _decide(self) -> None:
         """Give out all the work that can be given out now."""
@@ -105,8 +142,8 @@ class Driver:
             for stage in (*sources, *self._lifecycle.shared.stages):
                 self._ask_memory(stage)
 
-    def _tell_up(self) -> None:
-        ready = self._lifecycle.shared.serving
+    def _tell_up(self, *, down: bool = False) -> None:
+        ready = self._lifecycle.shared.serving and not down
         up = {lane.name: ready and lane.up for lane in self._lanes if not lane.finished}
         up |= dict.fromkeys(self._latecomers.missing, False)
         if finished := self._unfinished - up.keys():

@@ -163,6 +163,22 @@ class Clock(Protocol):
         """Wall clock, ns UTC."""
 
 
+class ClusterDied(Exception):
+    """Every process, every value and every call of a cluster is gone at once. `what`: who has died, in words."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+def death_text(who: str) -> str:
+    """What is told when the cluster has died and the run cannot go on by itself."""
+    return (
+        f"{who} has died: what was committed is in the store, and the same command goes on there (was it killed for "
+        "memory? its logs are gone with it; the system's journal tells)"
+    )
+
+
 class Cluster(Protocol):
     """Where processes are started, and where the driver listens."""
 
@@ -175,4 +191,17 @@ class Cluster(Protocol):
     def recorder(self) -> RecorderProcess: ...
 
     def wait(self, calls: Collection[Call], timeout_s: float) -> Sequence[Event]:
-        """Wait up to `timeout_s` for any of `calls`; the outcomes of all that are done, each told once."""
+        """Wait up to `timeout_s` for any of `calls`; the outcomes of all that are done, each told once.
+
+        Raises `ClusterDied`.
+        """
+
+    def death_behind(self, error: Exception) -> ClusterDied | None:
+        """The death of the whole cluster, where that is why a call could not even be made."""
+
+    @property
+    def renewable(self) -> bool:
+        """Whether the driver may start another cluster in place of one that has died."""
+
+    def renew(self) -> None:
+        """Start another cluster. Nothing of the one before may be held any more. Raises `StageFailed`."""

@@ -146,6 +146,14 @@ class Supervisor:
             self.unwatch(stage)
             stage.end()
 
+    def lost(self) -> None:
+        """The whole cluster has died: nothing of it is left, and nothing is to be started until `start`."""
+        for stage in self.stages:
+            stage.end()
+            self._observer.memory(stage.title, 0)
+        self._due = []
+        self.perceptions, self.captioners, self.recorder = [], [], None
+
     def _remove(self, stage: Stage[Process]) -> None:
         if stage is self.recorder:
             self.recorder = None

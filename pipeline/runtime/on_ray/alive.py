@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from pipeline.runtime.driver.remote import death_text
+
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.5
@@ -67,12 +69,19 @@ class RayWatch:
     ) -> None:
         self._doors = doors
         self._knock = knock
-        self._last_resort = last_resort or _end_now
+        self._last_resort = last_resort or end_now
         self._every_s = every_s
         self._over = threading.Event()
         self.death: str | None = None
         self._thread = threading.Thread(target=self._run, name="ray-watch", daemon=True)
         self._thread.start()
+
+    def died_within(self, patience_s: float) -> str | None:
+        """What has died, where that becomes known in time."""
+        until_s = time.monotonic() + patience_s
+        while self.death is None and time.monotonic() < until_s and self._thread.is_alive():
+            self._over.wait(self._every_s)
+        return self.death
 
     def end(self) -> None:
         """Ray is about to be shut down, or its death has been told."""
@@ -101,15 +110,8 @@ class RayWatch:
             self._last_resort(death_text(what))
 
 
-def death_text(what: str) -> str:
-    """What is told of Ray's death."""
-    return (
-        f"{what} has died: what was committed is in the store, and the same command goes on there (was it killed for "
-        "memory? its logs are gone with it; the system's journal tells)"
-    )
-
-
-def _end_now(text: str) -> None:
+def end_now(text: str) -> None:
+    """End this process with one line of error, whatever its threads wait for."""
     sys.stderr.write(f"sca: {text}\n")
     sys.stderr.flush()
     os._exit(1)

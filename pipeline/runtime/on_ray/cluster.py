@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.leaving import abandon_threads
-from pipeline.runtime.on_ray.alive import RayWatch
+from pipeline.core.redaction import redact_text
+from pipeline.runtime.driver.remote import death_text
+from pipeline.runtime.on_ray.alive import RayWatch, end_now
 from pipeline.runtime.on_ray.own_folder import new_token, ray_folder
 from pipeline.settings.config import RuntimeOptions
 from sca.child_processes import child_environment, code_root
@@ -25,26 +27,106 @@ from sca.child_processes import child_environment, code_root
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
 
+log = logging.getLogger(__name__)
+
 _MIB = 1 << 20
 _START_ATTEMPTS = 3
 _LOOPBACK = "127.0.0.1"
+_FAMILY = "SCA_RAY_FOLDER"
+# Taking leave of a dead Ray takes five seconds; a busy machine needs more.
+_FAREWELL_S = 60.0
+_KILLED_S = 10.0
 _TOKEN_SETTINGS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-@dataclass(frozen=True, slots=True)
 class RaySession:
-    """A Ray that is connected to. `watch`: whether it is alive."""
+    """A Ray that is connected to: the cluster at `options.address`, or one of our own, which can be replaced when it has died.
 
-    has_gpu: bool
-    watch: RayWatch
+    One of our own listens on `options.node_address` alone, and keeps its files in a folder that nobody else may enter.
+    """
+
+    def __init__(self, options: RuntimeOptions) -> None:
+        import ray
+
+        self._options = options
+        self._ours = not ray.is_initialized()
+        self.watch = self._start()
+
+    @property
+    def renewable(self) -> bool:
+        return self._ours and self._options.address is None
+
+    @property
+    def has_gpu(self) -> bool:
+        import ray
+
+        return bool(ray.cluster_resources().get("GPU", 0) > 0)
+
+    def renew(self) -> None:
+        """Start another Ray in place of one that has died. Nothing of the old one may be held any more. Raises `StageFailed`."""
+        assert self.renewable
+        import ray
+
+        # A dead Ray may never answer: then the program ends rather than wait for it.
+        text = death_text(self.watch.death or "Ray")
+        with _last_resort(_FAREWELL_S, text):
+            self.watch.end()
+            self._kill()
+            gc.collect()
+            ray.shutdown()
+            self._during.close()
+        try:
+            self.watch = self._start()
+        except UserError as error:
+            raise StageFailed(f"{text}; {error}") from None
+
+    def end(self) -> None:
+        """Leave it; one of our own ends."""
+        import ray
+
+        self.watch.end()
+        if self.watch.death is not None:
+            # Its own orderly end would wait for answers of what is dead, and abort this process.
+            abandon_threads()
+            if self.renewable:
+                self._kill()
+        elif self._ours:
+            ray.shutdown()
+        self._during.close()
+
+    def _start(self) -> RayWatch:
+        _say_nothing_on_standard_output()
+        with ExitStack() as during:
+            if self._ours:
+                address = self._options.address
+                folder = None if address else during.enter_context(ray_folder())
+                with _signals_stay_ours():
+                    if folder is None:
+                        _connect(str(address))
+                    else:
+                        during.enter_context(_token_of_its_own(folder))
+                        during.enter_context(_family_mark(folder))
+                        _start(self._options, folder)
+            watch = RayWatch(_doors())
+            self._during = during.pop_all()
+        return watch
+
+    def _kill(self) -> None:
+        """End all that a Ray of our own has started, also what was started by processes of it that are dead."""
+        from ray._private.worker import _global_node
+
+        family = [one for one in psutil.process_iter() if _is_marked(one)]
+        if _global_node is not None:
+            _global_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        for process in family:  # psutil knows them by their start too, and ends nobody else
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(family, timeout=_KILLED_S)
 
 
 @contextmanager
 def ray_session(options: RuntimeOptions) -> Iterator[RaySession]:
-    """Ray, connected for the length of the block: the cluster at `options.address`, or one on this machine.
-
-    One of our own listens on `options.node_address` alone, and keeps its files in a folder that nobody else may enter. Raises `UserError` when the cluster at `options.address` does not answer.
-    """
+    """Ray, connected for the length of the block. Raises `UserError` when the cluster at `options.address` does not answer."""
     # Must be in the environment before Ray is imported, and reaches the workers through it.
     os.environ.update(child_environment())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -59,27 +141,40 @@ def ray_session(options: RuntimeOptions) -> Iterator[RaySession]:
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     # What an actor raised is logged by us, without credentials; Ray would print it once more for each of its values.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    import ray
+    session = RaySession(options)
+    try:
+        yield session
+    finally:
+        session.end()
 
-    ours = not ray.is_initialized()
-    with ExitStack() as during:
-        if ours:
-            folder = None if options.address else during.enter_context(ray_folder())
-            with _signals_stay_ours():
-                if folder is None:
-                    _connect(str(options.address))
-                else:
-                    during.enter_context(_token_of_its_own(folder))
-                    _start(options, folder)
-        watch = RayWatch(_doors())
-        try:
-            yield RaySession(ray.cluster_resources().get("GPU", 0) > 0, watch)
-        finally:
-            watch.end()
-            if watch.death is not None:
-                _abandon()
-            elif ours:
-                ray.shutdown()
+
+@contextmanager
+def _last_resort(within_s: float, text: str) -> Iterator[None]:
+    timer = threading.Timer(within_s, end_now, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _family_mark(folder: Path) -> Iterator[None]:
+    """What is started meanwhile, by whomever, bears the name of this Ray's folder in its environment."""
+    os.environ[_FAMILY] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(_FAMILY, None)
+
+
+def _is_marked(process: psutil.Process) -> bool:
+    mark = os.environ.get(_FAMILY)
+    try:
+        return mark is not None and process.pid != os.getpid() and process.environ().get(_FAMILY) == mark
+    except psutil.Error:
+        return False
 
 
 def _doors() -> dict[str, str]:
@@ -93,23 +188,6 @@ def _doors() -> dict[str, str]:
         "Ray's head (GCS)": ray.get_runtime_context().gcs_address,
         "Ray on this machine (its raylet)": node.raylet_socket_name,
     }
-
-
-def _abandon() -> None:
-    """Leave a Ray that has died: its own orderly end would wait for answers of what is dead, and abort this process.
-
-    What it started here and still lives is ended; what has lost its raylet already ends by itself.
-    """
-    from ray._private.worker import _global_node
-
-    abandon_threads()
-    if _global_node is None or not _global_node.is_head():
-        return
-    below = [child for child in psutil.Process().children(recursive=True) if child.ppid() != os.getpid()]
-    _global_node.kill_all_processes(check_alive=False, allow_graceful=False)
-    for child in below:  # of the raylet: psutil knows them by their start too, and ends nobody else
-        with contextlib.suppress(psutil.Error):
-            child.kill()
 
 
 @contextmanager
@@ -136,6 +214,17 @@ def _token_of_its_own(folder: Path) -> Iterator[None]:
         # live would abort on a mode without its token.
         loader.Config.initialize("")
         loader.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _say_nothing_on_standard_output() -> None:
+    """What Ray would print there, in colours, when something of it dies goes to our log: the first line, without credentials."""
+    from ray._private import worker
+
+    def note(data: dict[str, Any], *rest: Any, **options: Any) -> None:
+        line = next(iter(data.get("lines") or [""])).strip().partition("\n")[0]
+        log.info("Ray says: %s", redact_text(line))
+
+    worker.print_to_stdstream = note
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.runtime.driver.loop import Driver
-from pipeline.runtime.driver.remote import Answered, Call, Event, Failed, Fault, FaultKind
+from pipeline.runtime.driver.remote import Answered, Call, ClusterDied, Event, Failed, Fault, FaultKind
 from pipeline.runtime.on_ray import actors as ray_actors
-from pipeline.runtime.on_ray.alive import death_text
 from pipeline.runtime.on_ray.cluster import RaySession, ray_session
 from pipeline.runtime.on_ray.processes import RayCaptioner, RayPerception, RayRecorder, RaySource
 from pipeline.runtime.plan import RunPlan, StreamPlan
@@ -26,6 +25,8 @@ _CAPTION_CALLS = 16
 _SPREAD = "SPREAD"
 # Results are small and ready when they are fetched: this only bounds a broken connection.
 _FETCH_S = 30.0
+# Until Ray's death is known, which is why a call raises at once.
+_DEATH_S = 25.0
 # Ray paints the tracebacks that it hands on.
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
@@ -38,8 +39,11 @@ class RayCluster:
 
     def __init__(self, plan: RunPlan, session: RaySession) -> None:
         self._needs = plan.config.runtime
-        self._watch = session.watch
-        self._uses_gpu = session.has_gpu and self._needs.device != "cpu"
+        self._session = session
+        self._look_around()
+
+    def _look_around(self) -> None:
+        self._uses_gpu = self._needs.device != "cpu" and self._session.has_gpu
         here = ray.get_runtime_context().get_node_id()
         self._here = NodeAffinitySchedulingStrategy(here, soft=False)
 
@@ -69,8 +73,8 @@ class RayCluster:
         return RayRecorder(ray_actors.RecorderActor, scheduling_strategy=self._here)
 
     def wait(self, calls: Collection[Call], timeout_s: float) -> Sequence[Event]:
-        if self._watch.death is not None:
-            raise StageFailed(death_text(self._watch.death))
+        if (death := self._session.watch.death) is not None:
+            raise ClusterDied(death)
         refs: list[Any] = list(calls)
         if not refs:
             time.sleep(timeout_s)
@@ -80,6 +84,22 @@ class RayCluster:
             more, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
             ready = list(dict.fromkeys([*ready, *more]))
         return [_outcome(ref) for ref in ready]
+
+    def death_behind(self, error: Exception) -> ClusterDied | None:
+        if isinstance(error, ClusterDied):
+            return error
+        if not isinstance(error, RayError):
+            return None
+        death = self._session.watch.died_within(_DEATH_S)
+        return None if death is None else ClusterDied(death)
+
+    @property
+    def renewable(self) -> bool:
+        return self._session.renewable
+
+    def renew(self) -> None:
+        self._session.renew()
+        self._look_around()
 
 
 def _outcome(ref: Any) -> Event:

@@ -26,6 +26,11 @@ class Promise:
 
 
 PROMISES = {
+    "inputs-bounded": Promise(
+        "What is read",
+        "A pattern ends whatever links and folders there are, as Python would match it; FIFOs and devices are no films; a playlist without an end is what stands in it now",
+        "2026-11-28",
+    ),
     "segment-masks": Promise(
         "What is read",
         "A segment whose masks do not end where it tells is damaged, and never merged or archived",
@@ -123,7 +128,7 @@ PROMISES = {
     ),
     "ray-death": Promise(
         "Ports, folders and the death of Ray",
-        "The death of Ray itself (raylet or GCS) is told in one line within 30 s, exit code 1; every committed row stays, and the same command goes on",
+        "The death of Ray itself (raylet or GCS) is told in one line within 30 s, and `/healthz` says 503 until it is healed: a run goes on with a new Ray of its own behind what is committed, or, where `restarts` or the cluster of somebody else do not allow that, ends with exit code 1; every committed row stays",
         "2026-11-28",
     ),
     "home-tmpdir": Promise(

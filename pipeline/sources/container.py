@@ -22,6 +22,8 @@ TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "microdvd", "lrc", "concat", "ffm
 _OPENED_WITHIN_S = 60.0
 # FFmpeg waits for the segments of one that has no end, and they may never come.
 _PLAYLIST_WITHIN_S = 8.0
+# A file is what stands in it now: FFmpeg would read one without its end again and again, a thousand times.
+_AS_IT_STANDS = {"max_reload": "2", "m3u8_hold_counters": "2", "live_start_index": "0"}
 
 CPU, NVDEC = "cpu", "nvdec"
 
@@ -77,8 +79,17 @@ def local_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.
     """FFmpeg's view of any local file. Raises `MalformedFile`, `FFmpegError`, OSError and ValueError."""
     playlist = check_local_playlist(path)
     # Absolute, for FFmpeg takes what stands before a colon for a protocol.
-    within_s = _PLAYLIST_WITHIN_S if playlist else _OPENED_WITHIN_S
-    return av.open(str(path.absolute()), metadata_errors="replace", hwaccel=hwaccel, timeout=(within_s, None))
+    if playlist:
+        return av.open(
+            str(path.absolute()),
+            metadata_errors="replace",
+            hwaccel=hwaccel,
+            timeout=(_PLAYLIST_WITHIN_S, _PLAYLIST_WITHIN_S),
+            options=_AS_IT_STANDS,
+        )
+    return av.open(
+        str(path.absolute()), metadata_errors="replace", hwaccel=hwaccel, timeout=(_OPENED_WITHIN_S, None)
+    )
 
 
 def video_stream(

@@ -238,6 +238,10 @@ class VideoFile:
             notices.append(
                 f"it has no clock: played at {float(1 / self._pass.time_base):g} pictures a second, {said}"
             )
+        if container.format.name == "hls" and container.duration is None:
+            notices.append(
+                "this playlist has no end (#EXT-X-ENDLIST): what stands in it now is all that is read"
+            )
         if start_ns is None:
             length_ns = self._checked_length_ns(duration_ns)
             start = film_start(

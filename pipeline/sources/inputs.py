@@ -14,6 +14,7 @@ from pipeline.core.errors import SourceRefused
 from pipeline.sources.addresses import is_webcam, plain_input
 from pipeline.sources.kinds import file_endings
 from pipeline.sources.media_kinds import FILM_SUFFIXES, PICTURE_SUFFIXES, Media, MediaKind, media_of
+from pipeline.sources.patterns import matching
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _candidates(uri: str) -> list[Path]:
             return sorted(Path(uri).iterdir())
         except PermissionError:
             raise SourceRefused(f"{uri}: no permission to read this folder; change its permissions") from None
-    return [Path(match) for match in sorted(glob.glob(os.path.expanduser(uri), recursive=True))]
+    return [Path(match) for match in matching(os.path.expanduser(uri))]
 
 
 def _found_in(uri: str) -> list[FoundInput]:

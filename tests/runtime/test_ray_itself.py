@@ -76,7 +76,7 @@ class LongRun:
             "LC_ALL": "C",
         }
         (folder / ("t" * 150)).mkdir()
-        clip = write_video(folder / "long.mp4", frames=6000, width=96, height=64)
+        clip = write_video(folder / "long.mp4", frames=20000, width=96, height=64)
         settings = [part for setting in (*LENIENT, "recording.commit_s=0.1") for part in ("--set", setting)]
         command = [
             *SCA,
@@ -86,6 +86,8 @@ class LongRun:
             str(checkpoint),
             "--metrics-port",
             "0",
+            "--log-format",
+            "json",
             *settings,
             *options,
         ]
@@ -191,7 +193,7 @@ def test_on_loopback_in_a_folder_of_its_own_and_its_death_ends_a_run_that_may_no
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
     assert before <= frames(run.store)
-    assert run.frame < 5999
+    assert run.frame < 19999
 
 
 @pytest.mark.skipif(not LONG, reason="starts Ray twice more, half a minute of computing: make test-all")

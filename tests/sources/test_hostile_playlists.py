@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from pipeline.core.errors import UserError
 from pipeline.sources import container, open_source
 from pipeline.sources.container import open_container
+from pipeline.sources.picture import DecodedFrame
 from pipeline.sources.playlists import MOST_PLAYLISTS, named_playlists
 from tests.duration import by_day
 from tests.media.films import Film, write_film
 from tests.web_servers import Handler, serving
 
-pytestmark = pytest.mark.promise("playlists-bounded")
+pytestmark = pytest.mark.promise("playlists-bounded", "inputs-bounded")
 
 LONGEST_S = 10
+FRAMES = 24
 MOST_GROWTH_KIB = 1 << 20
 VARIANT = "#EXT-X-STREAM-INF:BANDWIDTH=1\n"
 HEAD = "#EXTM3U\n"
@@ -97,6 +99,20 @@ line = st.sampled_from(
 def test_any_playlist_is_read_or_refused(tmp_path: Path, lines: list[str]) -> None:
     (tmp_path / "a.m3u8").write_text(HEAD + "".join(lines) + END, encoding="utf-8", newline="")
     borne(tmp_path / "a.m3u8")
+
+
+@pytest.mark.parametrize("wait_s", [1, 10**6])
+def test_one_without_an_end_is_what_stands_in_it_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_s: int
+) -> None:
+    """All of it, not the last three segments as of a live one; and nobody waits for what may come."""
+    monkeypatch.setattr(container, "_PLAYLIST_WITHIN_S", 1.0)
+    write_film(Film(container="ts"), tmp_path / "b.ts")
+    segments = f"#EXT-X-TARGETDURATION:{wait_s}\n" + "#EXTINF:1,\nb.ts\n" * 5
+    (tmp_path / "a.m3u8").write_text(HEAD + segments)
+    source = open_source(str(tmp_path / "a.m3u8"))
+    assert any("#EXT-X-ENDLIST" in notice for notice in source.info.notices)
+    assert sum(isinstance(one, DecodedFrame) for one in source) == 5 * FRAMES
 
 
 def test_those_at_web_addresses_too(tmp_path: Path) -> None:

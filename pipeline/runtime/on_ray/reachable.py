@@ -5,8 +5,10 @@ Ray itself waits for a minute and more where nobody answers, and ends in its own
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import time
 
 import psutil
 
@@ -16,6 +18,11 @@ from pipeline.settings.config import RuntimeOptions
 
 _MIB = 1 << 20
 _ANSWERS_WITHIN_S = 5.0
+# RFC 9113, 3.4: either side of HTTP/2 begins with a frame of settings, on stream 0; the client greets before it.
+_SETTINGS = 4
+_FRAME_HEAD = 9
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
+_TLS = "RAY_USE_TLS"
 # Ray finds the cluster of this machine by itself.
 _FOUND_BY_RAY = "auto"
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})")
@@ -38,13 +45,31 @@ def _check_cluster(address: str) -> None:
             "cluster that this machine belongs to"
         )
     try:
-        socket.create_connection((found["host"].strip("[]"), int(found["port"])), _ANSWERS_WITHIN_S).close()
+        with socket.create_connection(
+            (found["host"].strip("[]"), int(found["port"])), _ANSWERS_WITHIN_S
+        ) as line:
+            if os.environ.get(_TLS, "0") in ("", "0") and not _is_grpc(line):
+                raise OSError(0, "what listens there is no Ray")
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"no Ray cluster answers at {address} ({reason}); start one with 'ray start --head', or leave the address out "
             "to use this machine"
         ) from None
+
+
+def _is_grpc(line: socket.socket) -> bool:
+    """Whether the other side of a new connection begins to talk as a gRPC server does, which Ray's head is one of."""
+    line.settimeout(_ANSWERS_WITHIN_S)
+    line.sendall(_GREETING)
+    until_s = time.monotonic() + _ANSWERS_WITHIN_S
+    answer = b""
+    while len(answer) < _FRAME_HEAD and time.monotonic() < until_s:
+        part = line.recv(_FRAME_HEAD - len(answer))
+        if not part:
+            return False
+        answer += part
+    return len(answer) == _FRAME_HEAD and answer[3] == _SETTINGS and answer[5:] == bytes(4)
 
 
 def _check_own(options: RuntimeOptions) -> None:

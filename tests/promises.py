@@ -51,6 +51,11 @@ PROMISES = {
         "What is stored as a mask is read as COCO reads it or refused, however hostile it is",
         "2026-11-28",
     ),
+    "follow-once": Promise(
+        "Stopping",
+        "Who follows a store hears of each caption once and misses none, over merges, archives, restarts and `kill -9` of writer and reader; what retention deleted first is told",
+        "2026-11-28",
+    ),
     "outputs-regular": Promise(
         "Outputs",
         "An output replaces nothing but a regular file: devices, FIFOs and sockets are written to as what they are, a link's target is replaced and the link stays, modes and (for root) owners stay; disks and folders are refused",

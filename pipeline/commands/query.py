@@ -94,6 +94,17 @@ def query(
     utc: Annotated[
         bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
     ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on telling what is stored, each caption once, until Ctrl-C.")
+    ] = False,
+    cursor: Annotated[
+        Path | None,
+        typer.Option(
+            "--cursor",
+            metavar="FILE",
+            help="With --follow: go on behind what this file tells, and keep it up to date. -: lines of the output instead.",
+        ),
+    ] = None,
     gaps: Annotated[
         bool,
         typer.Option("--gaps", help="Show what was not watched, when load was shed and where shots begin."),
@@ -121,6 +132,21 @@ def query(
             "--masks: masks are given with captions as JSON lines; add --format json, leave --gaps out"
         )
     zone_of_clock = UTC if utc else local_zone()
+    asked_of = CaptionsAsked(
+        track, text, word, phrase, regex, without, min_score, box, zone, shot, like_track, min_similarity
+    )
+    if follow:
+        from pipeline.commands.follow import FollowedFormat, follow_store
+
+        if end is not None or newest is not None or count_by is not None or gaps:
+            raise UserError("--follow has no end: leave --to, --newest, --count-by and --gaps out")
+        with CaptionStore.open(store, strict=strict) as opened:
+            follow_store(
+                opened, stream, start, asked_of.filter(opened), zone_of_clock, FollowedFormat(output.value), limit, cursor, masks,
+            )  # fmt: skip
+        return
+    if cursor is not None:
+        raise UserError("--cursor goes with --follow: add it, or leave --cursor out")
     with CaptionStore.open(store, strict=strict) as opened:
         windows = stream_windows(opened, stream, start, end, zone_of_clock)
         for note in told_notes(windows):
@@ -134,9 +160,7 @@ def query(
         if strict:  # all is read before the first is shown
             for window in windows:
                 opened.verify(window.start, window.end, stream=window.stream)
-        asked = CaptionsAsked(
-            track, text, word, phrase, regex, without, min_score, box, zone, shot, like_track, min_similarity
-        ).filter(opened)
+        asked = asked_of.filter(opened)
         if count_by is not None:
             _print_counts(count_rows(opened, windows, asked, count_by, zone_of_clock), count_by, output)
             _tell_coverage(opened, windows, zone_of_clock)

@@ -115,17 +115,25 @@ def _rows_since(
 ) -> Iterator[CaptionRow]:
     # Stored PTS start at 0 again after a reset, and leave out how long a camera's program was down.
     for event, shot in events:
-        yield CaptionRow(
-            stream=stream,
-            track=event.track,
-            start_ns=event.start_ns,
-            end_ns=event.end_ns,
-            start_s=(event.start_ns - start_ns) / NS,
-            end_s=(event.end_ns - start_ns) / NS,
-            text=event.text,
-            score=event.score,
-            box=event.box,
-            shot=shot,
-            mask=masks.read(stream, event, (event.start_ns - start_ns) / NS) if masks is not None else None,
-            masks=masks is not None,
-        )
+        yield caption_row(start_ns, stream, event, shot, masks)
+
+
+def caption_row(
+    start_ns: int, stream: str, event: CaptionEvent, shot: int, masks: MaskReading | None = None
+) -> CaptionRow:
+    """A stored event as a row. `start_ns`: where its stream starts on the wall."""
+    start_s = (event.start_ns - start_ns) / NS
+    return CaptionRow(
+        stream=stream,
+        track=event.track,
+        start_ns=event.start_ns,
+        end_ns=event.end_ns,
+        start_s=start_s,
+        end_s=(event.end_ns - start_ns) / NS,
+        text=event.text,
+        score=event.score,
+        box=event.box,
+        shot=shot,
+        mask=masks.read(stream, event, start_s) if masks is not None else None,
+        masks=masks is not None,
+    )

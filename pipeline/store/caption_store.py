@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ from pipeline.store.zarr_metadata import group_document
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from pipeline.store.feed import CaptionFeed
 
 # Arrow is imported by the methods that return its tables: a few rows are read in less time than that takes.
 
@@ -261,6 +264,35 @@ class CaptionStore(StoreReader):
         wanted = RowFilter(*time_window(start, end))
         tables = self._ask(stream, wanted, lambda n, s: arrow_tables.clock_table(n, find_clocks(s, wanted)))
         return arrow_tables.by_time(tables, "t", None)
+
+    def follow(
+        self,
+        start: Moment | None = None,
+        *,
+        stream: str | Sequence[str] | None = None,
+        wanted: RowFilter | None = None,
+        cursor: str | None = None,
+        poll_s: float = 0.5,
+        masks: bool = False,
+        embeddings: bool = False,
+    ) -> CaptionFeed:
+        """What is stored from now on, as it comes: iterate over it for `NewCaption` and `NewGap`, each told once.
+
+        `cursor`: go on behind this one, of an earlier feed of this store. Without one begin now, or with what was seen from
+        `start` on. `wanted`: which captions. `stream`: of which streams; all by default, those too that begin later.
+        Raises `UserError` for a cursor that is none, or of another store.
+        """
+        from pipeline.store.feed import CaptionFeed
+        from pipeline.store.feed_cursor import FeedCursor
+
+        wanted = wanted or RowFilter()
+        if start is not None:
+            wanted = replace(wanted, start=nanoseconds(start))
+        named = [stream] if isinstance(stream, str) else list(dict.fromkeys(stream or ()))
+        known = None if cursor is None else FeedCursor.read(cursor)
+        return CaptionFeed(
+            self, self._open, named, wanted, known, poll_s=poll_s, masks=masks, embeddings=embeddings
+        )
 
     def archive_closed_days(self, now: Moment, *, stream: str | None = None) -> list[Path]:
         """Move every UTC day before the one of `now` into plain sharded Zarr groups `day/...zarr`, and tidy up.

@@ -265,6 +265,28 @@ class TextColumns(Columns):
         return [raw[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CaptionCommitColumns(Columns):
+    """Table `cap_commit`: row i tells which commit row i of `cap` came with. Only where a segment holds several commits."""
+
+    group: ClassVar[str] = "cap_commit"
+    commit: np.ndarray = _column("<i8")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GapCommitColumns(Columns):
+    """Table `gap_commit`: the same of `gap`."""
+
+    group: ClassVar[str] = "gap_commit"
+    commit: np.ndarray = _column("<i8")
+
+
+COMMITS: dict[type[Columns], type[Columns]] = {
+    CaptionColumns: CaptionCommitColumns,
+    GapColumns: GapCommitColumns,
+}
+"""Of the tables whose rows are told as they come, the table that says which commit each came with."""
+
 TABLES: tuple[type[Columns], ...] = (
     ObservationColumns,
     CaptionColumns,
@@ -274,6 +296,7 @@ TABLES: tuple[type[Columns], ...] = (
     ClockColumns,
     EffortColumns,
     CutColumns,
+    *COMMITS.values(),
 )
 
 

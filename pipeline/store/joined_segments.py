@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.store.columns import (
+    COMMITS,
     TABLES,
     CaptionColumns,
     Columns,
@@ -40,6 +41,7 @@ class JoinedPart(Protocol):
     """One of the segments that are joined."""
 
     number: int
+    attrs: dict[str, Any]
 
     def count(self, table: type[Columns]) -> int: ...
 
@@ -66,17 +68,20 @@ class JoinedSegments:
         self._parts = parts
         for part in parts:
             _check_masks(part)
-        orders = {k.group: _order(parts, k, keep) for k in TABLES if k is not TextColumns}
+        joined = [k for k in TABLES if k is not TextColumns and k not in COMMITS.values()]
+        orders = {k.group: _order(parts, k, keep) for k in joined}
         texts = TextDictionary()
         words: list[np.ndarray] = []
         for number, part in enumerate(parts):
             words.append(_remap(part, number, orders, texts))
-        self._tables: dict[str, JoinedTable | TextColumns] = {
-            k.group: JoinedTable(k, parts, orders[k.group], words) for k in TABLES if k is not TextColumns
+        self._tables: dict[str, JoinedTable | Columns] = {
+            k.group: JoinedTable(k, parts, orders[k.group], words) for k in joined
         }
+        for k, told in COMMITS.items():
+            self._tables[told.group] = told(_commits(parts, k, orders[k.group]))  # type: ignore[call-arg]
         self._tables["text"] = texts.columns()
 
-    def table(self, group: str) -> JoinedTable | TextColumns:
+    def table(self, group: str) -> JoinedTable | Columns:
         return self._tables[group]
 
 
@@ -264,6 +269,27 @@ def _order(parts: Sequence[JoinedPart], kind: type[Columns], keep: KeptRows | No
         chosen = chosen[stays[chosen]]
     chosen = chosen[np.argsort(times[chosen], kind="stable")]
     return _Order(part[chosen], row[chosen])
+
+
+def commit_numbers(part: JoinedPart, kind: type[Columns]) -> np.ndarray:
+    """Which commit each row of a table of a segment came with, (n,) int64.
+
+    Where a program that did not write that down has merged them, the last commit that it may be: who tells rows as they come
+    then tells one twice rather than never.
+    """
+    first, last = int(part.attrs["seq"][0]), int(part.attrs["seq"][1]) - 1
+    if last > first and part.count(COMMITS[kind]) == part.count(kind):
+        return np.clip(part.column(COMMITS[kind], "commit"), first, last)
+    return np.full(part.count(kind), last, np.int64)
+
+
+def _commits(parts: Sequence[JoinedPart], kind: type[Columns], order: _Order) -> np.ndarray:
+    numbers = np.zeros(len(order), np.int64)
+    for number, part in enumerate(parts):
+        where = np.flatnonzero(order.part == number)
+        if len(where):
+            numbers[where] = commit_numbers(part, kind)[order.row[where]]
+    return numbers
 
 
 def _remap(part: JoinedPart, number: int, orders: Mapping[str, _Order], texts: TextDictionary) -> np.ndarray:

@@ -38,7 +38,7 @@ class OpenSegments:
     """Segments that are kept open between questions, and the damage that was met. `strict`: damage ends a question."""
 
     def __init__(self, strict: bool = False) -> None:
-        self._strict = strict
+        self.strict = strict
         self._readers: OrderedDict[tuple[str, str], StoredSegment] = OrderedDict()
         self._damage: dict[tuple[str, str], tuple[SegmentName, DamagedFile]] = {}
         self._mutex = threading.Lock()
@@ -63,13 +63,13 @@ class OpenSegments:
                 shown = list_visible(place, without=damaged.keys())
                 names = [name for name in shown.segments if name.overlaps(start, end)]
                 answer = question([self._reader(place, name) for name in names])
-                self._remember(place, shown, damaged)
+                self.remember(place, shown, damaged)
                 return answer
             except FileNotFoundError:  # merged and buried, or forgotten, since it was listed
                 attempts += 1
                 self._drop(place, names)
             except SegmentDamaged as error:
-                if self._strict or error.key in damaged:
+                if self.strict or error.key in damaged:
                     raise
                 damaged |= {error.key: error, **self._all_damaged(place, names)}
                 self._drop(place, names)
@@ -95,7 +95,7 @@ class OpenSegments:
             names: list[SegmentName] = []
             try:
                 shown = list_visible(place, without=damaged.keys())
-                self._remember(place, shown, damaged)
+                self.remember(place, shown, damaged)
                 names = [name for name in shown.segments if name.overlaps(wanted.start, wanted.end)]
                 blocks = scan_captions(
                     names, lambda name: self._reader(place, name), wanted, newest=newest, after=after
@@ -113,7 +113,7 @@ class OpenSegments:
                     ) from None
                 self._drop(place, names)
             except SegmentDamaged as error:
-                if self._strict or error.key in damaged:
+                if self.strict or error.key in damaged:
                     raise
                 damaged |= {error.key: error, **self._all_damaged(place, names)}
                 self._drop(place, names)
@@ -167,7 +167,8 @@ class OpenSegments:
         finally:
             segment.close()
 
-    def _remember(self, place: StorePlace, shown: Visible, damaged: dict[str, SegmentDamaged]) -> None:
+    def remember(self, place: StorePlace, shown: Visible, damaged: dict[str, SegmentDamaged]) -> None:
+        """Damage that was met while `shown` was read, unless other segments hold the same commits."""
         for key, error in damaged.items():
             name = SegmentName.parse(*key.split("/", 1))
             if name is None or _covered(name, shown):

@@ -150,7 +150,13 @@ OLD_EFFORT = "effort:"
 def find_gaps(sources: Sequence[RowSource], wanted: RowFilter) -> list[Selection]:
     """Gaps that match."""
     found = _in_time(sources, GapColumns, "t_start", "t_end", wanted)
-    return [s for s in (f.where(~_old_efforts(f)) for f in found) if len(s)]
+    return [s for f in found for s in gaps_among(f)]
+
+
+def gaps_among(rows: Selection) -> list[Selection]:
+    """Rows of the table of gaps without what was no gap; none where nothing is left."""
+    kept = rows.where(~_old_efforts(rows)) if len(rows) else rows
+    return [kept] if len(kept) else []
 
 
 def find_efforts(sources: Sequence[RowSource], wanted: RowFilter) -> tuple[list[Selection], list[Selection]]:

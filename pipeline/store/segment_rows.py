@@ -13,11 +13,13 @@ from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch
 from pipeline.store.columns import (
     CaptionColumns,
+    CaptionCommitColumns,
     ClockColumns,
     Columns,
     CutColumns,
     EffortColumns,
     GapColumns,
+    GapCommitColumns,
     ObservationColumns,
     TextColumns,
     TextDictionary,
@@ -41,6 +43,8 @@ class SegmentRows:
     clk: ClockColumns = field(default_factory=ClockColumns)
     eff: EffortColumns = field(default_factory=EffortColumns)
     cut: CutColumns = field(default_factory=CutColumns)
+    cap_commit: CaptionCommitColumns = field(default_factory=CaptionCommitColumns)
+    gap_commit: GapCommitColumns = field(default_factory=GapCommitColumns)
 
     @classmethod
     def of(cls, batch: Batch, latest_ns: int | None = None, told: list[str] | None = None) -> SegmentRows:

@@ -16,6 +16,7 @@ EXTRAS = {
     ),
     "train": ("onnxruntime", "pycocoevalcap"),
     "evaluate": ("pycocoevalcap", "spacy"),
+    "sql": ("duckdb",),
     "gpu": ("tensorrt", "torch_tensorrt"),
     "tensorrt-rtx": ("tensorrt_rtx",),
     "testing": ("pytest",),

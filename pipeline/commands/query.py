@@ -105,6 +105,14 @@ def query(
             help="With --follow: go on behind what this file tells, and keep it up to date. -: lines of the output instead.",
         ),
     ] = None,
+    sql: Annotated[
+        str | None,
+        typer.Option(
+            "--sql",
+            metavar="SELECT",
+            help="What this SELECT gives, over the tables captions, observations, tracks, gaps, cuts, efforts, clocks, streams.",
+        ),
+    ] = None,
     gaps: Annotated[
         bool,
         typer.Option("--gaps", help="Show what was not watched, when load was shed and where shots begin."),
@@ -135,7 +143,7 @@ def query(
     asked_of = CaptionsAsked(
         track, text, word, phrase, regex, without, min_score, box, zone, shot, like_track, min_similarity
     )
-    if follow:
+    if follow and sql is None:
         from pipeline.commands.follow import FollowedFormat, follow_store
 
         if end is not None or newest is not None or count_by is not None or gaps:
@@ -144,6 +152,25 @@ def query(
             follow_store(
                 opened, stream, start, asked_of.filter(opened), zone_of_clock, FollowedFormat(output.value), limit, cursor, masks,
             )  # fmt: skip
+        return
+    if sql is not None:
+        from pipeline.commands.query_sql import query_sql
+
+        if (
+            start
+            or end
+            or stream
+            or asked_of != CaptionsAsked()
+            or newest
+            or count_by
+            or gaps
+            or masks
+            or cursor
+        ):
+            raise UserError(
+                "--sql says itself what is asked: leave all but --format, --limit, --utc and --strict out"
+            )
+        query_sql(store, sql, zone_of_clock, output.value, limit, strict)
         return
     if cursor is not None:
         raise UserError("--cursor goes with --follow: add it, or leave --cursor out")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.store.feed import CaptionFeed
+    from pipeline.store.stored_dataset import StoredDataset
 
 # Arrow is imported by the methods that return its tables: a few rows are read in less time than that takes.
 
@@ -264,6 +265,16 @@ class CaptionStore(StoreReader):
         wanted = RowFilter(*time_window(start, end))
         tables = self._ask(stream, wanted, lambda n, s: arrow_tables.clock_table(n, find_clocks(s, wanted)))
         return arrow_tables.by_time(tables, "t", None)
+
+    def dataset(self, table: str = "captions") -> StoredDataset:
+        """A table as a `pyarrow.dataset.Dataset`: captions, observations, tracks, gaps, cuts, efforts, clocks or streams.
+
+        DuckDB, polars and Arrow scan it with their filters and columns, which are looked up in the store: see `StoredDataset`.
+        Raises `StoreRefused` for another name.
+        """
+        from pipeline.store.store_tables import stored_table
+
+        return stored_table(self, table)
 
     def follow(
         self,

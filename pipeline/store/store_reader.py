@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,21 +16,31 @@ from typing import Self
 
 import numpy as np
 
-from pipeline.core.clock import Moment, TimeSpan, share_watched, time_window
+from pipeline.core.clock import NS, Moment, TimeSpan, share_watched, time_window
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import CaptionEvent, GapReason, ResumePoint
 from pipeline.store.counting import Counted, CountedBy, counted
 from pipeline.store.durable_files import refusal
 from pipeline.store.open_segments import Answer, DamagedFile, OpenSegments
+from pipeline.store.ordered_scan import OrderedRows
 from pipeline.store.place import StorePlace
 from pipeline.store.plain_rows import plain_captions, plain_gaps
-from pipeline.store.row_query import RowFilter, StoredSegment, find_captions, find_gaps
+from pipeline.store.row_query import (
+    RowFilter,
+    Selection,
+    StoredSegment,
+    find_captions,
+    find_gaps,
+    find_observations,
+)
 from pipeline.store.stream_directory import list_visible, lost_spans
 from pipeline.store.stream_info import StreamInfo
 from pipeline.store.stream_writer import newest_resume
 from sca.setting_errors import did_you_mean
 
 _NAMED = 12
+_SLICE_NS = 60 * NS
+_SLICE_ROWS = 32_768
 
 
 class StoreReader:
@@ -100,14 +111,53 @@ class StoreReader:
         newest: bool = False,
     ) -> Iterator[tuple[CaptionEvent, int]]:
         """The same for everything that can be asked of a caption."""
-        self._chosen(stream)
-        blocks = self._open.scan(
-            self._stream_place(stream),
-            wanted,
-            lambda block: plain_captions(block, masks, embeddings),
-            newest=newest,
+        blocks = self.caption_blocks(
+            stream, wanted, lambda block: plain_captions(block, masks, embeddings), newest=newest
         )
         return itertools.chain.from_iterable(blocks)
+
+    def caption_blocks(
+        self,
+        stream: str,
+        wanted: RowFilter,
+        made: Callable[[OrderedRows], Answer],
+        *,
+        newest: bool = False,
+    ) -> Iterator[Answer]:
+        """What `made` makes of the events that match, some thousand at a time, in order."""
+        self._chosen(stream)
+        return self._open.scan(self._stream_place(stream), wanted, made, newest=newest)
+
+    def observation_blocks(
+        self, stream: str, wanted: RowFilter, made: Callable[[list[Selection]], Answer]
+    ) -> Iterator[Answer]:
+        """What `made` makes of the observations that match, some ten thousand at a time, by time."""
+        span = self.span(stream)
+        if span is None:
+            return
+        place, counts = self._stream_place(stream), [0]
+
+        def answer(part: RowFilter, sources: list[StoredSegment]) -> Answer:
+            found = find_observations(sources, part)
+            counts[0] = sum(len(one) for one in found)
+            return made(found)
+
+        first = span.start if wanted.start is None else max(wanted.start, span.start)
+        last = span.end if wanted.end is None else wanted.end
+        length = _SLICE_NS
+        while first <= last:
+            part = replace(wanted, start=first, end=min(first + length - 1, last))
+            counts[0] = 0
+            yield self._open.ask(place, part.start, part.end, partial(answer, part))
+            first = first + length
+            # Slices are as long as it takes for their rows to be many, and not too many.
+            length = (
+                2 * length
+                if counts[0] < _SLICE_ROWS // 4
+                else max(length // 2, 1)
+                if counts[0] > _SLICE_ROWS
+                else length
+            )
 
     def count(
         self,

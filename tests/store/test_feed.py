@@ -351,8 +351,8 @@ class FollowedStore(RuleBasedStateMachine):
 
 TestFollowedStore = FollowedStore.TestCase
 TestFollowedStore.settings = settings(
-    max_examples=by_day(4, otherwise=400),
-    stateful_step_count=by_day(25, otherwise=60),
+    max_examples=by_day(3, otherwise=100),
+    stateful_step_count=by_day(20, otherwise=40),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

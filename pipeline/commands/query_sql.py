@@ -1,0 +1,74 @@
+"""`sca query --sql`: what a SELECT over the tables of a store gives."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from datetime import tzinfo
+from pathlib import Path
+
+from rich.table import Table
+
+from pipeline.commands.damage_exit import leave_with_damage
+from pipeline.commands.extras import require
+from pipeline.commands.terminal import PlainConsole, quiet_pipe, say
+from pipeline.core.shown_text import json_text, shown
+from pipeline.export.csv import table_csv_lines
+from pipeline.store import CaptionStore
+
+SHOWN_ROWS = 1000
+"""Of a table without --limit: its columns are as wide as their widest cell, so all rows are held."""
+
+PIPED_WIDTH = 140
+
+
+def query_sql(path: Path, statement: str, zone: tzinfo, output: str, limit: int | None, strict: bool) -> None:
+    """Print what a statement gives as a table, JSON lines or CSV. Raises `UserError` for one that is no SELECT, or a wrong one."""
+    require("query --sql", "sql")
+    from pipeline.query.sql import ask_sql, plain_value, shown_value
+
+    with CaptionStore.open(path, strict=strict) as store:
+        if strict:
+            store.verify()
+        found = ask_sql(store, statement, zone)
+        with quiet_pipe():
+            if output == "table":
+                most = SHOWN_ROWS if limit is None else limit
+                rows = list(itertools.islice(found.rows, most + 1))
+                _print_table(
+                    found.names,
+                    [[shown_value(cell) for cell in row] for row in rows[:most]],
+                    len(rows) > most,
+                )
+            elif output == "json":
+                for row in itertools.islice(found.rows, limit):
+                    document = {name: plain_value(cell) for name, cell in zip(found.names, row, strict=True)}
+                    sys.stdout.write(json_text(document) + "\n")
+            else:
+                kept = itertools.islice(found.rows, limit)
+                lines = table_csv_lines(
+                    found.names, ([_cell(plain_value(cell)) for cell in row] for row in kept)
+                )
+                sys.stdout.writelines(lines)
+        for name in store.streams():
+            share = store.coverage(stream=name)
+            if share < 1:
+                reasons = ", ".join(sorted({str(reason) for _, reason in store.unwatched(name)})) or "no rows"
+                say(f"{name}: {share:.1%} of what was recorded was watched ({reasons})", error=True)
+        leave_with_damage(store.damage())
+
+
+def _cell(value: object) -> object:
+    return json_text(value) if isinstance(value, list | dict) else value
+
+
+def _print_table(names: tuple[str, ...], rows: list[list[str]], more: bool) -> None:
+    table = Table(*(shown(name) for name in names), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(shown(cell) for cell in row))
+    console = PlainConsole(
+        file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False
+    )
+    console.print(table if rows else "No rows.")
+    if more:
+        console.print(f"{len(rows)} rows, more beyond; say --limit, or --format csv")

@@ -33,7 +33,7 @@ COMMANDS = {
     "query": LazyCommand("pipeline.commands.query", "Show what was seen, by time."),
     "export": LazyCommand(
         "pipeline.commands.export",
-        "Write captions as JSON lines, CSV, Parquet, Arrow, COCO objects, SubRip or WebVTT subtitles.",
+        "Write captions as JSON lines, tables, COCO objects, subtitles or tracks, or draw them into the film.",
     ),
     "store": LazyCommand(
         "pipeline.commands.store", "Look after a store: check, count, merge, set damage aside, erase."

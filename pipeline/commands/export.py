@@ -25,16 +25,21 @@ from pipeline.commands.caption_filters import (
     WordsOption,
     ZoneOption,
 )
+from pipeline.commands.coverage import coverage_lines
 from pipeline.commands.damage_exit import leave_with_damage
 from pipeline.commands.terminal import quiet_pipe, say
 from pipeline.core.clock import local_zone
 from pipeline.core.errors import UserError
 from pipeline.core.output_files import check_output, writing_output
-from pipeline.export.interface import exporter_for
+from pipeline.export.interface import ObservedExporter, TimedLines, exporter_for
+from pipeline.query.observed import observed_rows
 from pipeline.query.typed_times import TIME_HELP
 from pipeline.query.windows import MaskReading, stream_windows, told_notes, window_rows
 from pipeline.store import CaptionStore
 from pipeline.store.durable_files import refusal
+
+DRAWN = ("mp4", "mkv", "mov")
+"""Endings of films that captions are drawn into."""
 
 
 def export(
@@ -52,7 +57,7 @@ def export(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="jsonl, csv, parquet, arrow, coco, srt, vtt, or one of an installed package. Told by the file's ending if not given.",
+            help="jsonl, csv, parquet, arrow, coco, srt, vtt, mot, ytvis, mp4, or one of an installed package. Told by the file's ending if not given.",
         ),
     ] = None,
     start: Annotated[str | None, typer.Option("--from", metavar="TIME", help=TIME_HELP)] = None,
@@ -78,29 +83,47 @@ def export(
     ] = False,
     masks: Annotated[
         bool,
-        typer.Option(
-            "--masks", help="With each caption's mask, as COCO run lengths; jsonl, parquet, arrow, coco."
-        ),
+        typer.Option("--masks", help="With masks, as COCO run lengths; jsonl, parquet, arrow, coco, ytvis."),
     ] = False,
+    at_once: Annotated[
+        int, typer.Option("--at-once", min=1, help="Subtitles: so many at a time at most, the surest.")
+    ] = 3,
+    film: Annotated[
+        str | None,
+        typer.Option(
+            "--film", help="mp4: the film that captions are drawn into; the stream's own if not given."
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Write nothing (exit 2) where a file of the store is damaged.")
     ] = False,
 ) -> None:
-    """Write captions as JSON lines, CSV, Parquet, Arrow, COCO objects, SubRip or WebVTT subtitles (times from the stream's start).
+    """Write captions as JSON lines, tables, COCO objects, subtitles or tracks, or draw them into the film.
+
+    Tables are CSV, Parquet and Arrow, subtitles SubRip and WebVTT with times from the stream's start, tracks MOTChallenge's text and
+    YouTube-VIS's JSON, films mp4, mkv and mov.
 
     Example: sca export street.zarr street.vtt --min-score 0.5
     """
-    exporter = exporter_for(out, output)
+    drawn = (output or out.suffix.removeprefix(".")).lower() in DRAWN
+    exporter = None if drawn else exporter_for(out, output)
+    if film is not None and not drawn:
+        raise UserError(
+            "--film: captions are drawn into a film as mp4, mkv or mov; end the file in one of these"
+        )
     if masks and not getattr(exporter, "holds_masks", False):
         raise UserError(
             f"--masks: {output or out.suffix.removeprefix('.')} holds no masks; write jsonl, parquet, arrow or coco"
         )
+    if isinstance(exporter, TimedLines):
+        exporter.at_once = at_once
     check_output(out, store=store)
+    zone_of_clock = UTC if utc else local_zone()
     with CaptionStore.open(store, strict=strict) as opened:
-        windows = stream_windows(opened, stream, start, end, UTC if utc else local_zone())
+        windows = stream_windows(opened, stream, start, end, zone_of_clock)
         for note in told_notes(windows):
             say(note, error=True)
-        if exporter.one_stream and len(windows) > 1:
+        if (exporter is None or exporter.one_stream) and len(windows) > 1:
             streams = "|".join(window.stream for window in windows)
             kind = (output or out.suffix.removeprefix(".")).lower()
             what = "subtitles hold" if kind in ("srt", "vtt") else f"a {kind} file holds"
@@ -112,10 +135,27 @@ def export(
         asked = CaptionsAsked(
             track, text, word, phrase, regex, without, min_score, box, zone, shot, like_track, min_similarity
         ).filter(opened)
-        rows = itertools.islice(window_rows(opened, windows, asked, masks=reading), limit)
-        try:
-            with quiet_pipe(), writing_output(out) as file:
-                exporter.write(rows, file)
-        except OSError as error:
-            raise refusal(error, out, "write") from error
+        if exporter is None:
+            from pipeline.commands.export_video import export_video
+
+            export_video(opened, windows, asked, out, film, output)
+        else:
+            try:
+                with quiet_pipe(), writing_output(out) as file:
+                    if isinstance(exporter, ObservedExporter):
+                        observed = observed_rows(opened, windows, asked, reading)
+                        exporter.write_observed(itertools.islice(observed, limit), file)
+                    else:
+                        rows = itertools.islice(window_rows(opened, windows, asked, masks=reading), limit)
+                        exporter.write(rows, file)
+            except OSError as error:
+                raise refusal(error, out, "write") from error
+            if left_out := getattr(exporter, "left_out", 0):
+                say(
+                    f"{left_out} captions are not in {out}: they were over before there was room, at most {at_once} at a time "
+                    "(--at-once)",
+                    error=True,
+                )
+        for line in coverage_lines(opened, windows, True, zone_of_clock):
+            say(line, error=True)
         leave_with_damage(opened.damage(), reading)

@@ -28,6 +28,7 @@ from pipeline.commands.caption_filters import (
     WordsOption,
     ZoneOption,
 )
+from pipeline.commands.coverage import counted, coverage_lines
 from pipeline.commands.damage_exit import leave_with_damage
 from pipeline.commands.terminal import PlainConsole, quiet_pipe, say
 from pipeline.core.clock import local_zone, to_datetime
@@ -216,7 +217,7 @@ def query(
 
 def _tell_coverage(store: CaptionStore, windows: list[StreamWindow], zone: tzinfo) -> None:
     """On stderr, so that the rows can be read by a program."""
-    for line in _coverage_lines(store, windows, True, zone):
+    for line in coverage_lines(store, windows, True, zone):
         say(line, error=True)
 
 
@@ -282,10 +283,10 @@ def _print_table(
             console.print(_caption_table(rows, len(windows) > 1, zone))
             tracks = len({(row.stream, row.track) for row in rows})
             rest = ", more beyond --limit" if more else ""
-            console.print(f"{_count(len(rows), 'caption')} of {_count(tracks, 'track')}{rest}")
+            console.print(f"{counted(len(rows), 'caption')} of {counted(tracks, 'track')}{rest}")
         else:
             console.print("No captions match." if windows else "The store holds nothing yet.")
-        for line in _coverage_lines(store, windows, bool(rows), zone):
+        for line in coverage_lines(store, windows, bool(rows), zone):
             console.print(line)
     sys.stdout.write(capture.get())
 
@@ -307,27 +308,3 @@ def _caption_table(rows: list[CaptionRow], several_streams: bool, zone: tzinfo) 
         cells += [str(row.track), row.text, f"{row.score:.2f}", " ".join(f"{edge:.0f}" for edge in row.box)]
         table.add_row(*(shown(cell) for cell in cells))
     return table
-
-
-def _coverage_lines(store: CaptionStore, windows: list[StreamWindow], found: bool, zone: tzinfo) -> list[str]:
-    """Per stream: how much of the window was watched where that is not all of it, and when nothing was found."""
-    lines = []
-    for window in windows:
-        gaps = store.unwatched(window.stream, window.start, window.end)
-        share = store.coverage(window.start, window.end, stream=window.stream)
-        if gaps and share < 1:
-            reasons = ", ".join(sorted({str(reason) for _, reason in gaps}))
-            lines.append(
-                f"{window.stream}: {share:.1%} of the window was watched ({_count(len(gaps), 'gap')}: {reasons})"
-            )
-        if not found:
-            first, last = (to_datetime(t, zone) for t in (window.recording.start_ns, window.recording.end_ns))
-            summer = f" {first:%Z}" if first.utcoffset() != last.utcoffset() else ""
-            lines.append(
-                f"{window.stream} was recorded from {first:%Y-%m-%d %H:%M:%S}{summer} to {last:%Y-%m-%d %H:%M:%S %Z}"
-            )
-    return lines
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -22,6 +22,7 @@ from pipeline.drawing.drawing import DisplayOptions, Drawn, Label, draw_labels
 from pipeline.drawing.moving_masks import PlacedMask, SeenMask, moved
 from pipeline.sources import DecodedFrame, Source
 from pipeline.store import CaptionStore
+from pipeline.store.row_filter import RowFilter
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +111,8 @@ class TrackPath:
         return (self.texts[index], float(self.scores[index])) if index >= 0 else ("", 0.0)
 
 
-def track_paths(store: CaptionStore, stream: str) -> list[TrackPath]:
-    """All tracks of a stream with their observations and captions."""
+def track_paths(store: CaptionStore, stream: str, asked: RowFilter | None = None) -> list[TrackPath]:
+    """All tracks of a stream with their observations and captions; those that `asked` does not find are empty, and not drawn."""
     # Not by PTS: they start at 0 again after a reset.
     start_ns = store.streams()[stream].start_wall_ns
     seen_columns = ("track", "t", "x0", "y0", "x1", "y1", "shot", "mask")
@@ -120,6 +121,10 @@ def track_paths(store: CaptionStore, stream: str) -> list[TrackPath]:
     told = _since(
         start_ns, store.captions(stream=stream, columns=told_columns), "t_start", "t_end"
     ).to_pandas()
+    if asked is not None:
+        kept = {(e.track, e.start_ns - start_ns) for e, _ in store.matching(stream, asked)}
+        found = [key in kept for key in zip(told["track"], told["t_start"], strict=True)]
+        told["text"] = told["text"].astype(str).where(np.array(found, bool), "")
     damaged: list[tuple[int, int]] = []
     paths = []
     events = dict(tuple(told.groupby("track")))
@@ -250,13 +255,16 @@ def write_annotated(
     max_gap_s: float,
     display: DisplayOptions,
     on_frame: Callable[[int], None] = lambda at_ns: None,
+    between_ns: tuple[int | None, int | None] = (None, None),
 ) -> int:
     """Draw `paths` into the frames of `source` and write H.264 with the same times. Returns the frame count.
 
     After a PTS reset, time stamps go on where they were. Boxes are interpolated between keyframes that lie at most
     `max_gap_s` apart. `on_frame` hears of each frame's time, ns from the start. Raises `UserError` when `output`
-    cannot be written.
+    cannot be written. `between_ns`: first and last moment that is written, wall ns; the film then begins with it.
     """
+    first_ns, last_ns = between_ns
+    begin_ns = 0 if first_ns is None else max(0, first_ns - source.info.start_wall_ns)
     # H.264 knows even sizes only: an odd picture gets its last row or column twice.
     width, height = (size + size % 2 for size in (source.info.width, source.info.height))
     written = 0
@@ -280,6 +288,10 @@ def write_annotated(
             for item in source:
                 if not isinstance(item, DecodedFrame):
                     continue
+                if first_ns is not None and item.time.wall_ns < first_ns:
+                    continue
+                if last_ns is not None and item.time.wall_ns > last_ns:
+                    break
                 at_ns = item.time.wall_ns - source.info.start_wall_ns
                 # A copy: the source may keep its own pixels.
                 picture = item.to_frame().rgb.copy()
@@ -289,7 +301,7 @@ def write_annotated(
                     picture, ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)), "edge"
                 )
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                ticks = max(last_ticks + 1, at_ns * 90_000 // NS)
+                ticks = max(last_ticks + 1, (at_ns - begin_ns) * 90_000 // NS)
                 frame.pts, frame.time_base = ticks, _TIME_BASE
                 last_ticks = ticks
                 container.mux(stream.encode(frame))

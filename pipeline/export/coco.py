@@ -6,13 +6,10 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from pipeline.core.clock import iso_text
-from pipeline.core.errors import UserError
-from pipeline.core.masks import decode_mask
 from pipeline.core.shown_text import json_text
-from pipeline.query.rows import CaptionRow, RowMask
+from pipeline.export.full_masks import full_mask
+from pipeline.query.rows import CaptionRow
 
 
 class CocoObjects:
@@ -79,22 +76,6 @@ def _annotation(row: CaptionRow, number: int, image: int, category: int) -> dict
         "caption": row.text,
     }
     if row.mask is not None:
-        segmentation, area = _segmentation(row.mask)
+        segmentation, area = full_mask(row.mask)
         annotation["segmentation"] = segmentation
     return {**annotation, "area": round(area, 2)}
-
-
-def _segmentation(mask: RowMask) -> tuple[dict[str, object], float]:
-    """Run lengths over the picture, and how many of its pixels they cover; each cell covers its rectangle."""
-    try:
-        from pycocotools import mask as coco
-    except ImportError:
-        raise UserError(
-            "coco with --masks needs pycocotools: install segment-caption-stream[run], or leave --masks out"
-        ) from None
-    cells = decode_mask(mask.mask)
-    height, width = mask.picture
-    rows = np.arange(height) * cells.shape[0] // height
-    columns = np.arange(width) * cells.shape[1] // width
-    code = coco.encode(np.asfortranarray(cells[rows][:, columns], np.uint8))
-    return {"size": [height, width], "counts": code["counts"].decode("ascii")}, float(coco.area(code))

@@ -9,7 +9,7 @@ from datetime import tzinfo
 
 from pipeline.core.clock import NS
 from pipeline.core.errors import StoreRefused
-from pipeline.core.masks import MaskMalformed, run_lengths
+from pipeline.core.masks import MaskMalformed, RleMask, run_lengths
 from pipeline.core.records import CaptionEvent
 from pipeline.query.rows import CaptionRow, RowMask
 from pipeline.query.typed_times import Recording, parse_window, window_notes
@@ -95,19 +95,22 @@ class MaskReading:
         self._pictures = {name: (info.height, info.width) for name, info in store.streams().items()}
 
     def read(self, stream: str, event: CaptionEvent, start_s: float) -> RowMask | None:
-        if event.mask is None:
-            return None
+        """The mask of an event."""
+        return None if event.mask is None else self.read_mask(stream, event.track, event.mask, start_s)
+
+    def read_mask(self, stream: str, track: int, mask: RleMask, start_s: float) -> RowMask | None:
+        """A mask of a track, where it is one."""
         try:
-            run_lengths(event.mask)
+            run_lengths(mask)
         except MaskMalformed as error:
             if self._strict:
                 raise StoreRefused(
-                    f"the mask of track {event.track} at {start_s:.1f} s of {stream} is damaged: {error}"
+                    f"the mask of track {track} at {start_s:.1f} s of {stream} is damaged: {error}"
                 ) from error
             self.damaged += 1
-            self.first = self.first or (stream, event.track, start_s)
+            self.first = self.first or (stream, track, start_s)
             return None
-        return RowMask(event.mask, self._pictures[stream])
+        return RowMask(mask, self._pictures[stream])
 
 
 def _rows_since(

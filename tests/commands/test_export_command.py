@@ -67,7 +67,7 @@ def test_a_player_reads_the_subtitles(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["out.mov"], "cannot tell the format of .*out.mov: end it in .jsonl, .csv, .srt, .vtt"),
+        (["out.xyz"], "cannot tell the format of .*out.xyz: end it in .jsonl, .csv, .srt, .vtt"),
         (["missing/out.csv"], "cannot write .*missing/out.csv"),
         (["out.srt"], re.escape("subtitles hold one stream: choose it with --stream cam|yard")),
     ],

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import os
-import stat
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
-import numpy as np
-import zarr
-from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore
-
-from pipeline.store.durable_files import open_regular, raise_it, read_regular
+from pipeline.store.durable_files import raise_it, read_regular
+from pipeline.store.sharded_array import ArchiveFileWrong, ShardedArray
 
 CHECKSUMS = "checksums.json"
-_NO_CHUNK = 2**64 - 1
-
-
-class ArchiveFileWrong(RuntimeError):
-    """A file of an archive is missing, or not what was written. To Zarr a missing one would be zeros."""
+# First and last time of a row, by table: what the sparse index covers.
+TIMES = {
+    "obs": ("t", "t"),
+    "cap": ("t_start", "t_end"),
+    "trk": ("t_first", "t_last"),
+    "gap": ("t_start", "t_end"),
+    "clk": ("t", "t"),
+    "eff": ("t", "t"),
+    "cut": ("t", "t"),
+}
 
 
 FileSums = Mapping[str, tuple[int, int]]
@@ -91,64 +87,10 @@ def check_file(folder: Path, path: str, sums: FileSums) -> None:
         raise ArchiveFileWrong(f"{path} is not what was written")
 
 
-class ArchiveFiles(LocalStore):
-    """An archive as zarr-python reads it: a missing file raises, and a whole file is checked before its first byte counts.
-
-    Raises `ArchiveFileWrong`, which zarr-python lets pass. What was checked once is not checked again: chunks and indexes
-    of chunks carry checksums of their own, so what changes later is found by them.
-    """
-
-    def __init__(self, root: Path | str, *, read_only: bool = True, sums: FileSums | None = None) -> None:
-        super().__init__(root, read_only=True)
-        self._sums = sums
-        self._checked: set[str] = set()
-
-    def with_read_only(self, read_only: bool = False) -> ArchiveFiles:
-        return ArchiveFiles(self.root, sums=self._sums)
-
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        if self._sums is not None and key not in self._checked:
-            await asyncio.to_thread(check_file, self.root, key, self._sums)
-            self._checked.add(key)
-        elif self._sums is None:
-            _check_regular(self.root / key)
-        return _there(key, await super().get(key, prototype, byte_range))
-
-    def get_sync(
-        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        if self._sums is not None and key not in self._checked:
-            check_file(self.root, key, self._sums)
-            self._checked.add(key)
-        elif self._sums is None:
-            _check_regular(self.root / key)
-        return _there(key, super().get_sync(key, prototype=prototype, byte_range=byte_range))
-
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        return [await self.get(key, prototype, part) for key, part in key_ranges]
-
-
-def _check_regular(path: Path) -> None:
-    """Raise `ArchiveFileWrong` for what zarr-python would wait for, or read without end."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ArchiveFileWrong(f"{path.name} is not a regular file")
-
-
-def _there(key: str, data: Buffer | None) -> Buffer:
-    if data is None:
-        raise ArchiveFileWrong(f"{key} is missing")
-    return data
-
-
 # Archives of versions that wrote no checksums: what their metadata demand must be there, in its full size.
 
 
-def check_unlisted(folder: Path, arrays: Mapping[str, zarr.Array]) -> None:
+def check_unlisted(folder: Path, arrays: Mapping[str, ShardedArray]) -> None:
     """Raise `ArchiveFileWrong` unless metadata and shards of all `arrays` (by path) are there and whole.
 
     Each shard ends with an index of its chunks, which has a checksum: it tells how long the file must be.
@@ -165,28 +107,8 @@ def check_unlisted(folder: Path, arrays: Mapping[str, zarr.Array]) -> None:
         if own != root.get(path):
             raise ArchiveFileWrong(f"{path}/zarr.json and zarr.json differ")
         if 0 not in array.shape:
-            _check_shards(folder, path, array)
-
-
-def _check_shards(folder: Path, path: str, array: zarr.Array) -> None:
-    shard_rows, rows = (array.shards or array.chunks)[0], array.chunks[0]
-    chunks, left = shard_rows // rows, -(-array.shape[0] // rows)
-    for number in range(-(-array.shape[0] // shard_rows)):
-        key = f"{path}/c/{number}{'/0' * (array.ndim - 1)}"
-        length = 16 * chunks + 4
-        size = _size(folder / key)
-        if size is None:
-            raise ArchiveFileWrong(f"{key} is missing")
-        if size < length:
-            raise ArchiveFileWrong(f"{key} is cut off")
-        with open_regular(folder / key) as file:
-            file.seek(size - length)
-            index = file.read(length)
-        if google_crc32c.value(index[:-4]) != int.from_bytes(index[-4:], "little"):
-            raise ArchiveFileWrong(f"the index of {key} is not what was written, or the file is cut off")
-        parts = np.frombuffer(index[:-4], "<u8").reshape(chunks, 2)[: min(chunks, left - number * chunks)]
-        if (parts == _NO_CHUNK).any() or int(parts.sum(axis=1).max()) > size - length:
-            raise ArchiveFileWrong(f"{key} lacks chunks")
+            for number in range(-(-len(array) // array.shard_rows)):
+                array.shard_index(number)
 
 
 def _own_checksum(document: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -13,6 +14,14 @@ import numpy as np
 MOST_BYTES = 64 << 20
 next_file_number = itertools.count().__next__
 """A number that no other open file of this process has."""
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory; a guess where it does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
 
 
 class DecodedCache:
@@ -69,3 +78,18 @@ class DecodedCache:
 
 DECODED = DecodedCache()
 """Shared by all open stores of this process."""
+
+# A search by likeness goes through all embeddings: kept among the other columns they would drive these out each time.
+VECTORS = DecodedCache(min(512 << 20, _memory() // 16))
+"""The same for embeddings: up to 512 MiB, or a sixteenth of the machine's memory. Filled by searches by likeness only."""
+
+
+def cache_of(dtype: np.dtype[Any]) -> DecodedCache:
+    """Where chunks of an array are kept: embeddings are the only half floats."""
+    return VECTORS if dtype == np.float16 else DECODED
+
+
+def drop_file(file: int) -> None:
+    """Forget everything of a file."""
+    DECODED.drop(file)
+    VECTORS.drop(file)

@@ -354,7 +354,7 @@ def open_segment(place: StorePlace, name: SegmentName) -> StoredSegment:
     """Open `name` in a stream's place. Raises FileNotFoundError; `StoreRefused` when damaged or of another schema."""
     if name.level != DAY_LEVEL:
         return SegmentReader(place, name.path)
-    from pipeline.store.day_archive import DayArchiveReader
+    from pipeline.store.archive_reader import DayArchiveReader
 
     if place.folder is None:
         raise StoreRefused(

@@ -23,7 +23,7 @@ import numpy as np
 
 from pipeline.store.columns import ColumnSpec
 from pipeline.store.damage import SegmentDamaged
-from pipeline.store.decoded_cache import DECODED, next_file_number
+from pipeline.store.decoded_cache import DECODED, cache_of, drop_file, next_file_number
 from pipeline.store.place import StorePlace
 from pipeline.store.zarr_metadata import array_document, chunk_rows, compressor, group_document
 
@@ -99,7 +99,7 @@ class ZarrZip:
         self.number = next_file_number()
         self._file = place.open(key)
         # A store lets a segment go while another thread may still read it: who drops it last closes the file.
-        weakref.finalize(self, DECODED.drop, self.number)
+        weakref.finalize(self, drop_file, self.number)
         weakref.finalize(self, self._file.close)
         try:
             if self._file.seek(0, io.SEEK_END) <= _SMALL:
@@ -124,7 +124,7 @@ class ZarrZip:
             raise
 
     def close(self) -> None:
-        DECODED.drop(self.number)
+        drop_file(self.number)
         self._zip.close()
         self._file.close()
 
@@ -232,7 +232,8 @@ class ZarrZip:
         def made(number: int) -> Callable[[], np.ndarray]:
             return lambda: self._chunks(path, (number,))
 
-        parts = [DECODED.get(self.number, (path, number), made(number)) for number in numbers]
+        cache = cache_of(self._layout(path).dtype)
+        parts = [cache.get(self.number, (path, number), made(number)) for number in numbers]
         if not parts:
             return self._chunks(path, ())
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.core.records import Batch, CaptionEvent, Gap, ResumePoint
 from pipeline.store import CaptionStore, Compaction
+from pipeline.store.archive_reader import DayArchiveReader
 from pipeline.store.damage import SegmentDamaged
-from pipeline.store.day_archive import DayArchiveReader
 from pipeline.store.place import LocalPlace
 from tests.store_samples import BY_HAND, EVERYTHING, INFO, T0, S, batch, filled_store
 

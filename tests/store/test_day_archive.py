@@ -9,7 +9,8 @@ import zarr
 
 from pipeline.core.records import Batch, CaptionEvent, ResumePoint
 from pipeline.store import CaptionStore, Compaction
-from pipeline.store.day_archive import DAY_NS, DayArchiveReader, closed_days
+from pipeline.store.archive_reader import DayArchiveReader
+from pipeline.store.day_archive import DAY_NS, closed_days
 from pipeline.store.segment_name import SegmentName
 from tests.store_samples import BY_HAND, EVERYTHING, INFO, T0, S, batch, check_everything, filled_store
 

@@ -3,7 +3,7 @@
     pip install duckdb pylance
     python benchmarks/store.py [--rows 100000] [--repeat 20]
 
-A day of captions with masks (167 bytes) and embeddings (128 half floats). The store is asked as segments, as the writer leaves
+A day of captions with masks (167 bytes, each another) and embeddings (128 half floats). The store is asked as segments, as the writer leaves
 them, and as a day archive; Parquet is one file sorted by time with groups of 4,096 rows; Lance is one dataset, compacted, with an index
 (BTREE) of time and of track; SQLite has indices of both. Files are in the page cache, times are medians of processor time of all
 threads in ms, and every answer is compared in its number of rows.
@@ -12,9 +12,13 @@ threads in ms, and every answer is compared in its number of rows.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
 import sqlite3
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -47,12 +51,13 @@ Questions = dict[str, Callable[[], int]]
 def tables(rows: int) -> Iterator[pa.Table]:
     """Captions in order of time, 100 a table: the batches that are committed."""
     random = np.random.default_rng(7)
-    masks = random.bytes(400 * 997)
     for first in range(0, rows, BATCH):
         number = np.arange(first, min(first + BATCH, rows))
-        start = START + number * DAY_NS // rows
+        start = START + number * (DAY_NS // rows)
         picks = random.integers(0, [len(COLORS), len(THINGS), len(PLACES), 40], (len(number), 4)).tolist()
         x, y = random.uniform(0, 1000, (2, len(number))).astype(np.float32)
+        # As skewed as run lengths are: 167 bytes become about 50.
+        masks = (random.geometric(0.35, (len(number), 167)) + 47).clip(48, 111).astype(np.uint8)
         vectors = random.normal(size=(len(number), WIDTH)).astype(np.float16)
         yield pa.table(
             {
@@ -62,7 +67,7 @@ def tables(rows: int) -> Iterator[pa.Table]:
                 "text": [f"a {COLORS[a]} {THINGS[b]} {PLACES[c]} {d}" for a, b, c, d in picks],
                 "score": pa.array((number % 100 / 100).astype(np.float32)),
                 "x0": x, "y0": y, "x1": x + 80, "y1": y + 60,
-                "mask": [masks[n % 997 * 200 : n % 997 * 200 + 167] for n in number.tolist()],
+                "mask": [mask.tobytes() for mask in masks],
                 "emb": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), WIDTH),
             }
         )  # fmt: skip
@@ -228,21 +233,33 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument(
+        "--folder", type=Path, help="where to keep what was written, and take it from the next time"
+    )
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
+    folder = options.folder or Path(tempfile.mkdtemp())
     try:
         compare(folder, options.rows, options.repeat)
+        measure_commands(folder)
     finally:
-        shutil.rmtree(folder)
+        if options.folder is None:
+            shutil.rmtree(folder)
 
 
 def compare(folder: Path, rows: int, repeat: int) -> None:
     """Write everything, ask everything, print a table."""
-    store, spent = write_store(folder / "segments.zarr", rows)
+    if not (folder / "written.json").exists():
+        store, spent = write_store(folder / "segments.zarr", rows)
+        shutil.copytree(store.path, folder / "archive.zarr")
+        CaptionStore.open(folder / "archive.zarr").archive_closed_days(START + 3 * DAY_NS)
+        CaptionStore.open(folder / "archive.zarr").compact()
+        write_others(folder, rows)
+        (folder / "written.json").write_text(json.dumps(spent))
+    store, spent = (
+        CaptionStore.open(folder / "segments.zarr"),
+        json.loads((folder / "written.json").read_text()),
+    )
     tenth = max(1, len(spent) // 10)
-    shutil.copytree(store.path, folder / "archive.zarr")
-    CaptionStore.open(folder / "archive.zarr").archive_closed_days(START + 3 * DAY_NS)
-    write_others(folder, rows)
     some = next(iter(tables(rows)))
     like = some["emb"].combine_chunks().flatten().to_numpy().reshape(-1, WIDTH)[7]
     asked = (like, rows // 12, START + DAY_NS // 3)
@@ -277,6 +294,36 @@ def compare(folder: Path, rows: int, repeat: int) -> None:
             raise AssertionError(f"{question}: {found}")
         print(f"| {question} ({found['segments']}) | " + " | ".join(cells) + " |", flush=True)
     print("| MB | " + " | ".join(f"{megabytes(path):.0f}" for _, path in contestants.values()) + " |")
+
+
+def measure_commands(folder: Path) -> None:
+    """Processor time and most memory of the command: five rows, and all, in each format."""
+    print("\n| command | s of processor time | MB at most |\n|---|---|---|")
+    path = str(folder / "segments.zarr")
+    asked = [["query", path, "--limit", "5", "--format", one] for one in ("table", "json", "csv", "srt")]
+    asked += [["query", path, "--newest", "5"]]
+    asked += [["export", path, str(folder / f"out.{one}")] for one in ("jsonl", "csv", "parquet", "arrow")]
+    for arguments in asked:
+        for old in folder.glob("out.*"):
+            old.unlink()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        name = (
+            " ".join(arguments)
+            .replace(str(folder), "")
+            .replace("/segments.zarr", "STORE")
+            .replace("/out", "out")
+        )
+        if process.returncode:
+            raise AssertionError(f"{name}: {said}")
+        print(f"| {name} | {used.ru_utime + used.ru_stime:.2f} | {used.ru_maxrss / 1024:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

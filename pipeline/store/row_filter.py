@@ -34,20 +34,6 @@ class RowFilter:
     min_similarity: float = -1.0
 
 
-def cosines(embeddings: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Cosine (n,) float32 of rows (n, D) with (D,); NaN where a row has none, or is of another length."""
-    if embeddings.shape[1] < len(like) or not len(like):
-        return np.full(len(embeddings), np.nan, np.float32)
-    if embeddings.shape[1] > len(like):
-        other = ~np.isnan(embeddings[:, len(like)])
-        embeddings = embeddings[:, : len(like)].astype(np.float32)
-        embeddings[other] = np.nan
-    rows = embeddings.astype(np.float32)
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows)) * np.linalg.norm(like)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(rows @ like / lengths, np.float32)
-
-
 def inside_polygon(boxes: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
     """Whether the middles of boxes (n, 4) xyxy lie in a polygon, (n,) bool; even-odd rule, it closes by itself."""
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2

@@ -22,8 +22,9 @@ from pipeline.store.columns import (
     TrackColumns,
 )
 from pipeline.store.decoded_cache import DECODED
+from pipeline.store.likeness import similarities
 from pipeline.store.place import StorePlace
-from pipeline.store.row_filter import RowFilter, cosines, inside_polygon
+from pipeline.store.row_filter import RowFilter, inside_polygon
 from pipeline.store.segment import SegmentReader
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName
 from pipeline.store.segment_rows import SegmentRows, newest_versions
@@ -39,6 +40,8 @@ class NumberedTexts(Protocol):
     number: int
 
     def column(self, table: type[Columns], name: str, rows: np.ndarray | None = None) -> np.ndarray: ...
+
+    def damaged(self, error: Exception) -> Exception: ...
 
 
 class RowSource(Protocol):
@@ -56,6 +59,8 @@ class RowSource(Protocol):
     def column(self, table: type[Columns], name: str, rows: np.ndarray | None = None) -> np.ndarray: ...
 
     def byte_range(self, table: type[Columns], name: str, start: int, stop: int) -> bytes: ...
+
+    def damaged(self, error: Exception) -> Exception: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,13 +88,12 @@ class Selection:
 
     def strings(self, name: str) -> list[str]:
         """The same as plain strings."""
-        ids = self.column(name).tolist()
-        words = searched_texts(self.source).texts if ids else []
-        return [words[number] for number in ids]
+        ids = self.column(name)
+        return searched_texts(self.source).strings(ids) if len(ids) else []
 
     def similarity(self, like: tuple[float, ...]) -> np.ndarray:
         """Cosine (n,) float32 of each row's embedding with `like`; NaN where it has none, or one of another length."""
-        return cosines(self.column("emb"), np.array(like, np.float32))
+        return similarities(self.source, self.rows, np.array(like, np.float32))
 
     def masks(self) -> list[tuple[tuple[int, int], bytes] | None]:
         """(height, width) and COCO run lengths of each row; None without a mask."""
@@ -215,8 +219,10 @@ def searched_texts(source: NumberedTexts) -> SearchedTexts:
     """The same as plain strings, kept between questions."""
     kept: SearchedTexts | None = DECODED.kept(source.number, "texts")
     if kept is None:
-        columns = TextColumns(source.column(TextColumns, "off"), source.column(TextColumns, "bytes"))
-        kept = SearchedTexts(columns.strings())
+        try:
+            kept = SearchedTexts(source.column(TextColumns, "off"), source.column(TextColumns, "bytes"))
+        except ValueError as error:
+            raise source.damaged(error) from error
         DECODED.keep(source.number, "texts", kept, kept.nbytes)
     return kept
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -70,23 +68,56 @@ def _whole_words(text: str) -> str:
     return r"[^\w\n]+".join(parts) + r"(?!\w)"
 
 
-@dataclass(frozen=True, eq=False)
 class SearchedTexts:
-    """Texts that are searched together: one long string is gone through faster than many short ones."""
+    """Texts that are searched together: one long string is gone through faster than many short ones.
 
-    texts: Sequence[str]
+    `ends`: (n,) where each ends in `data`, UTF-8. Raises ValueError (with it UnicodeDecodeError) where they are no texts.
+    """
+
+    def __init__(self, ends: np.ndarray, data: np.ndarray) -> None:
+        self._text_ends = ends.astype(np.int64)
+        self._raw = data.tobytes()
+        if (np.diff(self._text_ends, prepend=0) < 0).any() or int((self._text_ends[-1:]).sum()) > len(data):
+            raise ValueError("its texts do not end where it tells")
+        lines = self._lines()
+        self._joined = folded(lines)
+        kind, code = ("ascii", np.uint8) if self._joined.isascii() else ("utf-32-le", np.uint32)
+        breaks = np.flatnonzero(np.frombuffer(self._joined.encode(kind), code) == ord("\n"))
+        self._ends = np.append(breaks, len(self._joined))
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self._text_ends)
 
     @property
     def nbytes(self) -> int:
         """About what this takes in memory."""
-        return 4 * len(self._joined) + 120 * len(self.texts)
+        width = 1 if self._joined.isascii() else 4
+        return len(self._raw) + width * len(self._joined) + 16 * len(self) + 200
+
+    def __getitem__(self, number: int) -> str:
+        begin = int(self._text_ends[number - 1]) if number else 0
+        return self._raw[begin : int(self._text_ends[number])].decode()
+
+    def strings(self, numbers: np.ndarray) -> list[str]:
+        """The texts of these numbers (n,)."""
+        known: dict[int, str] = {}
+        return [known[n] if n in known else known.setdefault(n, self[n]) for n in numbers.tolist()]
 
     def composed(self, number: int) -> str:
         """One text in its own case."""
-        return unicodedata.normalize("NFC", self.texts[number])
+        return unicodedata.normalize("NFC", self[number])
+
+    def _lines(self) -> str:
+        """All texts, one a line; line breaks within them are spaces."""
+        ends = self._text_ends
+        if not len(ends):
+            return ""
+        data = np.frombuffer(self._raw, np.uint8)[: int(ends[-1])]
+        lines = np.full(len(data) + len(ends) - 1, ord("\n"), np.uint8)
+        own = np.ones(len(lines), bool)
+        own[ends[:-1] + np.arange(len(ends) - 1)] = False
+        lines[own] = np.where(data == ord("\n"), ord(" "), data)
+        return lines.tobytes().decode()
 
     def having(self, pattern: str, from_word: bool = False) -> np.ndarray:
         """Which texts a pattern that no line break can be part of is found in, (n,) bool.
@@ -94,7 +125,7 @@ class SearchedTexts:
         `from_word`: only where a word begins. Python's re finds what begins with letters much faster than what begins with a
         look behind, so that is looked at here.
         """
-        hits = np.zeros(len(self.texts), bool)
+        hits = np.zeros(len(self), bool)
         places, text = [], self._joined
         search, at = re.compile(pattern).search, 0
         while match := search(text, at):
@@ -105,17 +136,3 @@ class SearchedTexts:
             places.append(start)
         hits[np.searchsorted(self._ends, np.array(places, np.int64), "left")] = True
         return hits
-
-    @cached_property
-    def _joined(self) -> str:
-        joined = "\n".join(self.texts)
-        if joined.count("\n") != max(len(self.texts) - 1, 0):
-            joined = "\n".join(text.replace("\n", " ") for text in self.texts)
-        return folded(joined)
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        """Where each text ends in the joined one."""
-        kind, code = ("ascii", np.uint8) if self._joined.isascii() else ("utf-32-le", np.uint32)
-        breaks = np.flatnonzero(np.frombuffer(self._joined.encode(kind), code) == ord("\n"))
-        return np.append(breaks, len(self._joined))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,7 +62,9 @@ class Columns:
     group: ClassVar[str] = ""
 
     @classmethod
+    @cache
     def specs(cls) -> dict[str, ColumnSpec]:
+        """The columns by name; not to be changed."""
         return {f.name: f.metadata["spec"] for f in fields(cls) if "spec" in f.metadata}
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,9 +28,8 @@ class CountedBy(StrEnum):
     STREAM = "stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """`events`, and of how many `tracks` they are."""
+class Counted(NamedTuple):
+    """`events`, and of how many `tracks` they are. A tuple: there is one of each of many thousand texts."""
 
     events: int
     tracks: int
@@ -52,11 +51,14 @@ def counted(
         keys = (hours - least)[places]
     events = np.bincount(keys)
     tracks = _distinct(keys, np.concatenate([f.column("track") for f in found]).astype(np.int64), len(events))
-    return {
-        names[number + least] if names is not None else number + least: Counted(count, of)
-        for number, (count, of) in enumerate(zip(events.tolist(), tracks.tolist(), strict=True))
-        if count
-    }
+    there = np.flatnonzero(events)
+    told = zip(events[there].tolist(), tracks[there].tolist(), strict=True)
+    keyed = (
+        [names[number] for number in (there + least).tolist()]
+        if names is not None
+        else (there + least).tolist()
+    )
+    return dict(zip(keyed, map(Counted._make, told), strict=True))
 
 
 def _distinct(keys: np.ndarray, tracks: np.ndarray, count: int) -> np.ndarray:

@@ -154,6 +154,8 @@ class ZarrZip:
         if whole is not None:
             return np.asarray(whole[rows])
         size = self._chunk_shape(path)[0]
+        if self.length(path) <= size:
+            return self._kept_chunks(path, (0,))[rows]
         first, last = int(rows[0]), int(rows[-1])
         if last - first + 1 == len(rows):
             return self.slice(path, first, last + 1)

@@ -1,4 +1,4 @@
-"""`sca store`: look after a store: whether it is whole, what is in it, merge, set damaged files aside, erase."""
+"""`sca store`: look after a store: whether it is whole, what is in it, merge, upgrade, set damaged files aside, erase."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from pipeline.store.columns import CaptionColumns, ObservationColumns, TrackColu
 from pipeline.store.durable_files import refusal
 from pipeline.store.erasing import ErasedRows
 from pipeline.store.row_query import StoredSegment
+from pipeline.store.segment import SCHEMA
 from pipeline.store.segment_name import DAY_LEVEL
 from pipeline.store.stream_directory import list_visible
 from pipeline.store.text_filter import TextFilter
@@ -31,7 +32,7 @@ store = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Look after a store: check, count, merge, set damage aside, erase.",
+    help="Look after a store: check, count, merge, upgrade, set damage aside, erase.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -115,6 +116,17 @@ def compact(path: StorePath, stream: StreamOption = None) -> None:
     """Merge small segments that are due, and delete what was replaced. Not while a run writes the stream."""
     with CaptionStore.open(path) as opened:
         opened.compact(stream=stream)
+
+
+@store.command("upgrade")
+def upgrade(path: StorePath, stream: StreamOption = None) -> None:
+    """Write files of an earlier schema anew in this one, so that programs that know only this read all. Not while a run writes.
+
+    Nothing needs it: a store of an earlier schema is read and gone on with as it is.
+    """
+    with CaptionStore.open(path) as opened:
+        count = opened.upgrade(stream=stream)
+    say(f"{count} files were written anew as {SCHEMA}." if count else f"Everything is of {SCHEMA} already.")
 
 
 @store.command("repair")

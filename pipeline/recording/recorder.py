@@ -56,6 +56,11 @@ class RecordingOptions(Options):
     keep_days: float | None = Field(
         default=None, gt=0, description="delete a camera's rows that are older than so many days; none: never"
     )
+    keep_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="delete a camera's oldest rows when they take more than so many GB (10^9 bytes), looked at once an hour; none: never",
+    )
 
 
 class Writer(Protocol):

@@ -74,9 +74,11 @@ def housekeeping(plan: StreamPlan) -> Compaction:
     recording = plan.config.recording
     if not plan.source.live:
         return Compaction()
-    keep = recording.keep_days
+    days, gigabytes = recording.keep_days, recording.keep_gb
     return Compaction(
-        archive_days=recording.archive_days, keep_s=None if keep is None else keep * SECONDS_A_DAY
+        archive_days=recording.archive_days,
+        keep_s=None if days is None else days * SECONDS_A_DAY,
+        keep_bytes=None if gigabytes is None else round(gigabytes * 1e9),
     )
 
 

@@ -342,6 +342,16 @@ class CaptionStore(StoreReader):
         self._open.clear()
         return count
 
+    def upgrade(self, *, stream: str | None = None) -> int:
+        """Write all files of an earlier schema anew in this one. Returns how many. Takes the writer's place meanwhile."""
+        self._go_on_in_this_schema()
+        count = 0
+        for name in self._chosen(stream):
+            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
+                count += writer.upgrade()
+        self._open.clear()
+        return count
+
     def compact(self, *, stream: str | None = None) -> None:
         """Merge what is due and delete what was replaced. Takes the writer's place meanwhile."""
         self._go_on_in_this_schema()

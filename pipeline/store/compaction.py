@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.clock import DAY_NS, NS
@@ -14,6 +14,7 @@ from pipeline.core.errors import StoreRefused
 from pipeline.store.damage import SegmentRefused
 from pipeline.store.joined_segments import JoinedSegments
 from pipeline.store.place import StorePlace
+from pipeline.store.retention import forget, forget_to_fit
 from pipeline.store.segment import (
     SegmentAttributes,
     SegmentReader,
@@ -21,51 +22,8 @@ from pipeline.store.segment import (
     refuse_unknown_tables,
     resume_of,
 )
-from pipeline.store.segment_name import DAY_LEVEL, SegmentName, Visible, is_ahead, superseded, visible
-from pipeline.store.stream_directory import FOLDERS, list_epochs, list_names, list_visible
-
-# Forgetting what is older than a moment: whole segments and days, by their names alone.
-
-
-def expired(
-    names: Iterable[SegmentName], shown: Visible, cutoff_ns: int, clock_ns: int | None = None
-) -> list[SegmentName]:
-    """Segments that end before `cutoff_ns`, in the order in which they may be deleted one by one.
-
-    Only from the stream's beginning on, so that no hole appears, and never the last one: it tells where to go on. What
-    a merge has replaced goes before the merge, or it would count again. A segment that ends more than a day ahead of the
-    clock (`clock_ns`) has no date; it goes with the one after it.
-    """
-    end = 0
-    for segment in shown.segments[:-1]:
-        if is_ahead(segment.t_max, clock_ns):
-            continue
-        if segment.t_max >= cutoff_ns:
-            break
-        end = segment.hi
-    return sorted((n for n in names if n.hi <= end), key=lambda n: (n in shown.segments, n.lo))
-
-
-def forget(place: StorePlace, cutoff_ns: int, clock_ns: int) -> int:
-    """Delete segments that end before `cutoff_ns`. Returns how many of those that counted.
-
-    Only for who holds the stream. Nothing is written, so that it can free a full disk. Raises OSError.
-    """
-    shown = list_visible(place)
-    old = expired(list_names(place), shown, cutoff_ns, clock_ns)
-    if old:
-        delete_segments(place, old)
-    return len(set(old) & set(shown.segments))
-
-
-def delete_segments(place: StorePlace, names: Iterable[SegmentName]) -> None:
-    """Delete in the given order. Raises OSError."""
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):
-            place.delete(name.path)
-    for folder in FOLDERS:
-        place.settle(folder)
-
+from pipeline.store.segment_name import DAY_LEVEL, SegmentName, superseded, visible
+from pipeline.store.stream_directory import list_epochs, list_names, list_visible
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +40,9 @@ class Compaction:
     """When to merge. At one commit a second 60 make a minute, 60 minutes an hour.
 
     `grace_s`: how long merged segments stay for readers that have already listed them; longer than any query takes.
-    `archive_days`: whether closed UTC days become archives, `keep_s`: how long rows are kept (None: for ever); both are
-    looked after once in `housekeeping_s`. For streams of the present only: a recording's days close as they are read.
+    `archive_days`: whether closed UTC days become archives, `keep_s`: how long rows are kept (None: for ever), `keep_bytes`: how
+    much of them (None: all); these are looked after once in `housekeeping_s`. For streams of the present only: a recording's
+    days close as they are read.
     """
 
     fan_in: int = 60
@@ -91,7 +50,13 @@ class Compaction:
     enabled: bool = True
     archive_days: bool = False
     keep_s: float | None = None
+    keep_bytes: int | None = None
     housekeeping_s: float = 3600.0
+
+    @property
+    def forgets(self) -> bool:
+        """Whether rows go by themselves."""
+        return self.keep_s is not None or self.keep_bytes is not None
 
 
 def next_merge(
@@ -186,6 +151,14 @@ def bury(place: StorePlace, grace_s: float, now: float) -> int:
             else:
                 place.delete(old.path)
     return waiting
+
+
+def forget_by(place: StorePlace, settings: Compaction, clock_ns: int) -> None:
+    """Delete what is to be kept no longer, by age and then by size. Writes nothing. Raises OSError."""
+    if settings.keep_s is not None:
+        forget(place, clock_ns - round(settings.keep_s * NS), clock_ns)
+    if settings.keep_bytes is not None:
+        forget_to_fit(place, settings.keep_bytes)
 
 
 class Compactor:
@@ -306,7 +279,7 @@ class Compactor:
         settings = self._settings
         due = time.monotonic() - self._kept_house >= settings.housekeeping_s
         failed, waiting = False, 0
-        if settings.keep_s is not None and (due or self._short_of_space):
+        if settings.forgets and (due or self._short_of_space):
             self._short_of_space = False
             failed |= self._failed("forgotten", self._forget_old)
         try:
@@ -322,8 +295,9 @@ class Compactor:
             return RETRY_S
         return settings.grace_s if waiting else None
 
-    def _forget_old(self) -> int:
-        return self.forget(self._clock() - round((self._settings.keep_s or 0) * NS))
+    def _forget_old(self) -> None:
+        with self.mutex:
+            forget_by(self._place, self._settings, self._clock())
 
     def _failed(self, what: str, step: Callable[[], object]) -> bool:
         try:

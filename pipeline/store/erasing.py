@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.store.columns import CaptionColumns, Columns, ObservationColumns, TrackColumns
-from pipeline.store.joined_segments import JoinedPart, JoinedSegments
+from pipeline.store.joined_segments import JoinedPart
 from pipeline.store.place import StorePlace
-from pipeline.store.row_query import StoredSegment, open_segment, searched_texts
-from pipeline.store.segment import SegmentAttributes, encode_segment, refuse_unknown_tables, resume_of
-from pipeline.store.segment_name import DAY_LEVEL, SegmentName
-from pipeline.store.stream_directory import FOLDERS, list_names, list_visible
+from pipeline.store.rewriting import delete, rewrite
+from pipeline.store.row_query import open_segment, searched_texts
+from pipeline.store.segment import refuse_unknown_tables
+from pipeline.store.stream_directory import list_names, list_visible
 from pipeline.store.text_filter import TextFilter
 
 # First and last time of what was seen of somebody. That nothing was watched, and which clock held, says nothing of anybody.
@@ -103,7 +102,7 @@ def erase(place: StorePlace, epoch: int, erased: ErasedRows) -> int:
             gone = sum(int((~wanted.keep(segment, kind)).sum()) for kind in _TIMES if segment.count(kind))
             if gone:
                 refuse_unknown_tables(segment.attrs, f"{place.where}/{name.path}", name.path)
-                _rewrite(place, name, segment, epoch, wanted)
+                rewrite(place, name, segment, epoch, wanted.keep)
         finally:
             segment.close()
         count += gone
@@ -111,38 +110,3 @@ def erase(place: StorePlace, epoch: int, erased: ErasedRows) -> int:
     counted = set(list_visible(place).segments)
     delete(place, [name for name in list_names(place) if name not in counted])
     return count
-
-
-def delete(place: StorePlace, names: Sequence[SegmentName]) -> None:
-    """Delete segments for good. Raises OSError."""
-    for name in names:
-        place.delete(name.path)
-    for folder in FOLDERS:
-        place.settle(folder)
-
-
-def _rewrite(
-    place: StorePlace, name: SegmentName, segment: StoredSegment, epoch: int, wanted: _WithAllVersions
-) -> None:
-    rows = JoinedSegments([segment], wanted.keep)
-    if name.level == DAY_LEVEL:
-        from pipeline.store.day_archive import write_day
-
-        assert place.folder is not None
-        date = name.path.removeprefix("day/")[:10]
-        write_day(place.folder, date, [name], rows, segment.attrs, epoch)
-        return
-    output = SegmentName.hot(name.lo, name.hi, epoch, name.t_min, name.t_max, name.level)
-    attributes = SegmentAttributes(
-        stream=segment.attrs["stream"],
-        lo=name.lo,
-        hi=name.hi,
-        epoch=epoch,
-        level=name.level,
-        t_min=name.t_min,
-        t_max=name.t_max,
-        created_ns=segment.attrs["created_ns"],
-        resume=resume_of(segment.attrs),
-        model=segment.attrs["model"],
-    )
-    place.put(output.path, encode_segment(rows, attributes))

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.core.clock import NS
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch, ResumePoint
-from pipeline.store.compaction import Compaction, Compactor, forget
+from pipeline.store.compaction import Compaction, Compactor, forget_by
 from pipeline.store.damage import SegmentDamaged
 from pipeline.store.durable_files import refusal
 from pipeline.store.erasing import ErasedRows, erase
 from pipeline.store.place import Hold, PlaceHeld, StorePlace
+from pipeline.store.retention import forget
+from pipeline.store.rewriting import upgrade
 from pipeline.store.row_query import StoredSegment, open_segment
 from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
 from pipeline.store.segment_name import AHEAD_NS, SegmentName, Visible
@@ -67,10 +68,8 @@ class StreamWriter:
             self._lock = hold_stream(place)
             try:
                 remove_temporaries(place)
-                if (
-                    settings.enabled and settings.keep_s is not None
-                ):  # on a full disk nothing can be written before it
-                    forget(place, clock() - round(settings.keep_s * NS), clock())
+                if settings.enabled:  # on a full disk nothing can be written before it
+                    forget_by(place, settings, clock())
                 self._epoch, self._seq, self._resume = self._claim()
                 prune_epochs(place)
             except BaseException:
@@ -173,6 +172,17 @@ class StreamWriter:
                 return erase(self._place, self._epoch, erased)
         except OSError as error:
             raise refusal(error, self._place.where, "erase from") from error
+
+    def upgrade(self) -> int:
+        """Write every segment and archive of an earlier schema anew in this one. Returns how many there were.
+
+        Raises `StoreRefused` when the disk refuses, and for a damaged one.
+        """
+        try:
+            with self._compactor.mutex:
+                return upgrade(self._place, self._epoch)
+        except OSError as error:
+            raise refusal(error, self._place.where, "write to") from error
 
     def close(self) -> None:
         """Stop merging and give the stream free. Committed rows need no closing."""

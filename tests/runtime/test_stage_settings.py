@@ -29,9 +29,12 @@ def planned(video: Path, *settings: str) -> RunPlan:
 
 
 def test_days_of_cameras_are_archived_and_forgotten_as_told_and_those_of_files_never(video: Path) -> None:
-    (stream,) = planned(video, "recording.keep_days=2", "recording.archive_days=true").streams
+    (stream,) = planned(
+        video, "recording.keep_days=2", "recording.keep_gb=1.5", "recording.archive_days=true"
+    ).streams
     camera = replace(stream, source=replace(stream.source, kind=SourceKind.LIVE))
     assert (housekeeping(camera).keep_s, housekeeping(camera).archive_days) == (2 * 86_400, True)
+    assert (housekeeping(camera).keep_bytes, housekeeping(stream).keep_bytes) == (1_500_000_000, None)
     assert (housekeeping(stream).keep_s, housekeeping(stream).archive_days) == (None, False)
     (plain,) = planned(video, "recording.archive_days=false").streams
     camera = replace(plain, source=camera.source)

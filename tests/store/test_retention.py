@@ -8,8 +8,10 @@ import pytest
 from pipeline.core.clock import TimeSpan
 from pipeline.core.records import Batch, Gap, ResumePoint
 from pipeline.store import CaptionStore, Compaction
-from pipeline.store.compaction import expired
+from pipeline.store.place import LocalPlace
+from pipeline.store.retention import expired, over_size, size_on_disk
 from pipeline.store.segment_name import SegmentName, visible
+from pipeline.store.stream_directory import list_visible
 from tests.store_samples import BY_HAND, INFO, T0, S, batch, filled_store
 
 DAY = 86_400 * S
@@ -81,3 +83,36 @@ def test_replaced_segments_go_before_what_replaced_them() -> None:
     for gone in range(len(order) + 1):  # a crash at any point brings nothing back
         left = [name for name in names if name not in order[:gone]]
         assert set(visible(left, {0: 0}).segments) in ({merged, *small[2:]}, set(small[2:]))
+
+
+def test_as_few_of_the_oldest_go_as_make_the_rest_fit() -> None:
+    small = [SegmentName.hot(n, n + 1, 0, n, n, 0) for n in range(6)]
+    merged = SegmentName.hot(0, 2, 0, 0, 1, 1)
+    names = [merged, *small]
+    shown = visible(names, {0: 0})
+    sizes = {merged: 50, **{name: 10 for name in small}}
+    assert over_size(names, shown, sizes.__getitem__, 90) == []
+    assert over_size(names, shown, sizes.__getitem__, 89) == [small[0], small[1], merged]
+    assert over_size(names, shown, sizes.__getitem__, 40) == [small[0], small[1], merged]
+    assert over_size(names, shown, sizes.__getitem__, 39) == [small[0], small[1], merged, small[2]]
+    # The last one tells where to go on, however large it is.
+    assert over_size(names, shown, sizes.__getitem__, 0)[-1] == small[4]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_writer_keeps_a_stream_below_a_size(tmp_path: Path, archived: bool) -> None:
+    store = filled_store(tmp_path / "a.zarr", 12, Compaction(enabled=False))
+    place = LocalPlace(tmp_path / "a.zarr/streams/cam")
+    if archived:
+        with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+            writer.archive_closed_days(T0 + 2 * DAY)
+            for number in range(12, 16):
+                writer.commit(batch(number))
+    before = tracks(store)
+    sizes = [size_on_disk(place, name) for name in list_visible(place).segments]
+    most = sum(sizes[-2:])
+    assert sizes[0] > 1000 or not archived
+    with store.writer("cam", INFO, compaction=Compaction(keep_bytes=most)):
+        assert [size_on_disk(place, name) for name in list_visible(place).segments] == sizes[-2:]
+        assert tracks(store) == before[-2:]
+    assert "lost" not in store.gaps()["reason"].to_pylist()

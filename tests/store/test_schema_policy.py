@@ -6,23 +6,28 @@ wrote it: fourteen commits of `tests.store_samples.batch`, of which nine are in 
 
 from __future__ import annotations
 
+import errno
 import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.core.errors import StoreRefused
-from pipeline.store import CaptionStore, Compaction
+from pipeline.store import CaptionStore, Compaction, rewriting
 from pipeline.store.columns import TABLES, Columns, _column
 from pipeline.store.compaction import merge
 from pipeline.store.day_archive import DAY_NS
 from pipeline.store.place import LocalPlace
+from pipeline.store.row_query import open_segment
 from pipeline.store.segment import SCHEMA, SegmentReader
-from pipeline.store.stream_directory import list_visible
+from pipeline.store.segment_name import SegmentName
+from pipeline.store.stream_directory import list_names, list_visible
 from pipeline.store.zarr_zip import encode
 from tests.store_samples import BY_HAND, INFO, T0, S, batch, check_everything, filled_store
 
@@ -93,6 +98,44 @@ def test_a_store_of_an_earlier_version_is_gone_on_with_in_the_newest_schema_merg
         writer.archive_closed_days(T0 + 2 * DAY_NS)
     check(earlier, MORE)
     assert not list((store.path / "streams/cam/hot").iterdir())
+
+
+def test_upgrading_writes_every_file_anew_and_changes_no_row(
+    earlier: Earlier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = earlier.store
+    place = LocalPlace(store.path / "streams/cam")
+    old = [n for n in list_visible(place).segments if _schema_of_file(place, n) != SCHEMA]
+    real, writes = rewriting.rewrite, []
+
+    def cut_off(*given: Any, **named: Any) -> None:
+        writes.append(given)
+        if len(writes) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*given, **named)
+
+    monkeypatch.setattr(rewriting, "rewrite", cut_off)
+    if len(old) > 1:
+        with pytest.raises(StoreRefused, match="the disk is full"):
+            store.upgrade()
+        check(earlier)
+    again = CliRunner().invoke(app, ["store", "upgrade", str(store.path)])
+    assert again.exit_code == 0, again.output
+    assert ("were written anew" in again.output) == bool(old)
+    assert {_schema_of_file(place, name) for name in list_names(place)} == {SCHEMA}
+    assert schema_of(store) == SCHEMA
+    with CaptionStore.open(store.path, strict=True) as fresh:
+        check(Earlier(fresh, earlier.maskless))
+        assert fresh.verify() == []
+    assert "already" in CliRunner().invoke(app, ["store", "upgrade", str(store.path)]).output
+
+
+def _schema_of_file(place: LocalPlace, name: SegmentName) -> str:
+    segment = open_segment(place, name)
+    try:
+        return str(segment.attrs["schema"])
+    finally:
+        segment.close()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

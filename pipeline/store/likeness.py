@@ -38,10 +38,12 @@ def similarities(source: EmbeddedRows, rows: np.ndarray, like: np.ndarray) -> np
     found = np.empty(count, np.float32)
     for first in range(0, count, ROW_CHUNK):
         block = source.column(CaptionColumns, "emb", np.arange(first, min(first + ROW_CHUNK, count)))
-        kept = DECODED.get(
-            source.number, ("lengths", first, len(like)), lambda block=block: lengths(block, len(like))
-        )
-        found[first : first + len(block)] = cosines(block, kept, like)
+        key = ("lengths", first, len(like))
+        known = DECODED.kept(source.number, key)
+        if known is None:
+            known = lengths(block, len(like))
+            DECODED.keep(source.number, key, known, known.nbytes)
+        found[first : first + len(block)] = cosines(block, known, like)
     return found[rows]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sca.errors import UserError
 from sca.setting_errors import did_you_mean
 
 _LONGEST_SHOWN = 80
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
 SHIPPED_ROOT = Path(__file__).parent / "shipped"
 
@@ -56,6 +58,12 @@ MODELS = (
 def model_names() -> list[str]:
     """Every name that `load` knows."""
     return [entry.name for entry in MODELS]
+
+
+def check_device_name(name: str) -> None:
+    """UserError unless `name` can be that of a device: cpu, cuda or cuda:N. Whether it is there, torch knows."""
+    if _DEVICE.fullmatch(name) is None:
+        raise UserError(f"unknown device {name[:_LONGEST_SHOWN]!r}: use cpu, cuda or cuda:N")
 
 
 def find_model(name_or_path: str | os.PathLike[str]) -> ModelEntry | Path:

@@ -8,19 +8,22 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from sca.errors import MalformedFile, UserError
 from sca.picture_size import MOST_PIXELS, can_be_decoded
-from sca.preprocessing import Size
 from sca.prompts import Prompts
+from sca.run_lengths import MaskMalformed, decoded_mask
+
+if TYPE_CHECKING:
+    from sca.preprocessing import Size
 
 Kind = Literal["boxes", "points", "masks"]
 _LARGEST = 1 << 28  # bytes; a COCO file of a whole validation set has 20 MB
+_MOST_CELLS = 1 << 29  # of all masks of a picture together: one byte each
 _WIDTH = {"boxes": 4, "points": 2}
 _SAYS = {
     "boxes": "x0, y0, x1, y1",
@@ -150,7 +153,7 @@ class PromptFile:
                 else:
                     raise self._bad("COCO's layout has no points; give --boxes or --masks")
                 found[names[row["image_id"]]].append(entry)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
             raise self._bad(f"it is not whole in COCO's layout ({type(error).__name__}: {error})") from error
@@ -158,6 +161,11 @@ class PromptFile:
 
     def _prompts(self, entries: Sequence[Any], picture: Picture) -> Prompts:
         if self.kind == "masks":
+            if len(entries) * picture.size[0] * picture.size[1] > _MOST_CELLS:
+                raise self._bad(
+                    f"{len(entries)} masks of {picture.size[1]} x {picture.size[0]} pixels are more than {_MOST_CELLS >> 20} "
+                    "million pixels at once"
+                )
             masks = np.stack([self._mask(entry, picture.size) for entry in entries])
             empty = np.flatnonzero(~masks.any(axis=(1, 2)))
             if len(empty):
@@ -169,11 +177,11 @@ class PromptFile:
         for number, entry in enumerate(entries, 1):
             try:
                 values = np.asarray(entry, dtype=np.float64)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 values = np.zeros(0)
             good = values.size and values.size % width == 0 and bool(np.isfinite(values).all())
             if not good or (self.kind == "boxes" and values.size != width):
-                raise self._bad(f"entry {number} is {str(entry)[:60]}")
+                raise self._bad(f"entry {number} is {repr(entry)[:60]}")
             corners = values.reshape(-1, 2)
             reach = (
                 corners.max(axis=0),
@@ -182,7 +190,7 @@ class PromptFile:
             low, high = reach if self.kind == "boxes" else reach[::-1]
             if (low < 0).any() or (high >= (across, height)).any():
                 raise self._bad(
-                    f"entry {number}, {str(entry)[:60]}, lies outside {picture.path.name}, which is {across} x {height}"
+                    f"entry {number}, {repr(entry)[:60]}, lies outside {picture.path.name}, which is {across} x {height}"
                 )
             # What reaches beyond an edge ends there, as in the evaluation.
             groups.append(np.clip(corners, 0, (across, height)).reshape(-1, width))
@@ -216,26 +224,19 @@ class PromptFile:
                 f"{path} has the shape {labels.shape}, {picture.path.name} is {picture.size[1]} x {picture.size[0]}: "
                 "give masks of the picture's size"
             )
-        return (
-            np.stack([labels == value for value in np.unique(labels) if value])
-            if labels.any()
-            else labels[:0]
-        )
+        numbers = [value for value in np.unique(labels) if value]
+        if len(numbers) * labels.size > _MOST_CELLS:
+            raise self._bad(
+                f"it has {len(numbers)} numbers, as a photograph has colours; give one number a region"
+            )
+        return np.stack([labels == value for value in numbers]) if numbers else labels[:0]
 
     def _mask(self, entry: Any, size: Size) -> np.ndarray:
         if isinstance(entry, np.ndarray):
             return entry
         try:
-            if isinstance(entry, list):  # polygons
-                rle = coco_mask.merge(coco_mask.frPyObjects(entry, *size))
-            elif isinstance(entry["counts"], list):
-                rle = coco_mask.frPyObjects(entry, *size)
-            else:
-                rle = {"size": list(entry["size"]), "counts": str(entry["counts"]).encode()}
-            if tuple(rle["size"]) != size:
-                raise ValueError(f"its size is {rle['size']}, the picture's {list(size)}")
-            return np.asarray(coco_mask.decode(rle)).astype(bool)
-        except Exception as error:  # whatever the C code finds wrong with what a file says
+            return decoded_mask(entry, size)
+        except MaskMalformed as error:
             raise self._bad(f"a mask cannot be read ({error})") from error
 
     def _bad(self, reason: str) -> MalformedFile:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from sca.errors import UserError
-from sca.preprocessing import Size
-from sca.regions import Coordinates
+
+if TYPE_CHECKING:  # what is wrong with a prompt is told before torch is imported, which takes seconds
+    from torch import Tensor
+
+    from sca.preprocessing import Size
+    from sca.regions import Coordinates
 
 # How sure a mask prompt is of each of its pixels, in logits. The mask decoder was trained on its own logits, most of
 # which lie between 5 and 15 away from an edge; the value is a guess in that range.
@@ -97,6 +98,9 @@ def mask_logits(masks: np.ndarray, inner: Size, image_size: int, side: int) -> T
 
     inner: (height, width) of the image's place in the input square of `image_size` pixels.
     """
+    import torch
+    import torch.nn.functional as F
+
     height, width = (max(round(extent * side / image_size), 1) for extent in inner)
     pixels = torch.from_numpy(masks).float().unsqueeze(1)
     shares = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)

@@ -84,6 +84,12 @@ def load(
     return Predictor(model, tokenizer, device=target)
 
 
+def check_dtype_name(name: str) -> None:
+    """UserError for the name of a dtype that models do not compute in. Imports no torch."""
+    if name not in (*_DTYPES, *_DTYPES.values()):
+        raise UserError(f"unknown dtype {name!r}: use float32, float16 or bfloat16")
+
+
 def checked_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A dtype by name or as it is. UserError for one that models do not compute in."""
     import torch

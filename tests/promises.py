@@ -26,6 +26,11 @@ class Promise:
 
 
 PROMISES = {
+    "prompts-bounded": Promise(
+        "What is read",
+        "Boxes, points and masks from a file are prompts within the picture, as COCO reads them, or one line: within 10 s and 1 GiB; fuzzed",
+        "2026-11-28",
+    ),
     "inputs-bounded": Promise(
         "What is read",
         "A pattern ends whatever links and folders there are, as Python would match it; FIFOs and devices are no films; a playlist without an end is what stands in it now",

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -22,11 +22,15 @@ from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels
 from pipeline.drawing.moving_masks import whole_mask
 from pipeline.sources.deep_pixels import value_range
 from pipeline.sources.picture_files import Page, pages_of, read_page
-from sca.describing import DescribedRegion, describe_everything, describe_prompts
-from sca.model_names import find_model
-from sca.predictor import Predictor
+from sca.model_names import check_device_name, find_model
 from sca.prompt_files import Kind, Picture, PromptFile
 from sca.prompts import Prompts
+
+if (
+    TYPE_CHECKING
+):  # what is wrong with pictures and prompts is told before torch is imported, which takes seconds
+    from sca.describing import DescribedRegion
+    from sca.predictor import Predictor
 
 _PIPED_WIDTH = 140
 _DRAWN = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -65,6 +69,7 @@ class CaptionRequest:
             check_output(given["out"], source=str(path))
         _check_drawing(given["draw"], pictures)
         find_model(given["model"])
+        check_device_name(given["device"])
         shown = DisplayOptions().min_score if not asked else 0.0
         return cls(
             pictures=tuple(pictures),
@@ -97,7 +102,7 @@ def _check_drawing(draw: Path | None, pictures: Sequence[Path]) -> None:
     elif draw.suffix.lower() not in _DRAWN:
         raise UserError(f"cannot tell the format of {draw}: end it in {', '.join(sorted(_DRAWN))}")
     else:
-        check_output(draw, source=str(pictures[0]))
+        check_output(draw, source=str(pictures[0]), makes_folders=True)
 
 
 def caption_pictures(request: CaptionRequest) -> None:
@@ -108,6 +113,10 @@ def caption_pictures(request: CaptionRequest) -> None:
         )
     # All sizes and prompts first: the tenth picture's mistake is told before the first is computed.
     wanted = [(path, _prompts(request, path)) for path in request.pictures]
+    if request.prompts and all(prompts is None for _, prompts in wanted):
+        raise UserError(
+            f"{request.prompts.path} has no {request.prompts.kind} for what was named: write some into it"
+        )
     predictor = sca.load(request.model, request.device)
     with ExitStack() as stack:
         if str(request.out) == STANDARD_OUTPUT:
@@ -138,15 +147,14 @@ def _prompts(request: CaptionRequest, path: Path) -> Prompts | None:
     height, width = _read(path).shape[:2]
     if request.prompts is None:
         return None
-    found = request.prompts.of(Picture(path, (height, width)), only=len(request.pictures) == 1)
-    if found is None:
-        say(f"{path}: {request.prompts.path} has no {request.prompts.kind} for it", error=True)
-    return found
+    return request.prompts.of(Picture(path, (height, width)), only=len(request.pictures) == 1)
 
 
 def _describe(
     predictor: Predictor, request: CaptionRequest, rgb: np.ndarray, prompts: Prompts | None
 ) -> list[DescribedRegion]:
+    from sca.describing import describe_everything, describe_prompts
+
     if request.prompts is None:
         return describe_everything(predictor, rgb, beams=request.beams)
     if prompts is None:

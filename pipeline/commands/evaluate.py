@@ -96,7 +96,8 @@ def evaluate(
         raise UserError(
             f"{data}: neither a folder of data nor a JSON file of annotated clips; check the path"
         )
-    from sca.evaluation.report import evaluate_model
+    _check_folder(data, model, reader, mistakes)
+    from sca.evaluation.report import evaluate_model  # imports torch, which needs seconds
 
     status = PlainConsole(stderr=True)
     report = evaluate_model(
@@ -111,6 +112,22 @@ def evaluate(
     say(report.text())
 
 
+def _check_folder(data: Path, model: str, reader: str, mistakes: Path | None) -> None:
+    """What can be told before a model loads."""
+    from pipeline.core.output_files import check_output
+    from sca.data.annotations import described_images
+    from sca.evaluation.clips import check_clips
+    from sca.model_names import find_model
+
+    find_model(model)
+    if mistakes is not None:
+        check_output(mistakes)
+    if not described_images(reader, data, "val"):
+        raise UserError(f"{data}: no picture of its validation split has described regions; check the folder")
+    if reader == "jsonl" or (data / "tracks.jsonl.gz").exists():
+        check_clips(data)
+
+
 def _things(
     annotations: Path,
     folders: list[Path],
@@ -121,13 +138,13 @@ def _things(
     lines: Path | None,
 ) -> str:
     """What a run names on annotated clips, as Markdown tables."""
-    from pipeline.evaluation.annotations import read_annotations
+    from pipeline.evaluation.annotations import find_clips, frames_of, read_annotations
     from pipeline.settings.config import load_config
     from sca.model_names import find_model
 
     config = load_config(preset, settings, changes={"model": model})
     find_model(config.model)
-    read_annotations(annotations)
+    find_clips(frames_of(read_annotations(annotations), only, annotations), folders)
     from pipeline.evaluation.things_named import evaluate_things  # starts a run, which needs seconds
 
     status = PlainConsole(stderr=True)

@@ -39,8 +39,8 @@ def evaluate_published(request: PublishedRequest) -> str:
     from sca.data.published import KINDS, read_published
     from sca.evaluation.paper_table import report_on
     from sca.evaluation.predictions import check_protocol, predict, to_official
-    from sca.model_names import find_model
-    from sca.registry import checked_dtype
+    from sca.model_names import check_device_name, find_model
+    from sca.registry import check_dtype_name
 
     kind, colon, folder = request.data.partition(":")
     if not colon or not folder:
@@ -50,8 +50,9 @@ def evaluate_published(request: PublishedRequest) -> str:
     usual = {"vg": "densecap-test", "grit": "grit"}.get(kind, "all-regions")
     protocol = request.protocol or usual
     check_protocol(protocol, kind, request.prompt)
-    checked_dtype(request.dtype)
+    check_dtype_name(request.dtype)
     find_model(request.model)
+    check_device_name(request.device)
     for path in (request.predictions, request.json_out):
         if path is not None:
             check_output(path)

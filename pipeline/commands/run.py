@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -129,9 +130,11 @@ def run(
         config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
         find_model(config.model)
         if config.runtime.kind == "ray":
-            from pipeline.runtime.on_ray.reachable import check_ray
+            from pipeline.runtime.on_ray.reachable import check_names, check_ray
 
             check_ray(config.runtime)
+            typed = [config.model, str(store or ""), name or "", preset, os.getcwd(), *(settings or [])]
+            check_names([*typed, *(request.uri for request in requests)])
         if config.runtime.address is None and config.runtime.device not in ("auto", "cpu"):
             from engines.devices import probe
 

@@ -11,18 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sca.run_lengths import MaskMalformed as MaskMalformed
+from sca.run_lengths import filled
+from sca.run_lengths import run_lengths as text_run_lengths
+
 # Cells of the longer side of a stored mask. See docs/store-format.md for what other sizes cost and keep.
 GRID = 128
 # Of 255, and below rounding: what covers exactly half of each of many cells covers all of them or none.
 _HALF = 127
-# A mask with more cells than this is none of ours: a picture of 16k x 8k has as many.
-_MOST_CELLS = 2**27
-# A count of COCO run lengths has at most seven characters of five bits.
-_MOST_CHARACTERS = 7
-
-
-class MaskMalformed(ValueError):
-    """Run lengths that are those of no picture of the stated size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,36 +79,12 @@ def _on_grid(pixels: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 def decode_mask(mask: RleMask) -> np.ndarray:
     """Run lengths to a bool mask (h, w) on their grid. Raises `MaskMalformed`: whatever is stored may be hostile."""
-    counts = run_lengths(mask)
-    height, width = mask.size
-    values = np.zeros(len(counts), bool)
-    values[1::2] = True
-    return np.repeat(values, counts).reshape(width, height).T
+    return filled(run_lengths(mask), mask.size)
 
 
 def run_lengths(mask: RleMask) -> np.ndarray:
     """(n,) int64: cells outside, inside, outside, ... down the columns. Raises `MaskMalformed` unless they fill the grid."""
-    height, width = mask.size
-    if not (height > 0 and width > 0 and height * width <= _MOST_CELLS):
-        raise MaskMalformed(f"a mask of {height} x {width} cells")
-    # Each character carries five bits of a count, the lowest first, and whether more follow (COCO API, maskApi.c).
-    raw = np.frombuffer(mask.counts, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((raw & 0x20) == 0)
-    if not len(raw) or raw.min() < 0 or raw.max() > 0x3F or not len(ends) or ends[-1] != len(raw) - 1:
-        raise MaskMalformed("run lengths with characters that none has")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > _MOST_CHARACTERS:
-        raise MaskMalformed("run lengths with a count that is too long")
-    places = np.arange(len(raw)) - np.repeat(starts, lengths)
-    counts = np.add.reduceat((raw & 0x1F) << (5 * places), starts)
-    counts -= np.where(raw[ends] & 0x10, np.int64(1) << (5 * lengths), 0)
-    # From the fourth on a count is told as its difference from the one two before.
-    counts[1::2] = np.cumsum(counts[1::2])
-    counts[2::2] = np.cumsum(counts[2::2])
-    if counts.min() < 0 or int(counts.sum()) != height * width:
-        raise MaskMalformed(f"run lengths that do not fill {height} x {width} cells")
-    return counts
+    return text_run_lengths(mask.counts, mask.size)
 
 
 def drawn(mask: RleMask, size: tuple[int, int]) -> np.ndarray:

@@ -40,9 +40,16 @@ class OutputTarget:
     kept: bool = False
 
 
-def check_output(path: Path, *, source: str | None = None, store: Path | None = None) -> None:
-    """Raise `UserError` unless `path` can be an output: neither the input `source` nor inside the folder `store`."""
+def check_output(
+    path: Path, *, source: str | None = None, store: Path | None = None, makes_folders: bool = False
+) -> None:
+    """Raise `UserError` unless `path` can be an output: neither the input `source` nor inside the folder `store`, and in a folder
+    that is there, unless who writes it `makes_folders`.
+    """
     target = output_target(path)
+    above = target.path.parent
+    if target.before is None and not target.kept and not makes_folders and not above.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {above}; make it first")
     if source is not None and os.path.exists(source) and not target.kept and _same(target.path, source):
         raise UserError(f"{path}: that is the input itself; choose another name")
     if store is not None and target.path.is_relative_to(os.path.realpath(store)):

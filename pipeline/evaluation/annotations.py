@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.core.errors import UserError
+from sca.setting_errors import did_you_mean
 from sca.small_files import read_small
 
 _LARGEST = 1 << 26  # bytes; a thousand frames have one MB
@@ -70,6 +71,19 @@ def read_annotations(path: Path) -> tuple[AnnotatedFrame, ...]:
             f"{path}: holds no list of frames; give a list of objects with clip, t_s, w, h and things"
         )
     return tuple(_frame(path, number, entry) for number, entry in enumerate(entries))
+
+
+def frames_of(
+    frames: Sequence[AnnotatedFrame], clips: Sequence[str], annotations: Path
+) -> tuple[AnnotatedFrame, ...]:
+    """The frames of these clips, all where none is named. Raises `UserError` for a clip that is not annotated."""
+    known = dict.fromkeys(frame.clip for frame in frames)
+    for name in clips:
+        if name not in known:
+            raise UserError(
+                f"--only {name}: {annotations.name} annotates {', '.join(known)}{did_you_mean(name, known)}"
+            )
+    return tuple(frame for frame in frames if not clips or frame.clip in clips)
 
 
 def find_clips(frames: Sequence[AnnotatedFrame], folders: Sequence[Path]) -> dict[str, Path]:

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.clock import NS
-from pipeline.core.errors import UserError
 from pipeline.drawing.annotate import Label, PlacedOutlines, TrackPath, track_paths, without_repeats
 from pipeline.drawing.drawing import DisplayOptions
-from pipeline.evaluation.annotations import AnnotatedFrame, Thing, find_clips, read_annotations
+from pipeline.evaluation.annotations import AnnotatedFrame, Thing, find_clips, frames_of, read_annotations
 from pipeline.evaluation.chota import chota, moments_of
 from pipeline.evaluation.naming import JudgedFrame, Reading, SaidRegion, Tally, judge_frame, tally
 from pipeline.runtime.inline import run_inline
@@ -25,7 +24,6 @@ from pipeline.runtime.progress import RunObserver, StopRequest
 from pipeline.runtime.stages import load_predictor
 from pipeline.settings.config import RunConfig
 from pipeline.store import CaptionStore
-from sca.setting_errors import did_you_mean
 
 # A keyframe further away from the annotated moment than this shows another picture.
 _NEAREST_S = 0.6
@@ -129,13 +127,7 @@ def evaluate_things(
     JSON line each. Raises `UserError` for bad annotations and clips that are nowhere.
     """
     frames = read_annotations(annotations)
-    known = dict.fromkeys(frame.clip for frame in frames)
-    for name in clips:
-        if name not in known:
-            raise UserError(
-                f"--only {name}: {annotations.name} annotates {', '.join(known)}{did_you_mean(name, known)}"
-            )
-    frames = tuple(frame for frame in frames if not clips or frame.clip in clips)
+    frames = frames_of(frames, clips, annotations)
     files = find_clips(frames, folders)
     predictor = load_predictor(config, config.runtime.perception_threads)
     judged: list[JudgedFrame] = []

@@ -11,6 +11,7 @@ import numpy as np
 from pycocotools import mask as rle_codec
 
 from sca.parts import Registry, registry
+from sca.run_lengths import filled, run_lengths
 
 Box = tuple[float, float, float, float]
 
@@ -101,7 +102,7 @@ def described_images(reader: str, data_dir: Path, split: str) -> list[AnnotatedI
 
 def decode_mask(counts: str, height: int, width: int) -> np.ndarray:
     """COCO compressed RLE counts to a uint8 mask (height, width) of 0 and 1."""
-    return np.asarray(rle_codec.decode({"size": [height, width], "counts": counts.encode()}), dtype=np.uint8)
+    return np.asarray(filled(run_lengths(counts.encode(), (height, width)), (height, width)), dtype=np.uint8)
 
 
 def encode_mask(mask: np.ndarray) -> str:

@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from sca.data.annotations import Box, decode_mask
-from sca.data.text import clean_phrase
 from sca.errors import UserError
-from sca.predictor import Predictor
 from sca.small_files import json_lines
+
+if TYPE_CHECKING:  # what is wrong with data is told before torch is imported
+    from sca.predictor import Predictor
 
 # What counts as naming the object shown, by the class that the annotations give it.
 _NAMES: dict[str, frozenset[str]] = {
@@ -54,6 +56,26 @@ class ClipResult:
     score: float
     named: bool
     named_share: float
+
+
+def check_clips(data_dir: Path) -> None:
+    """UserError where `read_clips` will not find what it reads: before a model loads, since clips are read last."""
+    path = Path(data_dir) / "tracks.jsonl.gz"
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give the folder that holds tracks.jsonl.gz")
+    for number, clip in enumerate(json_lines(path), 1):
+        try:
+            rows = clip["tracks"][0]["frames"]
+            str(clip["id"]), int(clip["frames"]), int(clip["h"]), int(clip["w"]), clip["tracks"][0]["cls"]
+            for row in rows:
+                int(row["f"]), tuple(float(value) for value in row["b"]), row["rle"].encode()
+            file = Path(data_dir) / str(clip["file"])
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise UserError(
+                f"{path}: clip {number} is not whole ({type(error).__name__}: {error}); write it again"
+            ) from None
+        if not file.is_file():
+            raise UserError(f"{file} does not exist: is the data folder complete?")
 
 
 def read_clips(data_dir: Path, every: int = 8) -> Iterator[tuple[str, str, list[ClipFrame]]]:
@@ -96,6 +118,8 @@ def mask_iou(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def evaluate_clip(predictor: Predictor, clip: str, category: str, frames: Sequence[ClipFrame]) -> ClipResult:
     """Masks from box and click (of three, the best by predicted IoU), and captions from the box, on every frame."""
+    from sca.data.text import clean_phrase
+
     box_ious, click_ious, captions = [], [], []
     for frame in frames:
         encoding = predictor.encode(frame.rgb)

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from sca.automatic import AutomaticMaskGenerator
 from sca.data.image_cache import read_rgb
 from sca.data.published import ReferenceImage, ReferenceRegion
 from sca.errors import MalformedFile, UserError
-from sca.evaluation.proposals import box_ious
-from sca.predictor import Predictor
 from sca.prompts import Prompts
+from sca.run_lengths import MaskMalformed, decoded_mask
 from sca.small_files import read_small
+
+if TYPE_CHECKING:  # what is wrong with data is told before torch is imported
+    from sca.predictor import Predictor
 
 _LARGEST = 1 << 28  # bytes; five thousand regions have 3 MB
 
@@ -145,6 +145,9 @@ def _anything(
     prompt: str,
     beams: int,
 ) -> Iterator[Said]:
+    from sca.automatic import AutomaticMaskGenerator
+    from sca.evaluation.proposals import box_ious
+
     records = AutomaticMaskGenerator(predictor, beams=beams).generate(rgb)
     if not records:
         yield from (("", (0.0,), None) for _ in regions)
@@ -166,15 +169,9 @@ def _mask_iou(region: ReferenceRegion, mask: np.ndarray | None, size: tuple[int,
     if region.mask is None or mask is None:
         return None
     try:
-        if isinstance(region.mask, list):
-            rle = coco_mask.merge(coco_mask.frPyObjects(region.mask, *size))
-        elif isinstance(region.mask["counts"], list):
-            rle = coco_mask.frPyObjects(region.mask, *size)
-        else:
-            rle = {"size": list(region.mask["size"]), "counts": str(region.mask["counts"]).encode()}
-        wanted = np.asarray(coco_mask.decode(rle)).astype(bool)
+        wanted = decoded_mask(region.mask, (int(size[0]), int(size[1])))
         union = int((wanted | mask).sum())
-    except Exception as error:  # whatever the C code finds wrong with what a file says
+    except MaskMalformed as error:
         raise MalformedFile(
             f"the mask of region {region.id} cannot be read ({error}): fetch the annotations again"
         ) from error

@@ -391,3 +391,25 @@ def wait_until(condition, process: subprocess.Popen[str], timeout_s: float = 300
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+@pytest.mark.promise("before-loading")
+def test_names_that_are_not_utf8_work_inline(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_predictor: Predictor
+) -> None:
+    """On Ray they are refused: tests/commands/test_early_refusals.py."""
+    bare = tmp_path / os.fsdecode(b"f\xfflm")
+    bare.mkdir()
+    clip, store = bare / os.fsdecode(b"c\xe9.mp4"), bare / os.fsdecode(b"s\xff.zarr")
+    shutil.copy(write_video(tmp_path / "clip.mp4", frames=30), clip)
+    config = load_config(
+        "default", LENIENT, changes={"model": str(tiny_checkpoint), "runtime.kind": "inline"}
+    )
+    (progress,) = run_inline(
+        plan_run([str(clip)], config, store=store),
+        ProgressOnly(lambda _: None),
+        StopRequest(),
+        tiny_predictor,
+    )
+    assert progress.finished
+    assert observations(store)

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Iterable
 
 import psutil
 
@@ -35,6 +36,17 @@ def check_ray(options: RuntimeOptions) -> None:
         _check_own(options)
     elif options.address != _FOUND_BY_RAY:
         _check_cluster(options.address)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise `UserError` for a name that Ray cannot hand on to its processes: it takes no text that is not UTF-8."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{name}: this name is not UTF-8, which Ray cannot hand on; rename it, or use --runtime inline"
+            ) from None
 
 
 def _check_cluster(address: str) -> None:

@@ -47,7 +47,9 @@ ZoneOption = Annotated[
 ]  # fmt: skip
 ShotOption = Annotated[
     int | None,
-    typer.Option("--shot", min=0, help="Only what begins in this shot; 0 is before the first hard cut."),
+    typer.Option(
+        "--shot", min=0, max=2**31 - 1, help="Only what begins in this shot; 0 is before the first hard cut."
+    ),
 ]
 LikeOption = Annotated[
     str | None,

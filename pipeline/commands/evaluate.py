@@ -37,9 +37,11 @@ def evaluate(
         Path | None, typer.Option(help="Also write the regions of each moment to this folder, as JSON lines.")
     ] = None,
     images: Annotated[
-        int | None, typer.Option(min=1, help="Use only so many validation images for captions.")
+        int | None, typer.Option(min=1, max=10**9, help="Use only so many validation images for captions.")
     ] = None,
-    recall_images: Annotated[int, typer.Option(help="Validation images for the recall of proposals.")] = 60,
+    recall_images: Annotated[
+        int, typer.Option(min=0, max=10**9, help="Validation images for the recall of proposals.")
+    ] = 60,
     mistakes: Annotated[
         Path | None, typer.Option(help="Write a picture of the commonest mistakes, such as mistakes.jpg.")
     ] = None,

@@ -77,7 +77,9 @@ def export(
     shot: ShotOption = None,
     like_track: LikeOption = None,
     min_similarity: SimilarityOption = 0.8,
-    limit: Annotated[int | None, typer.Option(min=0, help="At most this many, earliest first.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, max=10**12, help="At most this many, earliest first.")
+    ] = None,
     utc: Annotated[
         bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
     ] = False,

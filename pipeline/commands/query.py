@@ -85,13 +85,16 @@ def query(
     like_track: LikeOption = None,
     min_similarity: SimilarityOption = 0.8,
     newest: Annotated[
-        int | None, typer.Option("--newest", min=1, metavar="N", help="The N latest, latest first.")
+        int | None,
+        typer.Option("--newest", min=1, max=10**12, metavar="N", help="The N latest, latest first."),
     ] = None,
     count_by: Annotated[
         CountBy | None,
         typer.Option("--count-by", help="How many captions and tracks match, instead of the captions."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="At most this many, earliest first.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, max=10**12, help="At most this many, earliest first.")
+    ] = None,
     utc: Annotated[
         bool, typer.Option("--utc/--local", help="Clock times in UTC, or in this machine's zone.")
     ] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -138,3 +139,31 @@ def test_an_address_of_another_machine_is_refused(address: str) -> None:
     server = health_server(address, 0, RunMetrics(), Health(60))
     with pytest.raises(ValueError, match=r"--metrics-address .*no such address"), server:
         raise AssertionError("listening for another machine")
+
+
+SMUGGLED = (
+    b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3,
+    b"POST /healthz HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 40\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n",
+    b"POST /healthz HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n",
+    b"POST /healthz HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\n" + b"X: y\r\n" * 300 + b"\r\n",
+    b"GET /%0d%0aSet-Cookie:x HTTP/1.1\r\n\r\n",
+    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+)
+
+
+@pytest.mark.promise("http-bounds")
+def test_a_connection_has_one_answer_whatever_is_smuggled_in() -> None:
+    with health_server("127.0.0.1", 0, RunMetrics(), Health(60)) as port:
+        for sent in SMUGGLED:
+            answer = b""
+            with (
+                socket.create_connection(("127.0.0.1", port), timeout=30) as line,
+                contextlib.suppress(ConnectionResetError),
+            ):
+                line.sendall(sent)
+                while part := line.recv(1 << 16):
+                    answer += part
+            assert answer.count(b"HTTP/1.") <= 1
+            assert b"sca_" not in answer
+            assert b"\r\nSet-Cookie" not in answer

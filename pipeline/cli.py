@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
     leave_working_directory()
 
+import io
 import os
 import sys
 import traceback
@@ -110,6 +111,7 @@ def main() -> None:
 
     Anything else is a fault of ours and keeps its traceback.
     """
+    whole_streams()
     leave_working_directory()
     hide_typed_secrets()
     os.environ.setdefault(
@@ -119,6 +121,27 @@ def main() -> None:
         # Libraries warn of what they read, in words of the file.
         warnings.simplefilter("ignore")
     leave(_run())
+
+
+def whole_streams() -> None:
+    """Standard input, output and error are there, and take any text.
+
+    Where one was closed (`>&-`), the next file that is opened would get its number, and what is printed would land in it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def hide_typed_secrets() -> None:

@@ -26,6 +26,11 @@ class Promise:
 
 
 PROMISES = {
+    "odd-surroundings": Promise(
+        "Mistakes",
+        "Standard streams that are closed, an environment that nobody means and numbers that no machine counts to end in no traceback, and nothing that is printed lands in another file",
+        "2026-11-28",
+    ),
     "prompts-bounded": Promise(
         "What is read",
         "Boxes, points and masks from a file are prompts within the picture, as COCO reads them, or one line: within 10 s and 1 GiB; fuzzed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -39,6 +40,10 @@ def local_zone() -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         # Rules written out, such as CET-1CEST: the system's library reads those.
+        if max(abs(time.timezone), abs(time.altzone)) >= DAY_NS // NS:
+            raise UserError(
+                f"TZ={name}: this zone is a day or more away from UTC; set TZ to a name such as Europe/Berlin"
+            ) from None
         return tz.tzlocal()
 
 

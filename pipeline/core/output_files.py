@@ -61,6 +61,8 @@ def check_output(
 def output_target(path: Path) -> OutputTarget:
     """What writing to `path` means. Raises `UserError` for a folder and for a disk."""
     if str(path) == STANDARD_OUTPUT:
+        if getattr(sys.stdout, "name", None) == os.devnull:  # as `cli.py` opens it in place of a closed one
+            raise UserError("cannot write to standard output: it is closed; name a file")
         return OutputTarget(path, descriptor=1, kept=True)
     descriptor = _descriptor(path)
     if descriptor is not None:

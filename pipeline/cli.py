@@ -37,7 +37,8 @@ COMMANDS = {
         "Write captions as JSON lines, tables, COCO objects, subtitles or tracks, or draw them into the film.",
     ),
     "store": LazyCommand(
-        "pipeline.commands.store", "Look after a store: check, count, merge, set damage aside, erase."
+        "pipeline.commands.store",
+        "Look after a store: check, count, merge, upgrade, set damage aside, erase.",
     ),
     "config": LazyCommand("pipeline.commands.config", "Show the settings of a run, and explain them."),
     "train": LazyCommand("pipeline.commands.train", "Train a model and write it to OUT/model.", "train"),

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,7 @@ def folder_of(path: Path) -> str:
     return str(path.parent.relative_to(ROOT))
 
 
+@cache
 def modules_imported(path: Path) -> set[str]:
     """Dotted names of what a file imports, at its top or later; `from a import b` is `a.b` where that is a file."""
     names: set[str] = set()
@@ -140,7 +142,10 @@ def file_of(module: str) -> Path | None:
     return None
 
 
-IMPORTS = {path: {file for name in modules_imported(path) if (file := file_of(name))} for path in SOURCES}
+@cache
+def imports() -> dict[Path, set[Path]]:
+    """Which of our own files each of our own files imports. Read by the first test, not by every worker that collects."""
+    return {path: {file for name in modules_imported(path) if (file := file_of(name))} for path in SOURCES}
 
 
 def allowed(folder: str, other: str) -> bool:
@@ -162,7 +167,7 @@ def test_every_folder_has_its_place() -> None:
 def test_a_folder_imports_only_what_stands_below_it(folder: str) -> None:
     offenders = [
         f"{path.relative_to(ROOT)} -> {other.relative_to(ROOT)}"
-        for path, others in IMPORTS.items()
+        for path, others in imports().items()
         if folder_of(path) == folder
         for other in others
         if not allowed(folder, folder_of(other))
@@ -184,7 +189,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
             raise AssertionError(" -> ".join(circle))
         if path not in below:
             # A package's face hands on names of its own files; they may name the package in turn only through it.
-            below[path] = set().union(*(reach(p, (*trail, path)) | {p} for p in IMPORTS[path]))
+            below[path] = set().union(*(reach(p, (*trail, path)) | {p} for p in imports()[path]))
         return below[path]
 
     for path in SOURCES:
@@ -230,7 +235,7 @@ def is_protocol(path: Path) -> bool:
 
 def test_a_short_file_is_a_protocol_or_serves_two_rooms() -> None:
     users: dict[Path, set[Path]] = defaultdict(set)
-    for path, others in IMPORTS.items():
+    for path, others in imports().items():
         for other in others:
             users[other].add(path)
     slivers = [

@@ -92,7 +92,7 @@ def counts_text(now: StreamProgress, speed: str) -> str:
         f"{now.frames} frames",
         f"{now.regions} regions",
         f"{now.captions} captions",
-        f"{now.captions_avoided} avoided",
+        f"{now.avoided.captions} avoided",
     ]
     if now.corrupt:
         parts.append(f"{now.corrupt} damaged")

@@ -105,10 +105,29 @@ class CaptionRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Avoided:
+    """Work that a stream has done without so far.
+
+    `captions`: observations that needed none. `prompts`: tracks that stood still and were not looked for. `looks`:
+    keyframes that showed the same as the last ones and were not looked at.
+    """
+
+    captions: int = 0
+    prompts: int = 0
+    looks: int = 0
+
+    def __add__(self, other: Avoided) -> Avoided:
+        return Avoided(self.captions + other.captions, self.prompts + other.prompts, self.looks + other.looks)
+
+
+NOTHING_AVOIDED = Avoided()
+
+
+@dataclass(frozen=True, slots=True)
 class AnalysedKeyframe:
-    """What one keyframe brought. `avoided`: observations so far that needed no caption."""
+    """What one keyframe brought; `avoided`: and what the stream has done without so far."""
 
     regions: Regions
     ended: tuple[EndedTrack, ...]
     next_track: int
-    avoided: int
+    avoided: Avoided

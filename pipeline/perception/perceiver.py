@@ -9,14 +9,23 @@ import cv2
 import numpy as np
 import torch
 
+from pipeline.core.clock import NS
 from pipeline.core.frame import Frame
 from pipeline.core.regions import Expected, box_area, box_iou
 from pipeline.core.thumbnail import changed_places, is_empty, thumbnail_of
 from pipeline.perception.candidates import Candidates, Limits, View, coverage, distinct_boxes
 from pipeline.perception.motion_proposals import MotionProposals
 from pipeline.perception.probing import PerceptionOptions, ProbeSchedule
-from pipeline.perception.remembered import Remembered, TrackMemory, find_again, grey_of, patch_of
+from pipeline.perception.remembered import (
+    Remembered,
+    TrackMemory,
+    find_again,
+    grey_of,
+    is_nearer,
+    pixels_of,
+)
 from pipeline.perception.sightings import (
+    FRESH_SHARE,
     SAME_BOX_IOU,
     SAME_TRACK_IOU,
     Group,
@@ -28,6 +37,7 @@ from pipeline.perception.sightings import (
     sightings_of,
     together,
 )
+from pipeline.perception.stillness import Standing, StillPicture, is_due, standing
 from pipeline.perception.views import SMALL, ViewSchedule, view_for, whole_of
 from sca.predictor import ImageEncoding
 
@@ -56,6 +66,7 @@ class StreamView:
 
     `windows`: which of them were looked at when; `window_probes`: where in each. `tracks`: what each looked like.
     `keyframe`: number of the last one; `scene`: of the last that was like a first one; `grey`: its picture, in which tracks are found again.
+    `picture`: how often that was looked at; `prompts_avoided`: looks for tracks that stood still.
     """
 
     probes: dict[int, ProbeSchedule]
@@ -66,6 +77,8 @@ class StreamView:
     keyframe: int = 0
     scene: int = 1
     grey: np.ndarray | None = None
+    picture: StillPicture = field(default_factory=StillPicture)
+    prompts_avoided: int = 0
 
     def new_scene(self) -> None:
         """Everything may be different now: this look is like a first one, unless there was one a moment ago."""
@@ -91,10 +104,15 @@ class Perception:
             options.min_area,
             options.max_area,
         )
+        self._still_ns = round(options.still_s * NS)
 
     def new_view(self) -> StreamView:
         """The memory for one more stream."""
         return StreamView({_WHOLE: ProbeSchedule(self._options.probing)}, MotionProposals())
+
+    def needs_look(self, frame: Frame, view: StreamView) -> bool:
+        """Whether there may be news in `frame`: a picture that stands has been looked at everywhere, in the end."""
+        return view.picture.needs_look(grey_of(frame.rgb), frame.time.wall_ns, self._still_ns)
 
     @torch.inference_mode()
     def look(
@@ -117,37 +135,46 @@ class Perception:
         view.tracks.forget_all_but(set(expected.keys))
         changed = self._changes(frame, view)
         view.grey = grey_of(frame.rgb)
+        view.picture.looked(view.grey, frame.time.wall_ns)
         # A picture with nothing in it is not asked: every answer would be invented.
         empty = view.thumbnail is not None and is_empty(view.thumbnail, frame.rgb)
         proposed = view.motion.propose(frame.rgb)
         # 1. Where to look: the whole picture, and the windows that are most due.
         share = 0.0 if empty else view_share
         numbers, views = self._views(frame, expected, view, encoding, changed, proposed, share)
-        # 2. Each track is looked for where it should be: one prompt in place of many, and the region keeps its track.
+        # 2. What stands where it was looked at a moment ago is what it was.
+        stand = Standing() if empty else self._standing(frame, expected, view, views)
+        view.prompts_avoided += len(stand)
+        expected = _without(expected, stand.keys)
+        # 3. Any other track is looked for where it should be: one prompt in place of many, and the region keeps its track.
         limit = 0 if empty else self._options.max_track_prompts
         groups, torn = self._known(expected, view, views, limit)
         keys, again = _again(expected, view, groups, empty)
-        # 3. What moves and belongs to no track: small fast things, which a raster of points misses.
+        # 4. What moves and belongs to no track: small fast things, which a raster of points misses.
         limit = 0 if empty else _MAX_MOTION_PROMPTS
-        groups += self._moving(proposed, again, [group.found for group in groups], views, limit)
-        # 4. Points where neither has found anything, as many as the budget allows, for what is new and stands still.
+        taken = np.concatenate([again, stand.boxes])
+        groups += self._moving(proposed, taken, [group.found for group in groups], views, limit)
+        # 5. Points where nothing was found yet, as many as the budget allows, for what is new and stands still.
         covered, hidden = coverage([group.found for group in groups], _LARGE_REGION, size)
         _cover(covered, again, size)
+        stand.cover(covered, hidden, _LARGE_REGION, size)
         for number, one in zip(numbers, views, strict=True):
             probes = view.probes.setdefault(number, ProbeSchedule(self._options.probing))
-            taken, large, new = (one.window.part(small, size) for small in (covered, hidden, changed))
-            points = probes.next_points(taken, large, new, probe_share)
+            some, large, new = (one.window.part(small, size) for small in (covered, hidden, changed))
+            points = probes.next_points(some, large, new, probe_share)
             found, cut = self._probe(one, points[: 0 if empty else None])
             groups.append(found)
             torn.append(cut)
         view.windows.note_cut(np.concatenate(torn))
-        # 5. Each region once, with its mask at full size and what to say of it.
-        groups = [_recognised(group, keys, again) for group in groups]
-        kept = each_once(groups, self._options.same_region_iou, self._options.max_regions)
+        # 6. Each region once, with its mask at full size and what to say of it.
+        groups = [_recognised(_beside(group, stand.boxes), keys, again) for group in groups]
+        kept = each_once(groups, self._options.same_region_iou, self._options.max_regions - len(stand))
         parts = [describe(self._model, group, view.tracks, view.keyframe) for group in kept]
         looked = {int(key) for group in kept for key in group.keys}
         left = [row for row, key in enumerate(keys) if key not in looked]
-        parts.append(_remembered([keys[row] for row in left], again[left], view, parts[0]))
+        known = [view.tracks.get(keys[row]) for row in left]
+        parts.append(_as_they_were([keys[row] for row in left], known, again[left], parts[0]))
+        parts.append(_as_they_were(stand.keys, stand.known, stand.boxes, parts[0], masks=True))
         return together(parts)
 
     def remember(self, view: StreamView, found: Sightings, keys: Sequence[int]) -> None:
@@ -160,8 +187,18 @@ class Perception:
         for row, key in enumerate(keys):
             before = view.tracks.get(key)
             if before is None or found.looked[row]:
-                patch = patch_of(view.grey, found.boxes[row] * scale)
-                view.tracks.keep(key, Remembered(found.described[row], patch, view.keyframe))
+                box = found.boxes[row]
+                view.tracks.keep(
+                    key,
+                    Remembered(
+                        found.described[row],
+                        view.keyframe,
+                        view.picture.looked_ns,
+                        box,
+                        found.masks[row],
+                        pixels_of(view.grey, box * scale),
+                    ),
+                )
 
     # Where to look.
 
@@ -203,6 +240,22 @@ class Perception:
         return changed.astype(np.float64)
 
     # What to ask there.
+
+    def _standing(self, frame: Frame, expected: Expected, view: StreamView, views: list[View]) -> Standing:
+        """The tracks that need no look: they stand, were looked at not long ago, and are seen no nearer now."""
+        assert view.grey is not None
+        if not self._still_ns:
+            return Standing()
+        stand = standing(expected, view.tracks, view.grey, views[0].picture)
+        where = view_for(stand.boxes, [one.window for one in views], views[0].picture)
+        rows = [
+            row
+            for row, (key, known, place) in enumerate(zip(stand.keys, stand.known, where, strict=True))
+            if not is_due(key, frame.time.wall_ns - known.looked_ns, self._still_ns)
+            and (place < 0 or not is_nearer(views[place].scale, known.description))
+        ]
+        # However much stands, there is room for what is new.
+        return stand.keep(rows[: int((1 - FRESH_SHARE) * self._options.max_regions)])
 
     def _known(
         self, expected: Expected, view: StreamView, views: list[View], limit: int
@@ -308,14 +361,35 @@ def _recognised(group: Group, keys: Sequence[int], boxes: np.ndarray) -> Group:
     return Group(group.found, np.where(same, np.array(keys)[best], -1), group.place)
 
 
-def _remembered(keys: Sequence[int], boxes: np.ndarray, view: StreamView, like: Sightings) -> Sightings:
-    """Sightings of tracks that were found by their own pixels: described as they were."""
-    described = [known.description for key in keys if (known := view.tracks.get(key)) is not None]
+def _without(expected: Expected, keys: Sequence[int]) -> Expected:
+    """The other tracks."""
+    rows = [row for row, key in enumerate(expected.keys) if key not in keys]
+    return Expected(tuple(expected.keys[row] for row in rows), expected.boxes[rows])
+
+
+def _beside(group: Group, boxes: np.ndarray) -> Group:
+    """What was found anew, without the twins of what stands: that was told apart when it was looked at."""
+    if group.place == 0 or not len(group.found) or not len(boxes):
+        return group
+    twins = box_iou(group.found.mask_boxes(), boxes).max(axis=1) > SAME_BOX_IOU
+    return group.keep(np.flatnonzero(~twins))
+
+
+def _as_they_were(
+    keys: Sequence[int],
+    known: Sequence[Remembered | None],
+    boxes: np.ndarray,
+    like: Sightings,
+    *,
+    masks: bool = False,
+) -> Sightings:
+    """Sightings of tracks that the model did not look at, described as they were; `masks`: with their masks."""
+    found = [one for one in known if one is not None]
+    described = [one.description for one in found]
     scores = np.array([one.score for one in described], np.float32)
     shapes = (like.features, like.caption_tokens)
-    return sightings_of(
-        boxes, [None] * len(keys), scores, described, tuple(keys), np.zeros(len(keys), bool), shapes
-    )
+    codes = [one.mask if masks else None for one in found]
+    return sightings_of(boxes, codes, scores, described, tuple(keys), np.zeros(len(keys), bool), shapes)
 
 
 def _cover(covered: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> None:

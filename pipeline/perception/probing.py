@@ -45,6 +45,11 @@ class PerceptionOptions(Options):
     max_track_prompts: int = Field(
         default=32, ge=0, description="live tracks looked for in their place in a keyframe at most"
     )
+    still_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="what stands still is what it was, and is looked at again after so many seconds at most; 0: in every keyframe",
+    )
     max_regions: int = Field(default=72, ge=1, description="regions kept of a keyframe at most")
     min_predicted_iou: float | None = Field(
         default=None,

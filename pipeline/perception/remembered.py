@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from pipeline.core.masks import RleMask
+
 # Grey pictures in which tracks are found again have at most this many pixels a side.
 _SIDE = 640
 # Sides of a patch, and how far around its expected place it is looked for (share of its size, and pixels of that picture).
@@ -41,21 +43,40 @@ class Description:
     score: float
 
 
+def is_nearer(scale: float, old: Description) -> bool:
+    """Whether a view at `scale` shows a track larger than that in which it was described."""
+    return scale > _NEARER * old.scale
+
+
 def better_described(old: Description | None, keyframe: int, scale: float) -> bool:
     """Whether a track that is seen now at `scale` should be described anew: its view is nearer, or the old one is old."""
-    if old is None or scale > _NEARER * old.scale:
+    if old is None or is_nearer(scale, old):
         return True
     age = keyframe - old.keyframe
     return age >= (_FRESH if scale * _NEARER >= old.scale else _KEPT)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Remembered:
-    """One track: its description, and its own pixels when the model saw it last (`looked`: in which keyframe)."""
+    """One track: its description, and what it was when the model saw it last.
+
+    `looked`, `looked_ns`: in which keyframe, and when (wall clock, ns UTC). `box`: (4,) xyxy pixels of the picture; `mask`: of
+    the picture, where one was good enough. `pixels`: its own, None of what is too small to have any.
+    """
 
     description: Description
-    patch: np.ndarray | None
     looked: int
+    looked_ns: int
+    box: np.ndarray
+    mask: RleMask | None
+    pixels: np.ndarray | None
+
+    @property
+    def patch(self) -> np.ndarray | None:
+        """Its pixels where it can be found again by them: there is something to know it by."""
+        if self.pixels is None or float(self.pixels.std()) < _LEAST_CONTRAST:
+            return None
+        return self.pixels
 
 
 def grey_of(rgb: np.ndarray) -> np.ndarray:
@@ -68,14 +89,13 @@ def grey_of(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
 
 
-def patch_of(grey: np.ndarray, box: np.ndarray) -> np.ndarray | None:
-    """The pixels of `box` (4,) xyxy pixels of `grey`, a square of few; None where there is nothing to know it by."""
+def pixels_of(grey: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+    """The pixels of `box` (4,) xyxy pixels of `grey`, a square of few; None of what is too small to have any."""
     x0, y0, x1, y1 = (round(float(v)) for v in box)
     part = grey[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
     if min(part.shape) < _LEAST_PATCH:
         return None
-    patch = _resized(part, (_PATCH, _PATCH))
-    return patch if float(patch.std()) >= _LEAST_CONTRAST else None
+    return _resized(part, (_PATCH, _PATCH))
 
 
 def find_again(grey: np.ndarray, patch: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float] | None:

@@ -25,7 +25,7 @@ SAME_TRACK_IOU = 0.75
 # predicted IoU alone .68, by stability alone .68, by both .71.
 _STABILITY_WEIGHT = 0.7
 # Of the regions of a keyframe this share is kept free for what is new, or a full house would never see anything again.
-_FRESH_SHARE = 0.15
+FRESH_SHARE = 0.15
 
 
 class RegionModel(Protocol):
@@ -115,7 +115,7 @@ def each_once(
     good = np.concatenate([quality(group.found) for group in groups])
     kept = distinct(masks, good - 2.0 * place, same_iou, same_box_iou, boxes, (place == 0) & told_apart)
     is_known = place[kept] == 0
-    room = most - min(round(_FRESH_SHARE * most), int((~is_known).sum()))
+    room = most - min(round(FRESH_SHARE * most), int((~is_known).sum()))
     kept = np.concatenate([kept[is_known][:room], kept[~is_known]])[:most]
     out = []
     start = 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from pipeline.core.records import Gap, StoredCaption
+from pipeline.core.regions import NOTHING_AVOIDED, Avoided
 from pipeline.keyframes.reader import SourceStep
 from pipeline.recording.recorder import Recorded
 from pipeline.runtime.plan import StreamPlan
@@ -27,7 +28,7 @@ class StreamProgress:
     regions: int = 0
     tracks: int = 0
     captions: int = 0
-    captions_avoided: int = 0
+    avoided: Avoided = NOTHING_AVOIDED
     gaps: int = 0
     reconnects: int = 0
     restarts: int = 0
@@ -87,7 +88,7 @@ class ProgressTally:
             reconnects=counts.reconnects,
         )
 
-    def analysed(self, position_ns: int, avoided: int) -> None:
+    def analysed(self, position_ns: int, avoided: Avoided) -> None:
         self._position_ns = max(self._position_ns, position_ns)
         self._now = replace(self._now, avoided=avoided)
 
@@ -129,7 +130,7 @@ class ProgressTally:
             regions=total.observations,
             tracks=total.tracks,
             captions=total.captions,
-            captions_avoided=total.avoided,
+            avoided=total.avoided,
             gaps=total.gaps,
             reconnects=total.reconnects,
             restarts=self._restarts,
@@ -147,7 +148,7 @@ class _Totals:
     observations: int = 0
     tracks: int = 0
     captions: int = 0
-    avoided: int = 0
+    avoided: Avoided = NOTHING_AVOIDED
     gaps: int = 0
 
     def __add__(self, other: _Totals) -> _Totals:

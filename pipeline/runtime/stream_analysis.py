@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from pipeline.captioning.gate import CaptionGate, CaptionGateOptions
 from pipeline.core.frame import Frame
 from pipeline.core.motion import motion_since
-from pipeline.core.regions import AnalysedKeyframe, CaptionRequest, EndedTrack, Regions
+from pipeline.core.regions import AnalysedKeyframe, Avoided, CaptionRequest, EndedTrack, Regions
 from pipeline.perception.perceiver import Perception, Sightings
 from pipeline.tracking.association import Candidates
 from pipeline.tracking.interface import FollowsMotion, TrackingOptions, open_tracker
@@ -38,7 +41,10 @@ class StreamAnalysis:
         self._tracker = open_tracker(tracking, next_track)
         self._gate = CaptionGate(captions)
         self._last_look: tuple[int, Sightings] | None = None
+        self._last_keys: Sequence[int] = ()
         self._looks = 0
+        self._looks_avoided = 0
+        self._prompts_avoided = 0  # before this shot
 
     def keyframe(
         self,
@@ -56,7 +62,7 @@ class StreamAnalysis:
             self._tracker.moved(motion_since(frame.motion, self._last_frame), size)
         self._last_frame = frame.index
         expected = self._tracker.expect(frame.time, size)
-        found = self._seen_again(frame)
+        found = self._seen_again(frame) or self._standing(frame)
         if found is None:
             found = self._perception.look(
                 frame,
@@ -70,6 +76,7 @@ class StreamAnalysis:
         candidates = Candidates(found.boxes, found.features, found.scores, found.masks)
         update = self._tracker.update(frame.time, candidates, found.prompted_by)
         self._perception.remember(self._view, found, update.keys)
+        self._last_keys = update.keys
         regions = Regions(
             stream=self._stream,
             frame_index=frame.index,
@@ -100,7 +107,18 @@ class StreamAnalysis:
         self._next_track = update.next_track
         for track in ended:
             self._gate.forget(track.track)
-        return AnalysedKeyframe(regions, ended, update.next_track, self._gate.avoided), tuple(requests)
+        avoided = Avoided(
+            self._gate.avoided, self._prompts_avoided + self._view.prompts_avoided, self._looks_avoided
+        )
+        return AnalysedKeyframe(regions, ended, update.next_track, avoided), tuple(requests)
+
+    def needs_look(self, frame: Frame) -> bool:
+        """Whether the next keyframe will be looked at: whoever encodes it beforehand need not, otherwise."""
+        return (
+            frame.shot != self._shot
+            or self._last_look is None
+            or self._perception.needs_look(frame, self._view)
+        )
 
     def _seen_again(self, frame: Frame) -> Sightings | None:
         """What was found before in a picture that still stands, once it was looked at often enough; None: look again.
@@ -114,11 +132,24 @@ class StreamAnalysis:
             return None
         return replace(known[1], prompted_by=(-1,) * len(known[1]))
 
+    def _standing(self, frame: Frame) -> Sightings | None:
+        """What was found in a picture that still shows the same, by the tracks that it is of; None: look again."""
+        if self.needs_look(frame):
+            return None
+        assert self._last_look is not None
+        self._looks_avoided += 1
+        known = self._last_look[1]
+        # A tracker that does not tell its keys finds them again by their places.
+        keys = tuple(self._last_keys) or (-1,) * len(known)
+        return replace(known, prompted_by=keys, looked=np.zeros(len(known), bool))
+
     def _begin_shot(self) -> tuple[EndedTrack, ...]:
         """Another place: every track ends, and nothing that was seen says where something is now."""
         ended = self._tracker.finish()
         self._tracker = open_tracker(self._tracking, self._next_track)
+        self._prompts_avoided += self._view.prompts_avoided
         self._view = self._perception.new_view()
+        self._last_look = None
         self._gate.begin_shot()
         return ended
 

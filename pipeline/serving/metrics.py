@@ -96,7 +96,17 @@ class RunMetrics(RunObserver, Collector):
             ("keyframes", "Keyframes recorded", lambda now: now.keyframes),
             ("regions", "Observations of tracked regions recorded", lambda now: now.regions),
             ("captions", "Captions made", lambda now: now.captions),
-            ("captions_avoided", "Observations that needed no caption", lambda now: now.captions_avoided),
+            ("captions_avoided", "Observations that needed no caption", lambda now: now.avoided.captions),
+            (
+                "prompts_avoided",
+                "Tracks that stood still and were not looked for",
+                lambda now: now.avoided.prompts,
+            ),
+            (
+                "looks_avoided",
+                "Keyframes that showed the same and were not looked at",
+                lambda now: now.avoided.looks,
+            ),
             ("reconnects", "Connections made again by the source", lambda now: now.reconnects),
         )
         for name, text, value in totals:

@@ -250,7 +250,7 @@ def test_a_region_of_a_window_is_told_in_pixels_of_the_picture(predictor: Predic
 def test_a_known_track_is_found_by_its_own_pixels_while_the_model_looks_elsewhere(
     predictor: Predictor,
 ) -> None:
-    options = OPTIONS.model_copy(update={"probing": ProbeOptions(budget=0, first_budget=40)})
+    options = OPTIONS.model_copy(update={"probing": ProbeOptions(budget=0, first_budget=40), "still_s": 0})
     perception = Perception(predictor, options)
     view = perception.new_view()
     first = perception.look(keyframe(0), NOBODY, view)

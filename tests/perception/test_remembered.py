@@ -13,7 +13,7 @@ from pipeline.perception.remembered import (
     better_described,
     find_again,
     grey_of,
-    patch_of,
+    pixels_of,
 )
 
 
@@ -24,6 +24,12 @@ def scene(x: int, y: int, seed: int = 1) -> np.ndarray:
     thing = np.random.default_rng(seed).integers(0, 255, (5, 8)).astype(np.uint8)
     grey[y : y + 20, x : x + 30] = cv2.resize(thing, (30, 20), interpolation=cv2.INTER_LINEAR)
     return grey
+
+
+def patch_of(grey: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+    """What a track that was seen in `box` is known by."""
+    description = Description(1, 1.0, np.zeros(4), np.zeros((2, 4)), 0.5)
+    return Remembered(description, 1, 0, box, None, pixels_of(grey, box)).patch
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(0, 0), (7, -5), (-9, 4)])
@@ -79,8 +85,8 @@ def test_a_nearer_description_stays_until_it_is_old() -> None:
     assert better_described(near, 11, 1.0)
     assert better_described(near, 30, 0.4)
     memory = TrackMemory()
-    memory.keep(1, Remembered(near, None, 10))
-    memory.keep(2, Remembered(near, None, 10))
+    memory.keep(1, Remembered(near, 10, 0, np.zeros(4), None, None))
+    memory.keep(2, Remembered(near, 10, 0, np.zeros(4), None, None))
     memory.forget_all_but({2, 3})
     assert memory.get(1) is None
     assert memory.get(2) is not None

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.core.records import Gap
+from pipeline.core.regions import Avoided
 from pipeline.runtime.progress import StreamProgress
 from pipeline.serving import bounded_server
 from pipeline.serving.health import Health, health_server
@@ -47,9 +48,9 @@ def test_health_follows_the_loop_and_readiness_the_streams() -> None:
 
 def test_counts_are_those_that_were_told_by_stream_and_reason() -> None:
     metrics = RunMetrics()
-    metrics.progress(StreamProgress("a", None, frames=7, keyframes=3, captions_avoided=5, reconnects=2))
+    metrics.progress(StreamProgress("a", None, frames=7, keyframes=3, avoided=Avoided(5), reconnects=2))
     metrics.progress(StreamProgress("b", None, frames=1))
-    metrics.progress(StreamProgress("a", None, frames=9, keyframes=4, captions_avoided=6, reconnects=2))
+    metrics.progress(StreamProgress("a", None, frames=9, keyframes=4, avoided=Avoided(6, 2, 1), reconnects=2))
     metrics.gap("a", Gap(0, 10, "dropped", 4))
     metrics.gap("a", Gap(20, 30, "dropped", 2))
     metrics.gap("a", Gap(20, 30, "corrupt", 1))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from pipeline.core.records import Cut, EffortStep, Gap, GapReason, ResumePoint
+from pipeline.core.regions import NOTHING_AVOIDED, Avoided
 from pipeline.keyframes.reader import SourceStep
 from pipeline.runtime.driver.messages import AnalysisReport, StepReport
 from pipeline.runtime.driver.remote import CaptionerProcess, PerceptionProcess, Ref, SourceProcess
@@ -42,7 +43,7 @@ class Keyframe:
     requests: Ref = None
     captions: Ref = None
     captioner: Stage[CaptionerProcess] | None = None
-    avoided: int = 0
+    avoided: Avoided = NOTHING_AVOIDED
 
     @property
     def order(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
+from pipeline.core.regions import NOTHING_AVOIDED, Avoided
 from pipeline.keyframes.reader import SourceStep
 from pipeline.sources import redact_text
 
@@ -46,13 +47,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisReport:
-    """What became of a keyframe. `requests`: captions wanted; `avoided`: in total.
+    """What became of a keyframe. `requests`: captions wanted; `avoided`: by the stream so far.
 
     `fault`: why there is no result, and `trace` where that came from; without credentials.
     """
 
     requests: int = 0
-    avoided: int = 0
+    avoided: Avoided = NOTHING_AVOIDED
     fault: str | None = None
     trace: str = ""
 

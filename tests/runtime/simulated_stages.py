@@ -11,7 +11,14 @@ import numpy as np
 
 from pipeline.core.frame import ClockSource, Frame, FrameTime
 from pipeline.core.records import Batch, Cut, EffortStep, Gap, GapReason, ResumePoint
-from pipeline.core.regions import AnalysedKeyframe, CaptionRequest, EndedTrack, RegionCaption, Regions
+from pipeline.core.regions import (
+    NOTHING_AVOIDED,
+    AnalysedKeyframe,
+    CaptionRequest,
+    EndedTrack,
+    RegionCaption,
+    Regions,
+)
 from pipeline.keyframes.reader import SourceStep
 from pipeline.recording.recorder import Recorder
 from pipeline.runtime.driver.messages import StepReport, Work
@@ -114,12 +121,17 @@ class _Analysis:
         self._look = look
         self._track = next_track - 1
         self._last = -1
+        self._needed = True
+
+    def needs_look(self, frame: Frame) -> bool:
+        self._needed = frame.index % 5 != 3
+        return self._needed
 
     def keyframe(
         self, frame: Frame, *, encoding: object, probe_share: float, view_share: float
     ) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
         self._look()
-        assert encoding == frame.rgb.shape
+        assert encoding == (frame.rgb.shape if self._needed else None)
         self._cluster.claim(frame.index > self._last, f"{self._stream}: {frame.index} after {self._last}")
         self._last = frame.index
         self._track += 1
@@ -128,7 +140,7 @@ class _Analysis:
         box = (0.0, 0.0, 8.0, 8.0)
         request = CaptionRequest(self._track, frame.index, frame.time, box, None, FEATURE[0], FEATURE)
         wanted = (request,) if self._cluster.random.random() < 0.7 else ()
-        return AnalysedKeyframe(regions, (), self._track + 1, 0), wanted
+        return AnalysedKeyframe(regions, (), self._track + 1, NOTHING_AVOIDED), wanted
 
     def finish(self) -> tuple[EndedTrack, ...]:
         return (EndedTrack(self._track, 0, 0, 1),) if self._last >= 0 else ()

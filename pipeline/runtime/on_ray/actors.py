@@ -121,11 +121,11 @@ class PerceptionActor(_Actor):
         """Encodings of those keyframes that will be looked at, in one batch; None of the others."""
         encodings: list[ImageEncoding | None] = [None] * len(frames)
         try:
-            looked = [
-                row
-                for row, (work, frame) in enumerate(zip(works, frames, strict=True))
-                if self._analysis(work.stream, work.attempt).needs_look(frame)
-            ]
+            looked = []
+            for row, (work, frame) in enumerate(zip(works, frames, strict=True)):
+                attempt, analysis = self._streams.get(work.stream, (None, None))
+                if analysis is not None and attempt == work.attempt and analysis.needs_look(frame):
+                    looked.append(row)
             made = self._predictor.encode_batch([frames[row].rgb for row in looked])
             for row, encoding in zip(looked, made, strict=True):
                 encodings[row] = encoding

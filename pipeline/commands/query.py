@@ -13,9 +13,13 @@ import typer
 from rich.table import Table
 
 from pipeline.commands.caption_filters import (
+    AboutOption,
     BoxOption,
     CaptionsAsked,
+    LikeImageOption,
     LikeOption,
+    MeaningOption,
+    ModelOption,
     PhrasesOption,
     RegexOption,
     ScoreOption,
@@ -83,7 +87,11 @@ def query(
     zone: ZoneOption = None,
     shot: ShotOption = None,
     like_track: LikeOption = None,
+    like: LikeImageOption = None,
+    model: ModelOption = None,
     min_similarity: SimilarityOption = 0.8,
+    about: AboutOption = None,
+    min_meaning: MeaningOption = 0.5,
     newest: Annotated[
         int | None,
         typer.Option("--newest", min=1, max=10**12, metavar="N", help="The N latest, latest first."),
@@ -145,16 +153,33 @@ def query(
         )
     zone_of_clock = UTC if utc else local_zone()
     asked_of = CaptionsAsked(
-        track, text, word, phrase, regex, without, min_score, box, zone, shot, like_track, min_similarity
+        track,
+        text,
+        word,
+        phrase,
+        regex,
+        without,
+        min_score,
+        box,
+        zone,
+        shot,
+        like_track,
+        min_similarity,
+        like,
+        model,
+        about,
+        min_meaning,
     )
     if follow and sql is None:
+        if about is not None:
+            raise UserError("--about looks at the texts that are there: leave --follow out, or say --word")
         from pipeline.commands.follow import FollowedFormat, follow_store
 
         if end is not None or newest is not None or count_by is not None or gaps:
             raise UserError("--follow has no end: leave --to, --newest, --count-by and --gaps out")
         with CaptionStore.open(store, strict=strict) as opened:
             follow_store(
-                opened, stream, start, asked_of.filter(opened), zone_of_clock, FollowedFormat(output.value), limit, cursor, masks,
+                opened, stream, start, asked_of.filter(opened, stream), zone_of_clock, FollowedFormat(output.value), limit, cursor, masks,
             )  # fmt: skip
         return
     if sql is not None:
@@ -191,7 +216,7 @@ def query(
         if strict:  # all is read before the first is shown
             for window in windows:
                 opened.verify(window.start, window.end, stream=window.stream)
-        asked = asked_of.filter(opened)
+        asked = asked_of.filter(opened, stream)
         if count_by is not None:
             _print_counts(count_rows(opened, windows, asked, count_by, zone_of_clock), count_by, output)
             _tell_coverage(opened, windows, zone_of_clock)

@@ -139,7 +139,7 @@ def describe(model: RegionModel, group: Group, tracks: TrackMemory, keyframe: in
         [row for row, old in enumerate(described) if better_described(old, keyframe, view.scale)], np.int64
     )
     tokens = model.region_features(view.encoding, found.keep(anew).chosen(), boxes[anew] - view.window.corner)
-    features = _association_features(tokens)
+    features = association_features(tokens)
     halves = tokens.to(torch.float16).cpu().numpy()
     for place, row in enumerate(anew):
         described[row] = Description(
@@ -205,7 +205,7 @@ def _full_masks(model: RegionModel, found: Candidates) -> tuple[list[RleMask | N
     return [None if box else code for box, code in zip(found.by_box, codes, strict=True)], boxes
 
 
-def _association_features(tokens: Tensor) -> np.ndarray:
+def association_features(tokens: Tensor) -> np.ndarray:
     """(N, Nc, C) caption tokens to (N, C) L2-normalised float32: their mean says what the region looks like."""
     mean = tokens.float().mean(dim=1)
     return np.asarray(torch.nn.functional.normalize(mean, dim=-1).cpu().numpy(), np.float32)

@@ -14,6 +14,7 @@ from pipeline.store.row_query import open_segment, searched_texts
 from pipeline.store.segment import refuse_unknown_tables
 from pipeline.store.stream_directory import list_names, list_visible
 from pipeline.store.text_filter import TextFilter
+from pipeline.store.text_index import forget_texts
 
 # First and last time of what was seen of somebody. That nothing was watched, and which clock held, says nothing of anybody.
 _TIMES: dict[type[Columns], tuple[str, str]] = {
@@ -106,6 +107,7 @@ def erase(place: StorePlace, epoch: int, erased: ErasedRows) -> int:
         finally:
             segment.close()
         count += gone
+    forget_texts(place)
     # Inputs of merges that wait for their grace hold the same rows.
     counted = set(list_visible(place).segments)
     delete(place, [name for name in list_names(place) if name not in counted])

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.core.clock import NS, Moment, TimeSpan, share_watched, time_window
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import CaptionEvent, GapReason, ResumePoint
+from pipeline.store.columns import CaptionColumns
 from pipeline.store.counting import Counted, CountedBy, counted
 from pipeline.store.durable_files import refusal
 from pipeline.store.open_segments import Answer, DamagedFile, OpenSegments
@@ -32,10 +33,12 @@ from pipeline.store.row_query import (
     find_captions,
     find_gaps,
     find_observations,
+    searched_texts,
 )
 from pipeline.store.stream_directory import list_visible, lost_spans
 from pipeline.store.stream_info import StreamInfo
 from pipeline.store.stream_writer import newest_resume
+from pipeline.store.text_index import TextIndex, TextModel
 from sca.setting_errors import did_you_mean
 
 _NAMED = 12
@@ -171,6 +174,28 @@ class StoreReader:
         return self._open.ask(
             place, wanted.start, wanted.end, lambda s: counted(find_captions(s, wanted), by, hour_of)
         )
+
+    def alike_texts(
+        self, stream: str, wanted: str, model: TextModel, least: float, window: RowFilter | None = None
+    ) -> dict[str, float]:
+        """Captions of a stream that mean about the same as `wanted`, and how much (cosine, `least` or more).
+
+        Of the time of `window`, or all. What texts mean is computed once and kept beside the stream's segments.
+        """
+
+        def texts_of(sources: list[StoredSegment]) -> list[str]:
+            distinct: dict[str, None] = {}
+            for source in sources:
+                used = np.flatnonzero(np.bincount(source.column(CaptionColumns, "text")))
+                words = searched_texts(source).texts
+                distinct.update((words[number], None) for number in used.tolist())
+            return list(distinct)
+
+        place, asked = self._stream_place(stream), window or RowFilter()
+        texts = self._open.ask(place, asked.start, asked.end, texts_of)
+        (vector,) = model.vectors([wanted])
+        found = TextIndex(place, model).similarities(texts, vector)
+        return {text: value for text, value in zip(texts, found.tolist(), strict=True) if value >= least}
 
     def embedding_of(self, stream: str, track: int) -> tuple[float, ...]:
         """Mean embedding of a track's events, of length one. Raises `StoreRefused` where it has none."""

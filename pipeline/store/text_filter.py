@@ -23,7 +23,7 @@ class TextFilter:
     """All that is given must hold. `contains`: part of the text. `words`: whole words, so that dog does not find hotdog.
 
     `phrases`: whole words in this order, with nothing but spaces and punctuation between them. `regex`: a pattern of Python's
-    `re`, in any case, anywhere in the text. `without`: words or phrases that it must not have.
+    `re`, in any case, anywhere in the text. `without`: words or phrases that it must not have. `among`: the texts that may be.
     """
 
     contains: str | None = None
@@ -31,6 +31,7 @@ class TextFilter:
     phrases: tuple[str, ...] = ()
     regex: str | None = None
     without: tuple[str, ...] = ()
+    among: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         if self.regex is not None:
@@ -45,7 +46,14 @@ class TextFilter:
                 raise UserError(f"{text!r} holds no word: give at least one letter or digit")
 
     def __bool__(self) -> bool:
-        return bool(self.contains or self.words or self.phrases or self.regex or self.without)
+        return bool(
+            self.contains
+            or self.words
+            or self.phrases
+            or self.regex
+            or self.without
+            or self.among is not None
+        )
 
     def matching(self, texts: SearchedTexts) -> np.ndarray:
         """Which texts match, (n,) bool."""
@@ -56,6 +64,8 @@ class TextFilter:
             hits &= texts.having(_whole_words(words), from_word=True)
         for words in self.without:
             hits &= ~texts.having(_whole_words(words), from_word=True)
+        if self.among is not None:
+            hits &= np.fromiter((text in self.among for text in texts.texts), bool, len(texts))
         if self.regex is not None:
             pattern = re.compile(unicodedata.normalize("NFC", self.regex), re.IGNORECASE)
             for number in np.flatnonzero(hits).tolist():

@@ -187,8 +187,7 @@ class StoreReader:
             distinct: dict[str, None] = {}
             for source in sources:
                 used = np.flatnonzero(np.bincount(source.column(CaptionColumns, "text")))
-                words = searched_texts(source).texts
-                distinct.update((words[number], None) for number in used.tolist())
+                distinct.update(dict.fromkeys(searched_texts(source).strings(used)))
             return list(distinct)
 
         place, asked = self._stream_place(stream), window or RowFilter()

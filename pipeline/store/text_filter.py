@@ -65,7 +65,7 @@ class TextFilter:
         for words in self.without:
             hits &= ~texts.having(_whole_words(words), from_word=True)
         if self.among is not None:
-            hits &= np.fromiter((text in self.among for text in texts.texts), bool, len(texts))
+            hits &= np.array([texts[number] in self.among for number in range(len(texts))], bool)
         if self.regex is not None:
             pattern = re.compile(unicodedata.normalize("NFC", self.regex), re.IGNORECASE)
             for number in np.flatnonzero(hits).tolist():

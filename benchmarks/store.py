@@ -106,13 +106,13 @@ def store_questions(store: CaptionStore, like: np.ndarray, track: int, minute: i
     vector = tuple(like.astype(np.float32).tolist())
     word = TextFilter(words=("kayak",))
     return {
-        "minute": lambda: len(store.captions(minute, minute + 60 * NS)),
-        "contains 'red kayak'": lambda: len(store.captions(text="red kayak")),
+        "minute": lambda: len(store.captions(minute, minute + 60 * NS, columns=COLUMNS)),
+        "contains 'red kayak'": lambda: len(store.captions(text="red kayak", columns=COLUMNS)),
         "count by hour of 'kayak'": lambda: sum(
             c.events for c in store.count("cam", RowFilter(texts=word), CountedBy.QUARTER).values()
         ),
         "count by text": lambda: len(store.count("cam", RowFilter(), CountedBy.TEXT)),
-        "track": lambda: len(store.captions(track=track)),
+        "track": lambda: len(store.captions(track=track, columns=COLUMNS)),
         "newest 20": lambda: sum(1 for _ in zip(store.events("cam", newest=True), range(20), strict=False)),
         "alike": lambda: sum(
             c.events

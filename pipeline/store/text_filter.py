@@ -59,7 +59,7 @@ class TextFilter:
         """Which texts match, (n,) bool."""
         hits = np.ones(len(texts), bool)
         if self.contains:
-            hits &= texts.having(re.escape(folded(self.contains).replace("\n", " ")))
+            hits &= texts.containing(folded(self.contains).replace("\n", " "))
         for words in (*self.words, *self.phrases):
             hits &= texts.having(_whole_words(words), from_word=True)
         for words in self.without:
@@ -85,28 +85,37 @@ class SearchedTexts:
     """
 
     def __init__(self, ends: np.ndarray, data: np.ndarray) -> None:
-        self._text_ends = ends.astype(np.int64)
-        self._raw = data.tobytes()
-        if (np.diff(self._text_ends, prepend=0) < 0).any() or int((self._text_ends[-1:]).sum()) > len(data):
+        ends = ends.astype(np.int64)
+        if (np.diff(ends, prepend=0) < 0).any() or int(ends[-1:].sum()) > len(data):
             raise ValueError("its texts do not end where it tells")
-        lines = self._lines()
+        data = data[: int(ends[-1])] if len(ends) else data[:0]
+        lines = _lines(ends, data)
         self._joined = folded(lines)
         kind, code = ("ascii", np.uint8) if self._joined.isascii() else ("utf-32-le", np.uint32)
         breaks = np.flatnonzero(np.frombuffer(self._joined.encode(kind), code) == ord("\n"))
-        self._ends = np.append(breaks, len(self._joined))
+        self._ends = np.append(breaks, len(self._joined)).astype(np.uint32)
+        self._count = len(ends)
+        # Most captions are what they are compared as: then one copy is enough.
+        self._own: tuple[bytes, np.ndarray] | None = None
+        if lines != self._joined or not lines.isascii() or (data == ord("\n")).any():
+            self._own = (data.tobytes(), ends.astype(np.uint32))
 
     def __len__(self) -> int:
-        return len(self._text_ends)
+        return self._count
 
     @property
     def nbytes(self) -> int:
         """About what this takes in memory."""
-        width = 1 if self._joined.isascii() else 4
-        return len(self._raw) + width * len(self._joined) + 16 * len(self) + 200
+        own = 0 if self._own is None else len(self._own[0]) + 4 * len(self)
+        return own + (1 if self._joined.isascii() else 4) * len(self._joined) + 4 * len(self) + 200
 
     def __getitem__(self, number: int) -> str:
-        begin = int(self._text_ends[number - 1]) if number else 0
-        return self._raw[begin : int(self._text_ends[number])].decode()
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        if self._own is None:
+            return self._joined[int(self._ends[number - 1]) + 1 if number else 0 : int(self._ends[number])]
+        raw, ends = self._own
+        return raw[int(ends[number - 1]) if number else 0 : int(ends[number])].decode()
 
     def strings(self, numbers: np.ndarray) -> list[str]:
         """The texts of these numbers (n,)."""
@@ -117,17 +126,18 @@ class SearchedTexts:
         """One text in its own case."""
         return unicodedata.normalize("NFC", self[number])
 
-    def _lines(self) -> str:
-        """All texts, one a line; line breaks within them are spaces."""
-        ends = self._text_ends
-        if not len(ends):
-            return ""
-        data = np.frombuffer(self._raw, np.uint8)[: int(ends[-1])]
-        lines = np.full(len(data) + len(ends) - 1, ord("\n"), np.uint8)
-        own = np.ones(len(lines), bool)
-        own[ends[:-1] + np.arange(len(ends) - 1)] = False
-        lines[own] = np.where(data == ord("\n"), ord(" "), data)
-        return lines.tobytes().decode()
+    def containing(self, part: str) -> np.ndarray:
+        """Which texts have a part that holds no line break, (n,) bool."""
+        places, at = [], self._joined.find(part)
+        while at >= 0:
+            places.append(at)
+            at = self._joined.find(part, at + 1)
+        return self._at(places)
+
+    def _at(self, places: list[int]) -> np.ndarray:
+        hits = np.zeros(len(self), bool)
+        hits[np.searchsorted(self._ends, np.array(places, np.uint32), "left")] = True
+        return hits
 
     def having(self, pattern: str, from_word: bool = False) -> np.ndarray:
         """Which texts a pattern that no line break can be part of is found in, (n,) bool.
@@ -135,7 +145,6 @@ class SearchedTexts:
         `from_word`: only where a word begins. Python's re finds what begins with letters much faster than what begins with a
         look behind, so that is looked at here.
         """
-        hits = np.zeros(len(self), bool)
         places, text = [], self._joined
         search, at = re.compile(pattern).search, 0
         while match := search(text, at):
@@ -144,5 +153,15 @@ class SearchedTexts:
             if from_word and start and (text[start - 1].isalnum() or text[start - 1] == "_"):
                 continue
             places.append(start)
-        hits[np.searchsorted(self._ends, np.array(places, np.int64), "left")] = True
-        return hits
+        return self._at(places)
+
+
+def _lines(ends: np.ndarray, data: np.ndarray) -> str:
+    """All texts, one a line; line breaks within them are spaces."""
+    if not len(ends):
+        return ""
+    lines = np.full(len(data) + len(ends) - 1, ord("\n"), np.uint8)
+    own = np.ones(len(lines), bool)
+    own[ends[:-1] + np.arange(len(ends) - 1)] = False
+    lines[own] = np.where(data == ord("\n"), ord(" "), data)
+    return lines.tobytes().decode()

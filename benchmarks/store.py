@@ -239,6 +239,7 @@ def main() -> None:
     folder = options.folder or Path(tempfile.mkdtemp())
     try:
         compare(folder, options.rows, options.repeat)
+        measure_commits(folder)
         measure_commands(folder)
     finally:
         if options.folder is None:
@@ -293,6 +294,39 @@ def compare(folder: Path, rows: int, repeat: int) -> None:
             raise AssertionError(f"{question}: {found}")
         print(f"| {question} ({found['segments']}) | " + " | ".join(cells) + " |", flush=True)
     print("| MB | " + " | ".join(f"{megabytes(path):.0f}" for _, path in contestants.values()) + " |")
+
+
+def measure_commits(folder: Path, commits: int = 240) -> None:
+    """Commits to a store of all rows and to an empty one, in turn, so that what else the machine does bears on both alike."""
+    full, empty = folder / "grown.zarr", folder / "empty.zarr"
+    for path in (full, empty):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(folder / "segments.zarr", full)
+    info, merging = (
+        StreamInfo("generated", ClockSource.FILE, START, 1280, 720),
+        Compaction(grace_s=0, enabled=False),
+    )
+    writers = {
+        path: CaptionStore.create(path).writer("cam", info, compaction=merging) for path in (empty, full)
+    }
+    spent: dict[Path, list[float]] = {path: [] for path in writers}
+    for number, table in enumerate(tables(commits * BATCH)):
+        events = events_of(table)
+        batch = Batch(captions=events, resume=ResumePoint(number, 10**6 + number, 0, events[-1].end_ns, 0))
+        for path, writer in writers.items():
+            begun = time.process_time()
+            writer.commit(batch)
+            if number % 60 == 59:
+                writer.compact()
+            spent[path].append(time.process_time() - begun)
+    for writer in writers.values():
+        writer.close()
+    fresh, grown = (np.mean(times) * 1000 for times in spent.values())
+    median = statistics.median(spent[full]) * 1000
+    print(
+        f"\ncommit of {BATCH} rows with merging: {grown:.1f} ms of processor time (median of commits alone {median:.1f}), in an "
+        f"empty store in turn with it {fresh:.1f}: {grown / fresh:.2f} times"
+    )
 
 
 _SPENT = """

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.query.rows import CaptionRow
 
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 4096
 SCHEMA = pa.schema(
     [
         ("stream", pa.dictionary(pa.int32(), pa.string())),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-MOST_BYTES = 96 << 20
+MOST_BYTES = 72 << 20
 next_file_number = itertools.count().__next__
 """A number that no other open file of this process has."""
 

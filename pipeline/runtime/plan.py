@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -103,6 +104,7 @@ def plan_run(
     exists = (path / "zarr.json").exists()
     if exists:
         known = CaptionStore.open(path).streams()
+        check_writable(path)
     for stream in names:
         check_not_alike(stream, known, path)
     streams: list[StreamPlan] = []
@@ -198,6 +200,15 @@ def _requests(
             f"--name {name}: it names one stream, but there are {len(requests)} inputs; leave it out"
         )
     return [replace(requests[0], name=name)]
+
+
+def check_writable(store: Path) -> None:
+    """Raise `UserError` when nothing can be written to a store that is there: on a medium that is read only, or somebody else's."""
+    for folder in (store, store / "streams"):
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            read_only = bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+            why = "the file system is read-only" if read_only else "no permission"
+            raise UserError(f"cannot write to {store}: {why}; choose another place with --store")
 
 
 def check_not_alike(stream: str, known: Mapping[str, StreamInfo], store: Path) -> None:

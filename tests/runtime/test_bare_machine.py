@@ -40,6 +40,18 @@ def test_questions_and_mistakes(machine: BareMachine) -> None:
         assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+def test_a_store_that_cannot_be_written_is_told_before_a_model_loads(machine: BareMachine) -> None:
+    filled_store(machine.work / "kept.zarr", 3).close()
+    for folder in (machine.work / "kept.zarr" / "streams", machine.work / "kept.zarr"):
+        folder.chmod(0o555)
+    write_video(machine.work / "clip.mp4", frames=4)
+    done = machine.run([*SCA, "run", "clip.mp4", "--store", "kept.zarr"], ROOT)
+    assert done.returncode == 2, done.stderr
+    assert "cannot write to kept.zarr: no permission" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+
+
 @pytest.mark.skipif(not LONG, reason="starts whole runs, half a minute of computing: make test-all")
 @pytest.mark.parametrize("runtime", ["inline", "ray"])
 @pytest.mark.parametrize("engine", ["eager", "auto"])

@@ -17,6 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.masks import encode_masks
 from pipeline.core.records import Batch, CaptionEvent, Gap, GapReason, Observation, ResumePoint
 from pipeline.store import CaptionStore
+from tests.duration import LONG
 from tests.store_samples import BY_HAND, INFO, T0, S
 from tests.videos import write_video
 
@@ -104,6 +105,7 @@ def compressed(mask: dict[str, object]) -> dict[str, object]:
     return {**code, "counts": code["counts"].decode()}
 
 
+@pytest.mark.skipif(not LONG, reason="imports trackeval, which takes seconds: make test-all")
 def test_trackeval_finds_the_tracks_in_what_was_written(store: CaptionStore, tmp_path: Path) -> None:
     trackeval = pytest.importorskip("trackeval")
     run(store.path, tmp_path / "out.json", "--format", "ytvis", "--masks")

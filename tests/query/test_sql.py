@@ -67,7 +67,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("statement", WRONG[:: by_day(4, otherwise=1)])
+@pytest.mark.parametrize("statement", WRONG[:: by_day(6, otherwise=1)])
 def test_whatever_is_no_select_over_the_tables_is_one_line_and_reads_and_writes_nothing(
     store: CaptionStore, tmp_path: Path, statement: str
 ) -> None:

@@ -67,7 +67,7 @@ def in_order(table: pa.Table) -> list[dict[str, object]]:
 
 
 @given(st.data())
-@settings(max_examples=by_day(6, otherwise=1000), deadline=None)
+@settings(max_examples=by_day(4, otherwise=1000), deadline=None)
 def test_any_filter_lets_the_same_rows_through_as_one_over_all_rows(
     store: CaptionStore, data: st.DataObject
 ) -> None:

@@ -82,7 +82,7 @@ def test_going_on_with_a_cursor_from_anywhere_tells_the_rest_whatever_was_merged
         cursors.append(feed.cursor)
     with store.writer("cam", INFO, compaction=BY_HAND) as writer:
         for change, every in (
-            (lambda: None, 1), (writer.compact, 1), (lambda: writer.archive_closed_days(T0 + 10**15), by_day(6, otherwise=1)),
+            (lambda: None, 1), (writer.compact, 1), (lambda: writer.archive_closed_days(T0 + 10**15), by_day(8, otherwise=1)),
         ):  # fmt: skip
             change()
             for taken, cursor in list(enumerate(cursors))[::every]:
@@ -351,8 +351,8 @@ class FollowedStore(RuleBasedStateMachine):
 
 TestFollowedStore = FollowedStore.TestCase
 TestFollowedStore.settings = settings(
-    max_examples=by_day(3, otherwise=100),
-    stateful_step_count=by_day(20, otherwise=40),
+    max_examples=by_day(2, otherwise=100),
+    stateful_step_count=by_day(15, otherwise=40),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

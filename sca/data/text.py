@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from sca.data.naming import thing_named
 from sca.parts import Registry, registry
 
 # The small model's own tokenizer: byte-pair encoding of words, learnt from the phrases.
@@ -122,6 +124,46 @@ _UNMENTIONED = {
     "potted plant",
     "bicycle",
 }
+
+
+_PEOPLE = (
+    "kid",
+    "baby",
+    "lady",
+    "guy",
+    "player",
+    "rider",
+    "crowd",
+    "group",
+    "biker",
+    "cyclist",
+    "surfer",
+    "skier",
+)
+# Classes with one name, which the weak detector finds wherever they are large.
+_PLAIN = (
+    "dog",
+    "cat",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "train",
+    "bus",
+    "bench",
+    "umbrella",
+    "toilet",
+    "bed",
+    "clock",
+)
+
+
+@lru_cache(maxsize=4096)
+def categories_of(noun: str) -> frozenset[str]:
+    """Classes of the weak detector that a singular noun may mean; empty where it would not find such a thing."""
+    names = {**_SYNONYMS, **{name: (name,) for name in _PLAIN}}
+    names["person"] = (*names["person"], *_PEOPLE)
+    return frozenset(category for category, words in names.items() if noun in map(thing_named, words))
 
 
 def clean_phrase(text: str) -> str:

@@ -6,13 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from sca.checkpoints import load_shipped, save_shipped
 from sca.config import ScaConfig, with_image_size
-from sca.data.annotations import described_images
+from sca.data.annotations import READERS, described_images
 from sca.errors import UserError
 from sca.evaluation.captions import calibration_error
 from sca.evaluation.proposals import choose_thresholds
@@ -21,7 +20,7 @@ from sca.modeling.caption_judge import CaptionJudge
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_caption_backbone
 from sca.predictor import Predictor
-from sca.training.judge import calibrate_judge, fit_judge, judge_examples
+from sca.training.judge import calibrate_judge, fit_judge, judge_examples, judge_pictures
 from sca.training.optimizer import CAPTION_BACKBONE, READER
 
 # Weights of an earlier run or of a finished model, to start a training run from.
@@ -131,9 +130,9 @@ def export_checkpoint(
 
 def learn_judge(predictor: Predictor, data_dir: Path, seed: int = 0, reader: str = "jsonl") -> CaptionJudge:
     """A judge of the predictor's captions of what anything mode finds on training pictures, calibrated on validation."""
-    pictures = described_images(reader, data_dir, "train")
-    chosen = np.random.default_rng(seed).permutation(len(pictures))[:_JUDGE_IMAGES]
-    judge = fit_judge(judge_examples(predictor, [pictures[i] for i in chosen], seed))
+    folder = READERS.get(reader)()
+    pictures = judge_pictures(list(folder.images(data_dir, "train")), _JUDGE_IMAGES, seed)
+    judge = fit_judge(judge_examples(predictor, pictures, seed, folder.detections(data_dir)))
     captions = caption_predictor(
         Predictor(predictor.model, predictor.tokenizer, judge=judge), data_dir, reader=reader
     )

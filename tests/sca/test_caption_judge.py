@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,14 +14,26 @@ from sca.data.annotations import AnnotatedImage, RegionAnnotation
 from sca.evaluation.captions import RegionCaption, calibration_error
 from sca.modeling.caption_judge import CaptionJudge
 from sca.predictor import Predictor
-from sca.training.judge import JudgeExamples, calibrate_judge, fit_judge, judge_examples, named_by
+from sca.training.judge import JudgeExamples, calibrate_judge, fit_judge, judge_examples, judge_pictures
 
 
-def test_a_part_bears_the_name_of_what_it_is_in_but_not_of_what_is_in_it() -> None:
-    person, table = (0, 0, 40, 100), (50, 50, 100, 100)
-    found = [(5, 20, 30, 50), (48, 45, 100, 100), (0, 0, 100, 100), (35, 0, 60, 40)]
-    fits = named_by(np.array(found, float), np.array([person, table], float))
-    assert fits.tolist() == [[True, False], [False, True], [True, False], [False, False]]
+def test_pictures_are_half_described_ones_and_many_collections() -> None:
+    def image(source: str, number: int) -> AnnotatedImage:
+        name = f"{source}{number}"
+        return AnnotatedImage(
+            name, Path(name), source, "train", 9, 9, 1.0, (), (), (), described=source == "told"
+        )
+
+    count = {"told": 60, "large": 90, "small": 10}
+    images = [image(source, n) for source, many in count.items() for n in range(many)]
+    chosen = judge_pictures(images, 40, seed=1)
+    sources = [one.source for one in chosen]
+    assert len(chosen) == len({one.id for one in chosen}) == 40
+    assert sources.count("told") == 20
+    assert sources.count("small") > 20 * 10 / 100
+    assert chosen == judge_pictures(images, 40, seed=1) != judge_pictures(images, 40, seed=2)
+    assert len(judge_pictures(images[:60], 40, seed=1)) == 40  # a folder of one collection
+    assert len(judge_pictures(images, 1000, seed=1)) == 160
 
 
 def test_captions_of_found_regions_become_examples(tmp_path: Path, demo: Predictor) -> None:
@@ -46,8 +59,9 @@ def test_captions_of_found_regions_become_examples(tmp_path: Path, demo: Predict
     assert not torch.equal(both.evidence[len(wrong) :], wrong.evidence), (
         "the second view is as sharp as the first"
     )
+    unannotated = replace(image(), regions=())
     with pytest.raises(ValueError, match="no annotated picture"):
-        judge_examples(predictor, [image()], seed=0)
+        judge_examples(predictor, [unannotated], seed=0)
 
 
 def examples(count: int, seed: int) -> JudgeExamples:
@@ -73,6 +87,16 @@ def test_a_judge_learns_to_rank_captions_it_has_not_seen() -> None:
     assert ranking(judge, held_out) > 0.75
     shuffled = JudgeExamples(learnt.evidence, learnt.right[torch.randperm(4000)])
     assert abs(ranking(fit_judge(shuffled), held_out) - 0.5) < 0.2
+
+
+def test_what_counts_for_nothing_teaches_nothing() -> None:
+    learnt, held_out = examples(2000, 0), examples(1000, 1)
+    lies = JudgeExamples(
+        torch.cat([learnt.evidence, learnt.evidence]),
+        torch.cat([learnt.right, ~learnt.right]),
+        torch.cat([torch.ones(2000), torch.zeros(2000)]),
+    )
+    assert ranking(fit_judge(lies), held_out) > 0.75
 
 
 def test_examples_of_one_kind_teach_nothing() -> None:

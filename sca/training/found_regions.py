@@ -1,0 +1,99 @@
+"""Regions as a video shows them: found by points in a whole picture and in a window of it, by all masks of a point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import masks_to_boxes, nms
+
+from sca.predictor import Predictor
+
+# As the video path looks: windows of this share of either side, and twins told by boxes.
+_WINDOW = 0.6
+_TWINS = 0.6
+# A window's border that is not the picture's own cuts what touches it (share of the window's side).
+_BORDER = 0.01
+# What stability counts beside the predicted IoU when masks are ranked.
+_STABILITY = 0.7
+# Least and greatest share of the picture.
+_AREAS = (0.0005, 0.9)
+
+
+@dataclass(frozen=True)
+class FoundRegions:
+    """N regions of one view. `boxes` (N, 4) float64 xyxy in pixels of the picture; `tokens` (N, Nc, C) float32."""
+
+    boxes: np.ndarray
+    tokens: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+def a_window(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
+    """One of the four overlapping windows, xyxy pixels."""
+    high, wide = round(_WINDOW * height), round(_WINDOW * width)
+    x0, y0 = int(rng.integers(2)) * (width - wide), int(rng.integers(2)) * (height - high)
+    return x0, y0, x0 + wide, y0 + high
+
+
+@torch.inference_mode()
+def find_regions(
+    predictor: Predictor,
+    rgb: np.ndarray,
+    window: tuple[int, int, int, int],
+    side: int,
+    most: int,
+    rng: np.random.Generator,
+) -> FoundRegions:
+    """Up to `most` regions of a `window` (xyxy) of a picture (H, W, 3), drawn from what `side` x `side` points find.
+
+    Every other one is asked for again by its box, as a track is that is known already.
+    """
+    x0, y0, x1, y1 = window
+    width, height = x1 - x0, y1 - y0
+    encoding = predictor.encode(np.ascontiguousarray(rgb[y0:y1, x0:x1]))
+    grid = (np.arange(side) + rng.uniform(0.25, 0.75, 2)[:, None]) / side
+    points = np.stack(np.meshgrid(grid[0] * width, grid[1] * height), -1).reshape(-1, 1, 2)
+    found = predictor.segment(encoding, points=points)
+    # 1. All masks of all points, as far as they are good enough and not cut by the window.
+    cells = found.low_res_logits.shape[-1] / predictor.config.image_size
+    rows, columns = (int(np.ceil(extent * cells)) for extent in encoding.input_size)
+    logits = found.low_res_logits[:, :, :rows, :columns].flatten(0, 1)
+    settings = predictor.automatic
+    offset = settings.stability_score_offset
+    inside = logits > 0
+    area = inside.flatten(1).float().mean(1) * (width * height) / (rgb.shape[0] * rgb.shape[1])
+    stability = (logits > offset).flatten(1).sum(1) / (logits > -offset).flatten(1).sum(1).clamp_min(1)
+    iou = found.iou.flatten()
+    good = (iou >= settings.pred_iou_thresh) & (stability >= settings.stability_score_thresh)
+    good &= (area >= _AREAS[0]) & (area <= _AREAS[1])
+    index = good.nonzero()[:, 0]
+    if not len(index):
+        return FoundRegions(
+            np.zeros((0, 4)),
+            torch.zeros((0, *predictor.region_features(encoding, found.select([])).shape[1:])),
+        )
+    edges = masks_to_boxes(inside[index])
+    edges[:, 2:] += 1
+    boxes = edges * torch.tensor([width / columns, height / rows] * 2)
+    margin = torch.tensor([width, height]) * _BORDER
+    whole = ((boxes[:, :2] >= margin) | (torch.tensor([x0, y0]) == 0)).all(1)
+    far = torch.tensor([x1 == rgb.shape[1], y1 == rgb.shape[0]])
+    whole &= ((boxes[:, 2:] <= torch.tensor([width, height]) - margin) | far).all(1)
+    index, boxes = index[whole], boxes[whole]
+    # 2. Each once, the better one of twins.
+    kept = nms(boxes, (iou + _STABILITY * stability)[index], _TWINS)
+    kept = kept[torch.from_numpy(rng.permutation(len(kept))[:most].copy())]
+    index, boxes = index[kept], boxes[kept]
+    # 3. What the captioner is told: half of them from a point, half from their box.
+    kinds = found.iou.shape[1]
+    half = len(index) // 2
+    parts = [predictor.region_features(encoding, found.select(index[:half] // kinds), boxes[:half])]
+    if len(index) > half:
+        again = predictor.segment(encoding, boxes=boxes[half:])
+        parts.append(predictor.region_features(encoding, again, boxes[half:]))
+    return FoundRegions(boxes.numpy().astype(np.float64) + np.array([x0, y0, x0, y0]), torch.cat(parts))

@@ -13,14 +13,18 @@ from sca.checkpoints import load_shipped, save_shipped
 from sca.config import ScaConfig, with_image_size
 from sca.data.annotations import READERS, described_images
 from sca.errors import UserError
-from sca.evaluation.captions import calibration_error
 from sca.evaluation.proposals import choose_thresholds
-from sca.evaluation.report import caption_predictor
 from sca.modeling.caption_judge import CaptionJudge
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_caption_backbone
 from sca.predictor import Predictor
-from sca.training.judge import calibrate_judge, fit_judge, judge_examples, judge_pictures
+from sca.training.judge import (
+    JudgeExamples,
+    calibrate_judge,
+    fit_judge,
+    judge_examples,
+    judge_pictures,
+)
 from sca.training.optimizer import CAPTION_BACKBONE, READER
 
 # Weights of an earlier run or of a finished model, to start a training run from.
@@ -61,7 +65,7 @@ def load_initial(model: Sca, state: dict[str, Any]) -> None:
 log = logging.getLogger(__name__)
 
 _THRESHOLD_IMAGES = 24
-_JUDGE_IMAGES = 1600
+_JUDGE_IMAGES, _CALIBRATION_IMAGES = 1600, 160
 
 
 def load_checkpoint(path: Path, image_size: int | None = None) -> tuple[Sca, Tokenizer]:
@@ -131,11 +135,12 @@ def export_checkpoint(
 def learn_judge(predictor: Predictor, data_dir: Path, seed: int = 0, reader: str = "jsonl") -> CaptionJudge:
     """A judge of the predictor's captions of what anything mode finds on training pictures, calibrated on validation."""
     folder = READERS.get(reader)()
-    pictures = judge_pictures(list(folder.images(data_dir, "train")), _JUDGE_IMAGES, seed)
-    judge = fit_judge(judge_examples(predictor, pictures, seed, folder.detections(data_dir)))
-    captions = caption_predictor(
-        Predictor(predictor.model, predictor.tokenizer, judge=judge), data_dir, reader=reader
-    )
-    log.info("calibration error of the caption judge before fitting: %.3f", calibration_error(captions))
-    calibrate_judge(judge, captions)
+    detections = folder.detections(data_dir)
+
+    def examples(split: str, count: int) -> JudgeExamples:
+        pictures = judge_pictures(list(folder.images(data_dir, split)), count, seed)
+        return judge_examples(predictor, pictures, seed, detections)
+
+    judge = fit_judge(examples("train", _JUDGE_IMAGES))
+    calibrate_judge(judge, examples("val", _CALIBRATION_IMAGES))
     return judge

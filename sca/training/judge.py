@@ -14,7 +14,7 @@ from torch import Tensor
 from sca.data.annotations import AnnotatedImage, Detection
 from sca.data.views import degrade
 from sca.errors import UserError
-from sca.evaluation.captions import RegionCaption, upright
+from sca.evaluation.captions import upright
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.predictor import Predictor
 from sca.training.caption_truth import PictureTruth, Truth
@@ -41,6 +41,11 @@ class JudgeExamples:
 
     def __len__(self) -> int:
         return len(self.right)
+
+    def weights(self) -> np.ndarray:
+        """(N,) float64."""
+        given = torch.ones(len(self)) if self.weight is None else self.weight
+        return np.asarray(given.numpy(), np.float64)
 
 
 def judge_pictures(images: Sequence[AnnotatedImage], count: int, seed: int) -> list[AnnotatedImage]:
@@ -124,12 +129,13 @@ def fit_judge(examples: JudgeExamples) -> CaptionJudge:
     if not 0 < int(examples.right.sum()) < len(examples):
         raise UserError("the caption judge needs right captions and wrong ones: give more pictures")
     evidence = examples.evidence.numpy().astype(np.float64)
-    weight = np.ones(len(examples)) if examples.weight is None else examples.weight.numpy().astype(np.float64)
     mean, deviation = evidence.mean(axis=0), evidence.std(axis=0) + 1e-4
     columns = np.concatenate([np.ones((len(evidence), 1)), (evidence - mean) / deviation], axis=1)
     penalty = np.full(columns.shape[1], _RIDGE)
     penalty[[0, -1]] = 0.0
-    weights = _logistic_regression(columns, examples.right.numpy(), np.zeros(len(penalty)), penalty, weight)
+    weights = _logistic_regression(
+        columns, examples.right.numpy(), np.zeros(len(penalty)), penalty, examples.weights()
+    )
     bias, slopes = weights[0], weights[1:] / deviation
     judge = CaptionJudge(evidence.shape[1] - 1)
     judge.head.weight.copy_(torch.from_numpy(slopes)[None])
@@ -138,18 +144,17 @@ def fit_judge(examples: JudgeExamples) -> CaptionJudge:
 
 
 @torch.no_grad()
-def calibrate_judge(judge: CaptionJudge, captions: Sequence[RegionCaption]) -> None:
-    """Scale and shift the judge's logits so that its probabilities hold for `captions`, whose scores it gave.
+def calibrate_judge(judge: CaptionJudge, examples: JudgeExamples) -> None:
+    """Scale and shift the judge's logits so that its probabilities hold for `examples`, which it has not learnt from.
 
-    The order of captions stays what it was. ValueError below 50 captions, or if the judge ranks them backwards.
+    The order of captions stays what it was. UserError below 50 captions, or if the judge ranks them backwards.
     """
-    if len(captions) < 50:
-        raise UserError(f"calibration needs at least 50 captions, got {len(captions)}: use more images")
-    scores = np.clip([caption.score for caption in captions], 1e-6, 1 - 1e-6)
-    columns = np.stack([np.ones(len(scores)), np.log(scores) - np.log1p(-scores)], axis=1)
-    right = np.array([caption.head_right for caption in captions])
+    if len(examples) < 50:
+        raise UserError(f"calibration needs at least 50 captions, got {len(examples)}: use more images")
+    logits = judge(examples.evidence).numpy().astype(np.float64)
+    columns = np.stack([np.ones(len(logits)), logits], axis=1)
     shift, scale = _logistic_regression(
-        columns, right, np.array([0.0, 1.0]), np.zeros(2), np.ones(len(right))
+        columns, examples.right.numpy(), np.array([0.0, 1.0]), np.zeros(2), examples.weights()
     )
     if scale <= 0:
         raise UserError("the caption judge ranks captions backwards: give it more pictures to learn from")

@@ -25,8 +25,8 @@ class Drawn(StrEnum):
 class DisplayOptions(Options):
     """What is shown. Everything is stored, whatever is said here."""
 
-    # The shipped judge on 36 annotated pictures: of what is shown from .4 on 83 % are right, from .35 on 79 %; of what has .5
-    # or more, 84 %. See docs/performance.md.
+    # The shipped judge on 36 annotated pictures: of what is shown from .4 on 81 % are right, of what has .5 or more 84 %, and
+    # a twelfth less is named. See docs/performance.md.
     min_score: float = Field(
         default=0.4, ge=0, le=1, description="captions less sure than this are not shown"
     )

@@ -17,6 +17,7 @@ from sca.setting_errors import did_you_mean
 
 PREFIX = "segment_caption_stream"
 """What the entry-point groups of all seams begin with."""
+_LONGEST_SHOWN = 80
 
 Part = TypeVar("Part")
 
@@ -57,8 +58,9 @@ class Registry(Generic[Part]):
     def unknown(self, name: str) -> UserError:
         """The error for a name that is not known."""
         known = self.names()
+        shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
         return UserError(
-            f"unknown {self.kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
+            f"unknown {self.kind} {shown!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
         )
 
     def _load_own(self, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,8 +121,8 @@ def filled_store(path: Path, count: int, compaction: Compaction = BY_HAND) -> Ca
     return store
 
 
-def write_forever(path: Path, acknowledged: Path, compaction: Compaction) -> None:
-    """Go on from the store's resume point until killed; after each commit append its number to a file."""
+def write_forever(path: Path, acknowledged: Path, compaction: Compaction, pause_s: float = 0.0) -> None:
+    """Go on from the store's resume point until killed; after each commit append its number to a file, and pause."""
     with (
         CaptionStore.create(path).writer("cam", INFO, compaction=compaction) as writer,
         open(acknowledged, "ab", buffering=0) as log,
@@ -131,3 +132,4 @@ def write_forever(path: Path, acknowledged: Path, compaction: Compaction) -> Non
             writer.commit(batch(number))
             log.write(b"%d\n" % number)
             number += 1
+            time.sleep(pause_s)

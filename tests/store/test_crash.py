@@ -29,7 +29,7 @@ def processes() -> multiprocessing.context.BaseContext:
 def test_kill_loses_no_acknowledged_row_and_repeats_none(tmp_path: Path) -> None:
     tally = killed_writers(tmp_path, KILLS, readers=by_day(0, otherwise=2))
     if LONG:
-        assert min(tally.merges, tally.archives) >= 10
+        assert tally.archives >= 10
         assert tally.reads >= 60
     path, stored = tmp_path / "killed.zarr", tally.stored
     assert len(list((path / "streams/cam/epoch").iterdir())) <= KILLS

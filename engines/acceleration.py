@@ -25,12 +25,12 @@ from sca.modeling import ImageFeatures, Sca
 from sca.modeling.mask_decoder import MaskDecoding
 from sca.predictor import Predictor
 from sca.stages.computations import Stages, eager_stages
-from sca.stages.language import LANGUAGE_PREFILL, LANGUAGE_STEP, StepStage, prefix_length
+from sca.stages.language import StepStage, prefix_length
+from sca.stages.names import LANGUAGE, MAX_FRAMES, MAX_PROMPTS
 from sca.stages.spec import Stage
-from sca.stages.vision import MAX_FRAMES, MAX_PROMPT_TOKENS, mixer_tokens
+from sca.stages.vision import MAX_PROMPT_TOKENS, mixer_tokens
 
 LOGGER = logging.getLogger("engines")
-MAX_PROMPTS = 64
 
 
 def accelerate(
@@ -75,9 +75,8 @@ def accelerate(
         report=report,
     )
     stages = replace(eager_stages(model), origin=())
-    words = (LANGUAGE_PREFILL, LANGUAGE_STEP)
-    language = [(stage, ready) for stage, ready in made if stage.name in words]
-    vision = [ready for stage, ready in made if stage.name not in words]
+    language = [(stage, ready) for stage, ready in made if stage.name in LANGUAGE]
+    vision = [ready for stage, ready in made if stage.name not in LANGUAGE]
     if vision:
         stages = engine_stages(model, *vision, max_prompts=max_prompts)
     if language:

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 
-from engines.preparation import MARK, EngineRequest, Prepared, note_prepared
+from engines.preparation import MARK, EngineRequest, Prepared, essentials_name, note_prepared
 
 
 def main(argument: str) -> None:
@@ -19,6 +19,8 @@ def main(argument: str) -> None:
     import sca
     from engines.acceleration import obtain_engines
     from engines.cache import EngineCache
+    from sca.compiled.essentials import essentials_of
+    from sca.stages.names import LANGUAGE, VISION
 
     torch.set_num_threads(os.cpu_count() or 1)
     device = request.device
@@ -26,10 +28,19 @@ def main(argument: str) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     cache = EngineCache()
     cache.sweep()
-    made = obtain_engines(sca.load(request.model, device=device), request.backend, cache=cache, report=_say)
+    predictor = sca.load(request.model, device=device)
+    made = obtain_engines(predictor, request.backend, cache=cache, report=_say)
+    parts = None
+    if [ready.stage for _, ready in made if ready.backend == "openvino"] == [*VISION, *LANGUAGE]:
+        parts = essentials_of(predictor)
+    beside = "" if parts is None else essentials_name(request)
+    if parts is not None:
+        (cache.root / beside).parent.mkdir(exist_ok=True)
+        parts.write(cache.root / beside)
     prepared = Prepared(
         tuple(ready.summary() for _, ready in made),
         tuple(ready.manifest.key.folder for _, ready in made if ready.manifest is not None),
+        beside,
     )
     note_prepared(cache.root, request, prepared)
     _say(asdict(prepared))

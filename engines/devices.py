@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from sca.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 NATIVE_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
@@ -32,6 +34,8 @@ class Device:
 
     @property
     def torch_device(self) -> torch.device:
+        import torch
+
         return torch.device(self.kind, self.index) if self.kind == "cuda" else torch.device(self.kind)
 
 
@@ -54,6 +58,13 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def _instruction_level(flags: frozenset[str]) -> str:
+    """The vector instructions that libraries of mathematics tell apart, named as torch names them."""
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"} <= flags:
+        return "avx512"
+    return "avx2" if {"avx2", "fma"} <= flags else "default"
+
+
 @cache
 def probe(name: str) -> Device:
     """The device of this machine named `cpu`, `cuda` or `cuda:N`.
@@ -64,11 +75,13 @@ def probe(name: str) -> Device:
     kind, _, number = name.partition(":")
     if kind == "cpu":
         flags = _cpu_flags()
-        level = torch.backends.cpu.get_cpu_capability().lower()
+        level = _instruction_level(flags)
         bf16 = sorted(flags & NATIVE_BF16_FLAGS)
         capability = "+".join([platform.machine(), level, *bf16])
         return Device("cpu", _cpu_name(), capability, bool(bf16), f"{_cpu_name()} {capability}")
     if kind == "cuda":
+        import torch
+
         if not torch.cuda.is_available():
             raise UserError(
                 "Device 'cuda' was asked for, but no CUDA GPU is visible. Remedy: use device 'cpu'."
@@ -103,6 +116,8 @@ class Precision(StrEnum):
 
     @property
     def dtype(self) -> torch.dtype:
+        import torch
+
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.value]
 
 

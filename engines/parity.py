@@ -10,38 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engines.verdicts import ParityReport, Timing
 from sca.stages.spec import OutputKind, Stage, StageOutput
 
-# How long an engine takes beside the eager module: an engine that is slower has no reason to serve.
-
 ROUNDS = 5
-_SLOWER = 1.25
-_TOO_SHORT_TO_TELL_S = 0.001
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds for the same inputs, the best of several rounds. On a CPU they are processor seconds over all threads.
-
-    Those hardly change when something else wants the machine, which wall time does, and the verdict is kept.
-    """
-
-    eager_s: float
-    engine_s: float
-
-    @property
-    def speedup(self) -> float:
-        return self.eager_s / self.engine_s
-
-    def failures(self) -> tuple[str, ...]:
-        """Why the engine is refused; empty unless it is clearly slower."""
-        lost = self.engine_s - self.eager_s
-        if self.engine_s > _SLOWER * self.eager_s and lost > _TOO_SHORT_TO_TELL_S:
-            return (f"slower than eager ({self.engine_s * 1e3:.1f} ms, eager {self.eager_s * 1e3:.1f} ms)",)
-        return ()
-
-    def __str__(self) -> str:
-        return f"{self.speedup:.1f}x eager"
 
 
 def time_beside(
@@ -68,14 +40,6 @@ def time_beside(
     return Timing(min(pair[0] for pair in pairs), min(pair[1] for pair in pairs))
 
 
-GATE_VERSION = 2
-"""Grows when the gate becomes stricter, so that engines passed by an older gate are checked again."""
-
-MIN_COSINE = 0.999
-MIN_MASK_IOU = 0.99
-MAX_SCORE_ERROR = 0.02
-
-
 ReadTokens = Callable[[Sequence[Sequence[Tensor]]], Tensor]
 """From a stage's outputs for all probes to the greedy tokens that the rest of the model makes of them, (R, T) int64."""
 
@@ -86,55 +50,6 @@ class Probes:
 
     inputs: Sequence[Sequence[Tensor]]
     read_tokens: ReadTokens | None = None
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """How far an engine is from eager float32, at its worst over all inputs.
-
-    `cosine` is the smallest cosine similarity of a feature output, `mask_iou` the mean IoU of the masks, `score_error`
-    the largest difference of a score, `max_error` the largest absolute difference of any output, `same_tokens`
-    whether every greedy token is the same: of the stage itself, or of the captions that the eager rest of the model makes
-    of its outputs. What does not apply to a stage is None.
-    """
-
-    inputs: int
-    max_error: float
-    cosine: float | None = None
-    mask_iou: float | None = None
-    score_error: float | None = None
-    same_tokens: bool | None = None
-
-    def failures(self) -> tuple[str, ...]:
-        """Why the engine is refused, one reason each; empty when it passes."""
-        found = []
-        if not math.isfinite(self.max_error):
-            found.append("output is not finite")
-        if self.cosine is not None and not self.cosine >= MIN_COSINE:
-            found.append(f"cosine {self.cosine:.5f} < {MIN_COSINE}")
-        if self.mask_iou is not None and not self.mask_iou >= MIN_MASK_IOU:
-            found.append(f"mask IoU {self.mask_iou:.4f} < {MIN_MASK_IOU}")
-        if self.score_error is not None and not self.score_error <= MAX_SCORE_ERROR:
-            found.append(f"score error {self.score_error:.4f} > {MAX_SCORE_ERROR}")
-        if self.same_tokens is False:
-            found.append("another greedy token than eager")
-        return tuple(found)
-
-    @property
-    def passed(self) -> bool:
-        return not self.failures()
-
-    def __str__(self) -> str:
-        parts = [f"max error {self.max_error:.1e}"]
-        if self.cosine is not None:
-            parts.append(f"cosine {self.cosine:.6f}")
-        if self.mask_iou is not None:
-            parts.append(f"mask IoU {self.mask_iou:.4f}")
-        if self.score_error is not None:
-            parts.append(f"score error {self.score_error:.1e}")
-        if self.same_tokens is not None:
-            parts.append("same tokens" if self.same_tokens else "other tokens")
-        return ", ".join(parts)
 
 
 def cosine(expected: Tensor, got: Tensor) -> float:

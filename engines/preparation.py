@@ -11,10 +11,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from engines.cache_root import default_root
 from sca.child_processes import child_environment
@@ -46,10 +47,20 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class Prepared:
-    """`origin`: one line per stage on what computes it, and why nothing better does. `folders`: of the engines."""
+    """`origin`: one line per stage on what computes it, and why nothing better does. `folders`: of the engines.
+
+    `essentials`: what the model needs beside them (`sca.compiled.essentials`), a file's name in the cache; empty where
+    torch has to compute a part of it.
+    """
 
     origin: tuple[str, ...]
     folders: tuple[str, ...]
+    essentials: str = ""
+
+    @classmethod
+    def told(cls, content: Mapping[str, Any]) -> Prepared:
+        """From JSON. KeyError or TypeError for what is none."""
+        return cls(tuple(content["origin"]), tuple(content["folders"]), str(content["essentials"]))
 
 
 class PreparationFailed(Exception):
@@ -61,10 +72,11 @@ def find_prepared(request: EngineRequest) -> Prepared | None:
     root = default_root()
     try:
         content = json.loads((root / _NOTES / f"{_digest(request)}.json").read_text(encoding="utf-8"))
-        prepared = Prepared(tuple(content["origin"]), tuple(content["folders"]))
+        prepared = Prepared.told(content)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return prepared if all((root / folder).is_dir() for folder in prepared.folders) else None
+    there = all((root / folder).is_dir() for folder in prepared.folders)
+    return prepared if there and (root / prepared.essentials).exists() else None
 
 
 def prepare(request: EngineRequest, report: Callable[[str], None]) -> Prepared:
@@ -91,11 +103,16 @@ def prepare(request: EngineRequest, report: Callable[[str], None]) -> Prepared:
                 if isinstance(said, str):
                     report(said)
                 else:
-                    return Prepared(tuple(said["origin"]), tuple(said["folders"]))
+                    return Prepared.told(said)
         except BaseException:
             process.kill()
             raise
     raise PreparationFailed(last or f"the process that builds ended with code {process.returncode}")
+
+
+def essentials_name(request: EngineRequest) -> str:
+    """Where in the cache what the model of this request needs beside its engines is kept."""
+    return f"{_NOTES}/{_digest(request)}.safetensors"
 
 
 def note_prepared(root: Path, request: EngineRequest, prepared: Prepared) -> None:

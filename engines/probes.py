@@ -56,7 +56,7 @@ def prefill_probes(model: Sca, prefixes: Sequence[Tensor]) -> Probes:
     @torch.inference_mode()
     def read(outputs: Sequence[Sequence[Tensor]]) -> Tensor:
         rows = []
-        for prefix, (logits, cache) in zip(prefixes, outputs, strict=True):
+        for prefix, (logits, cache, _) in zip(prefixes, outputs, strict=True):
             steps = _Given(model, logits.to(prefix.device), cache.to(prefix.device))
             rows.append(_decoder(model, len(prefix), steps).decode(prefix).token_ids)
         return _stacked(rows)

@@ -16,17 +16,11 @@ from engines.backends import backend_named
 from engines.backends.interface import Backend, Engine, EngineBuildError, Report
 from engines.cache import EngineCache, describe_files
 from engines.devices import Device, Precision, choose_precision
-from engines.manifest import (
-    EngineKey,
-    EngineRejected,
-    Manifest,
-    Verification,
-    digest_code,
-    digest_weights,
-    signature,
-)
-from engines.parity import GATE_VERSION, Probes, compare, reference_outputs, time_beside
+from engines.fingerprints import digest_code, digest_weights, signature
+from engines.manifest import EngineKey, EngineRejected, Manifest, Verification
+from engines.parity import Probes, compare, reference_outputs, time_beside
 from engines.selection import AUTO, attempts
+from engines.verdicts import GATE_VERSION
 from sca.errors import UserError
 from sca.stages.spec import Stage
 

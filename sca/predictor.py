@@ -14,9 +14,10 @@ from torch import Tensor
 from sca.config import AutomaticSettings, ScaConfig
 from sca.decoding.reference import MAX_NEW_TOKENS, end_of_text_ids
 from sca.errors import UserError
+from sca.model_pictures import Size
 from sca.modeling import ImageFeatures, Sca, task_indices
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
-from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input, to_model_input_on
+from sca.preprocessing import scale_boxes, scale_points, to_model_input, to_model_input_on
 from sca.prompts import Prompts, prompts_of_each
 from sca.regions import Caption, Coordinates, ImageEncoding, Segmentation, TextDecoder
 from sca.stages.computations import Stages, eager_stages
@@ -227,7 +228,7 @@ class Predictor:
     @torch.inference_mode()
     def caption(
         self,
-        features: Tensor,
+        features: Tensor | np.ndarray,
         *,
         task: str = "caption",
         beams: int = 1,
@@ -237,7 +238,7 @@ class Predictor:
         tasks = None if task == "caption" else task_indices([task] * len(features)).to(self.device)
         if len(features) == 0:
             return []
-        prefix = self.model.language_prefix(features.to(self.device), tasks)
+        prefix = self.model.language_prefix(torch.as_tensor(features).to(self.device), tasks)
         language_model = self.model.language_model
         decoded = self.stages.decode_text(prefix, beams=beams, max_new_tokens=max_new_tokens)
         ends = set(end_of_text_ids(language_model))

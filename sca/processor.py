@@ -17,8 +17,9 @@ from sca.checkpoints import load_released_tokenizer
 from sca.checkpoints.released_layout import AnyTokenizer
 from sca.config import ScaConfig
 from sca.errors import UserError
+from sca.model_pictures import Size
 from sca.modeling.language_model import transformers_config
-from sca.preprocessing import Size, scale_boxes, scale_points, to_model_input
+from sca.preprocessing import scale_boxes, scale_points, to_model_input
 from sca.registry import model_directory
 
 # 18 pieces of text and the end: what the released models were trained on.

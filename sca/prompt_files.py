@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from sca.errors import MalformedFile, UserError
+from sca.model_pictures import Size
 from sca.picture_size import MOST_PIXELS, can_be_decoded
 from sca.prompts import Prompts
 from sca.run_lengths import MaskMalformed, decoded_mask

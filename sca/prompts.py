@@ -13,7 +13,7 @@ from sca.errors import UserError
 if TYPE_CHECKING:  # what is wrong with a prompt is told before torch is imported, which takes seconds
     from torch import Tensor
 
-    from sca.preprocessing import Size
+    from sca.model_pictures import Size
     from sca.regions import Coordinates
 
 # How sure a mask prompt is of each of its pixels, in logits. The mask decoder was trained on its own logits, most of

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from sca.modeling import ImageFeatures
-from sca.preprocessing import Size
+from sca.model_pictures import Size
 
-Coordinates = np.ndarray | Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array: TypeAlias = Any
+"""A tensor of torch, or an array of numpy where the model is computed without torch (`sca.compiled`)."""
+Coordinates: TypeAlias = (
+    "np.ndarray | Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]"
+)
+
+
+class ImageFeatures(NamedTuple):
+    """What is kept of B images: embedding (B, C, g, g) and, if the encoder has one, a finer map (B, Cr, h, h)."""
+
+    embedding: Array
+    region_map: Array | None
 
 
 class TextDecoder(Protocol):
@@ -42,21 +53,22 @@ class Segmentation:
     original image, None if there were none.
     """
 
-    low_res_logits: Tensor
-    iou: Tensor
-    tokens: Tensor
-    image_features: Tensor
-    boxes: Tensor | None
+    low_res_logits: Array
+    iou: Array
+    tokens: Array
+    image_features: Array
+    boxes: Array | None
 
     def __len__(self) -> int:
         return len(self.iou)
 
-    def select(self, indices: Tensor | np.ndarray | Sequence[int]) -> Segmentation:
+    def select(self, indices: np.ndarray | Sequence[int] | Array) -> Segmentation:
         """The prompts at `indices` (ints or a boolean mask), as a copy: the rest can be freed."""
-        index = torch.as_tensor(np.asarray(indices) if isinstance(indices, Sequence) else indices)
-        if index.dtype != torch.bool:
-            index = index.to(torch.int64)
-        index = index.to(self.iou.device)
+        index = (
+            np.asarray(indices, None if len(indices) else np.int64)
+            if isinstance(indices, Sequence)
+            else indices
+        )
         return Segmentation(
             self.low_res_logits[index],
             self.iou[index],

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from engines.backends.interface import Engine, EngineBuildError, Report
 from engines.devices import Device, Precision
 from engines.onnx_export import export_shapes, quiet_exporters
+from engines.openvino_blob import BLOB_NAME, ArrayRunner, core, load_blob, properties
 from sca.stages.spec import DynamicAxis, Stage
 
 RECIPE = 3
-BLOB_NAME = "engine.blob"
-_HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}
 
 
 class OpenVinoBackend:
@@ -69,7 +65,7 @@ class OpenVinoBackend:
         report("compiling")
         try:
             # What the plugin made of the graph, not the graph: loading it again takes a fifth of the time.
-            compiled = _core().compile_model(model, "CPU", _properties(precision))
+            compiled = core().compile_model(model, "CPU", properties(precision, torch.get_num_threads()))
             (folder / BLOB_NAME).write_bytes(_as_bytes(compiled.export_model()))
         except RuntimeError as error:
             raise EngineBuildError(f"OpenVINO cannot compile {stage.name}: {_first_line(error)}") from error
@@ -77,29 +73,10 @@ class OpenVinoBackend:
         return ()
 
     def load(self, stage: Stage, precision: Precision, device: Device, folder: Path) -> Engine:
-        blob = (folder / BLOB_NAME).read_bytes()
         try:
-            compiled = _core().import_model(blob, "CPU", _properties(precision))
+            return _Runner(load_blob(folder, precision, torch.get_num_threads()))
         except RuntimeError as error:
             raise EngineBuildError(f"OpenVINO cannot load the engine: {_first_line(error)}") from error
-        return _Runner(compiled, len(stage.outputs), blob)
-
-
-@cache
-def _core() -> Any:
-    """OpenVINO with its plugins, which take a while to find."""
-    import openvino
-
-    return openvino.Core()
-
-
-def _properties(precision: Precision) -> dict[str, Any]:
-    return {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "ENABLE_CPU_PINNING": False,
-    }
 
 
 def _as_bytes(exported: Any) -> bytes:
@@ -108,21 +85,15 @@ def _as_bytes(exported: Any) -> bytes:
 
 
 class _Runner:
-    """Runs a compiled model on torch CPU tensors without copying inputs; each thread has its own request."""
+    """Runs a compiled model on torch CPU tensors without copying inputs."""
 
-    def __init__(self, compiled: Any, outputs: int, blob: bytes) -> None:
-        self._compiled = compiled
-        self._blob = blob  # may hold the weights of the compiled model
-        self._outputs = outputs
-        self._local = threading.local()
+    def __init__(self, run: ArrayRunner) -> None:
+        self._run = run
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._compiled.create_infer_request()
-        arrays = [np.ascontiguousarray(value.detach().numpy()) for value in inputs]
-        results = request.infer(arrays, share_inputs=True, share_outputs=False)
-        return tuple(torch.from_numpy(results[index]) for index in range(self._outputs))
+        return tuple(
+            torch.from_numpy(one) for one in self._run(*(value.detach().numpy() for value in inputs))
+        )
 
 
 def _name_ports(model: Any, stage: Stage) -> None:

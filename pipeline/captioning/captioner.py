@@ -9,17 +9,15 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.core.regions import CaptionRequest, RegionCaption
-from sca.predictor import Caption
+from sca.regions import Caption
 
 
 class CaptionModel(Protocol):
-    """What a captioner needs of `sca.predictor.Predictor`."""
+    """What a captioner needs of a model, such as `sca.predictor.Predictor`: words for region tokens (P, Nr, C) float32."""
 
-    def caption(self, features: Tensor) -> list[Caption]: ...
+    def caption(self, features: np.ndarray) -> list[Caption]: ...
 
 
 class Captioner:
@@ -34,7 +32,7 @@ class Captioner:
         captions: list[RegionCaption | None] = []
         for start in range(0, len(requests), self._max_batch):
             block = requests[start : start + self._max_batch]
-            tokens = torch.from_numpy(np.stack([request.tokens for request in block]).astype(np.float32))
+            tokens = np.stack([request.tokens for request in block]).astype(np.float32)
             for request, caption in zip(block, self._model.caption(tokens), strict=True):
                 captions.append(_attach(request, caption) if caption.text else None)
         return captions

@@ -229,7 +229,7 @@ def _obsolete(manifest: Manifest | None, device: Device) -> str | None:
     import torch
 
     from engines.backends import BACKENDS, backend_named
-    from engines.parity import GATE_VERSION
+    from engines.verdicts import GATE_VERSION
 
     assert manifest is not None
     key = manifest.key

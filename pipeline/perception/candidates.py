@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from array_api_compat import array_namespace, device
 
 from pipeline.core.regions import box_iou
 from pipeline.perception.views import Window
-from sca.predictor import ImageEncoding, Segmentation
+from sca.regions import Array, ImageEncoding, Segmentation
+
+# Masks are worked on where the model left them: arrays of numpy on a processor, tensors of torch on a GPU. Few numbers of each
+# region leave it; those are numpy from then on.
 
 # Which masks are regions, and which are the same region twice.
 
@@ -20,23 +23,31 @@ from sca.predictor import ImageEncoding, Segmentation
 _GRID = 80
 
 
-def mask_statistics(logits: Tensor, offset: float) -> tuple[np.ndarray, np.ndarray]:
+def on_host(array: Array) -> np.ndarray:
+    """The same values as an array of numpy."""
+    return array if isinstance(array, np.ndarray) else np.asarray(array.cpu().numpy())
+
+
+def mask_statistics(logits: Array, offset: float) -> tuple[np.ndarray, np.ndarray]:
     """Of mask logits (N, h, w): area as a share of the grid, and stability, both (N,) float32.
 
     Stability (segment-anything): IoU of the masks at thresholds `+offset` and `-offset`; 0 for an empty mask.
     """
     # A mask whose size hangs on the exact threshold has no edge of its own: it is a guess of the decoder.
-    area = (logits > 0).flatten(1).float().mean(1)
-    strict = (logits > offset).flatten(1).float().sum(1)
-    loose = (logits > -offset).flatten(1).float().sum(1)
-    stability = strict / loose.clamp_min(1)
-    return area.cpu().numpy(), stability.cpu().numpy()
+    xp = array_namespace(logits)
+    cells = logits.shape[1] * logits.shape[2]
+    positive, strict, loose = (
+        on_host(xp.sum(logits > least, axis=(1, 2), dtype=xp.int32)).astype(np.float32)
+        for least in (0, offset, -offset)
+    )
+    return positive / np.float32(cells), strict / np.maximum(loose, 1)
 
 
-def masks_to_boxes(masks: Tensor) -> np.ndarray:
+def masks_to_boxes(masks: Array) -> np.ndarray:
     """Tight boxes (N, 4) float32 xyxy, in cells, of masks (N, h, w) bool; zeros for an empty mask."""
+    xp = array_namespace(masks)
     boxes = np.zeros((len(masks), 4), np.float32)
-    rows, columns = masks.any(dim=2).cpu().numpy(), masks.any(dim=1).cpu().numpy()
+    rows, columns = on_host(xp.any(masks, axis=2)), on_host(xp.any(masks, axis=1))
     for index in range(len(masks)):
         y, x = np.flatnonzero(rows[index]), np.flatnonzero(columns[index])
         if len(y) and len(x):
@@ -50,7 +61,7 @@ def distinct_boxes(boxes: np.ndarray, rank: np.ndarray, same_iou: float) -> np.n
 
 
 def distinct(
-    masks: Tensor,
+    masks: Array,
     rank: np.ndarray,
     same_iou: float,
     same_box_iou: float = 1.0,
@@ -66,10 +77,11 @@ def distinct(
     if not len(masks):
         return np.zeros(0, np.int64)
     # Intersections of all pairs as one matrix product of the flattened masks.
-    flat = masks.flatten(1).float()
-    shared = flat @ flat.T
-    area = flat.sum(1)
-    iou = (shared / (area[:, None] + area[None] - shared).clamp_min(1)).cpu().numpy()
+    xp = array_namespace(masks)
+    flat = xp.reshape(xp.astype(masks, xp.float32), (len(masks), -1))
+    shared = on_host(flat @ flat.T)
+    area = np.diagonal(shared)
+    iou = shared / np.maximum(area[:, None] + area[None] - shared, 1)
     # Ragged or holed masks of one thing may overlap badly and still fill one box.
     boxes = masks_to_boxes(masks) if boxes is None else boxes
     same = (iou > same_iou) | (box_iou(boxes, boxes) > same_box_iou)
@@ -131,7 +143,7 @@ class Candidates:
     boxes: np.ndarray | None
     by_box: np.ndarray
     segmentation: Segmentation
-    masks: Tensor
+    masks: Array
     iou: np.ndarray
     area: np.ndarray
     stability: np.ndarray
@@ -150,7 +162,8 @@ class Candidates:
         side = logits.shape[-1]
         cells = side / max(view.encoding.input_size)
         rows, columns = (min(side, max(1, int(np.ceil(n * cells)))) for n in view.encoding.input_size)
-        cut = logits[:, :, :rows, :columns].flatten(0, 1)
+        xp = array_namespace(logits)
+        cut = xp.reshape(logits[:, :, :rows, :columns], (count * kinds, rows, columns))
         area, stability = mask_statistics(cut, offset)
         return cls(
             view,
@@ -160,7 +173,7 @@ class Candidates:
             by_box=np.zeros(count * kinds, bool),
             segmentation=segmentation,
             masks=cut > 0,
-            iou=segmentation.iou.flatten().float().cpu().numpy(),
+            iou=on_host(segmentation.iou).reshape(-1).astype(np.float32),
             area=area * np.float32(view.share),
             stability=stability,
         )
@@ -172,7 +185,7 @@ class Candidates:
             prompts=self.prompts[index],
             which=self.which[index],
             by_box=self.by_box[index],
-            masks=self.masks[torch.as_tensor(index, device=self.masks.device)],
+            masks=self.masks[index],
             iou=self.iou[index],
             area=self.area[index],
             stability=self.stability[index],
@@ -214,14 +227,14 @@ class Candidates:
         bad = ~self._good(limits)
         if not bad.any():
             return self
-        masks = self.masks.clone()
+        masks = array_namespace(self.masks).asarray(self.masks, copy=True)
         area = self.area.copy()
         # Something moves there, whatever the decoder makes of it: the box is a region without a mask.
         for row in np.flatnonzero(bad):
             masks[row] = False
             x1, y1, x2, y2 = self._grid_box(self.boxes[self.prompts[row]])
             masks[row, y1:y2, x1:x2] = True
-            area[row] = float(masks[row].float().mean()) * self.view.share
+            area[row] = (y2 - y1) * (x2 - x1) / (masks.shape[1] * masks.shape[2]) * self.view.share
         return replace(self, masks=masks, by_box=bad, area=area)
 
     def whole(self) -> tuple[Candidates, np.ndarray]:
@@ -239,30 +252,33 @@ class Candidates:
         scale = np.array([width / grid_width, height / grid_height] * 2, np.float32)
         return np.asarray(masks_to_boxes(self.masks) * scale + self.view.window.corner, np.float32)
 
-    def on_picture(self, grid: tuple[int, int]) -> Tensor:
+    def on_picture(self, grid: tuple[int, int]) -> Array:
         """The masks (N, h, w) bool on a `grid` (h, w) of the whole picture."""
         height, width = self.view.picture
         window = self.view.window
         y0, y1 = (round(y * grid[0] / height) for y in (window.y0, window.y1))
         x0, x1 = (round(x * grid[1] / width) for x in (window.x0, window.x1))
         y0, x0 = min(y0, grid[0] - 1), min(x0, grid[1] - 1)
-        out = self.masks.new_zeros((len(self), *grid))
+        xp, where = array_namespace(self.masks), device(self.masks)
+        out = xp.zeros((len(self), *grid), dtype=xp.bool, device=where)
         if len(self):
             size = (max(y1 - y0, 1), max(x1 - x0, 1))
-            out[:, y0 : y0 + size[0], x0 : x0 + size[1]] = (
-                F.interpolate(self.masks[:, None].float(), size, mode="area")[:, 0] > 0.3
+            down, across = (
+                xp.asarray(_averaged(own, wanted), device=where)
+                for own, wanted in zip(self.masks.shape[1:], size, strict=True)
             )
+            shares = down @ xp.astype(self.masks, xp.float32) @ across.T
+            out[:, y0 : y0 + size[0], x0 : x0 + size[1]] = shares > 0.3
         return out
 
     def chosen(self) -> Segmentation:
         """The prompts of the candidates with the one mask that each is."""
         part = self.segmentation.select(self.prompts)
-        row = torch.arange(len(self), device=part.iou.device)
-        which = torch.as_tensor(self.which, device=part.iou.device)
+        row = np.arange(len(self))
         return replace(
             part,
-            low_res_logits=part.low_res_logits[row, which].unsqueeze(1),
-            iou=part.iou[row, which].unsqueeze(1),
+            low_res_logits=part.low_res_logits[row, self.which][:, None],
+            iou=part.iou[row, self.which][:, None],
         )
 
     def _good(self, limits: Limits) -> np.ndarray:
@@ -280,6 +296,16 @@ class Candidates:
         return left, top, max(left + 1, round(float(x2))), max(top + 1, round(float(y2)))
 
 
+@lru_cache(maxsize=256)
+def _averaged(source: int, target: int) -> Any:
+    """(target, source) float32 weights: each target cell is the mean of all source cells that it touches."""
+    weights = np.zeros((target, source), np.float32)
+    for cell in range(target):
+        first, end = cell * source // target, -(-(cell + 1) * source // target)
+        weights[cell, first:end] = 1 / (end - first)
+    return weights
+
+
 def picture_grid(picture: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of the grid on which masks of several views of a picture (H, W) are compared."""
     longer = max(picture)
@@ -294,7 +320,7 @@ def coverage(
     grid = picture_grid(picture)
     small_cover, large_cover = np.zeros(grid, bool), np.zeros(grid, bool)
     for group in groups:
-        masks = group.on_picture(grid).cpu().numpy()
+        masks = on_host(group.on_picture(grid))
         is_large = group.area > large
         small_cover |= masks[~is_large].any(axis=0)
         large_cover |= masks[is_large].any(axis=0)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-import torch
 
 from pipeline.core.clock import NS
 from pipeline.core.frame import Frame
@@ -39,7 +38,7 @@ from pipeline.perception.sightings import (
 )
 from pipeline.perception.stillness import Standing, StillPicture, is_due, standing
 from pipeline.perception.views import SMALL, ViewSchedule, view_for, whole_of
-from sca.predictor import ImageEncoding
+from sca.regions import ImageEncoding
 
 # Above this share of changed pixels nothing of the last keyframe can be relied on. A guess.
 _NEW_SCENE = 0.6
@@ -114,7 +113,6 @@ class Perception:
         """Whether there may be news in `frame`: a picture that stands has been looked at everywhere, in the end."""
         return view.picture.needs_look(grey_of(frame.rgb), frame.time.wall_ns, self._still_ns)
 
-    @torch.inference_mode()
     def look(
         self,
         frame: Frame,

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
+from array_api_compat import array_namespace
 
 from pipeline.core.masks import RleMask, encode_masks
-from pipeline.perception.candidates import Candidates, distinct, picture_grid
+from pipeline.perception.candidates import Candidates, distinct, on_host, picture_grid
 from pipeline.perception.remembered import Description, TrackMemory, better_described
 from sca.config import AutomaticSettings
-from sca.predictor import Coordinates, ImageEncoding, Segmentation
+from sca.regions import Array, ImageEncoding, Segmentation
 
 # Masks whose boxes agree better than this are one region, however their edges run. Measured on 36 annotated pictures: of
 # 60 to 90 regions each, .5 to .6 find most things (.74 to .77 of 363; .7 with as many regions .65).
@@ -29,7 +28,10 @@ FRESH_SHARE = 0.15
 
 
 class RegionModel(Protocol):
-    """What perception needs of `sca.predictor.Predictor`. `automatic`: the thresholds that suit the model."""
+    """What perception needs of a model: `sca.predictor.Predictor`, or without torch `sca.compiled.predictor.CompiledPredictor`.
+
+    `automatic`: the thresholds that suit the model. Prompts are arrays of numpy, in pixels of the picture that was encoded.
+    """
 
     automatic: AutomaticSettings
 
@@ -39,16 +41,16 @@ class RegionModel(Protocol):
         self,
         encoding: ImageEncoding,
         *,
-        points: Coordinates | None = None,
-        boxes: Coordinates | None = None,
+        points: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
         multimask: bool = True,
     ) -> Segmentation: ...
 
-    def masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> Tensor: ...
+    def masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> Array: ...
 
     def region_features(
-        self, encoding: ImageEncoding, segmentation: Segmentation, boxes: Coordinates | None = None
-    ) -> Tensor: ...
+        self, encoding: ImageEncoding, segmentation: Segmentation, boxes: np.ndarray | None = None
+    ) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ def each_once(
     """
     boxes = np.concatenate([group.found.mask_boxes() for group in groups])
     grid = picture_grid(groups[0].found.view.picture)
-    masks = torch.cat([group.found.on_picture(grid) for group in groups])
+    parts = [group.found.on_picture(grid) for group in groups]
+    masks = array_namespace(*parts).concat(parts)
     place = np.concatenate([np.full(len(group.found), group.place) for group in groups])
     good = np.concatenate([quality(group.found) for group in groups])
     kept = distinct(masks, good - 2.0 * place, same_iou, same_box_iou, boxes, (place == 0) & told_apart)
@@ -139,8 +142,8 @@ def describe(model: RegionModel, group: Group, tracks: TrackMemory, keyframe: in
         [row for row, old in enumerate(described) if better_described(old, keyframe, view.scale)], np.int64
     )
     tokens = model.region_features(view.encoding, found.keep(anew).chosen(), boxes[anew] - view.window.corner)
-    features = association_features(tokens)
-    halves = tokens.to(torch.float16).cpu().numpy()
+    tokens = on_host(tokens).astype(np.float32)
+    features, halves = association_features(tokens), tokens.astype(np.float16)
     for place, row in enumerate(anew):
         described[row] = Description(
             keyframe, view.scale, features[place], halves[place], float(found.iou[row])
@@ -193,7 +196,7 @@ def _full_masks(model: RegionModel, found: Candidates) -> tuple[list[RleMask | N
     """Run lengths of the whole picture and tight boxes (N, 4) float32 xyxy pixels of it."""
     view = found.view
     height, width = view.window.size
-    made = model.masks(view.encoding, found.chosen()).cpu().numpy()
+    made = on_host(model.masks(view.encoding, found.chosen()))
     if (height, width) != view.picture:
         corner = view.window
         whole = np.zeros((len(made), *view.picture), bool)
@@ -205,7 +208,7 @@ def _full_masks(model: RegionModel, found: Candidates) -> tuple[list[RleMask | N
     return [None if box else code for box, code in zip(found.by_box, codes, strict=True)], boxes
 
 
-def association_features(tokens: Tensor) -> np.ndarray:
+def association_features(tokens: np.ndarray) -> np.ndarray:
     """(N, Nc, C) caption tokens to (N, C) L2-normalised float32: their mean says what the region looks like."""
-    mean = tokens.float().mean(dim=1)
-    return np.asarray(torch.nn.functional.normalize(mean, dim=-1).cpu().numpy(), np.float32)
+    mean = tokens.mean(axis=1, dtype=np.float32)
+    return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12), np.float32)

@@ -19,17 +19,16 @@ from pipeline.perception.perceiver import Perception
 from pipeline.recording.recorder import Recorder
 from pipeline.runtime.plan import RunPlan, StreamPlan
 from pipeline.runtime.progress import ProgressTally, RunObserver, StopRequest, StreamProgress, tell_recorded
-from pipeline.runtime.stages import housekeeping, load_predictor, open_reader
+from pipeline.runtime.stages import RunModel, housekeeping, load_predictor, open_reader
 from pipeline.runtime.stream_analysis import StreamAnalysis
 from pipeline.sources import redact_text
 from pipeline.store import CaptionStore
-from sca.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
 
 def run_inline(
-    plan: RunPlan, observer: RunObserver, stop: StopRequest, predictor: Predictor | None = None
+    plan: RunPlan, observer: RunObserver, stop: StopRequest, predictor: RunModel | None = None
 ) -> list[StreamProgress]:
     """Run the streams of `plan` one after the other; returns where each stands. `predictor`: an already loaded model.
 
@@ -54,7 +53,7 @@ class _Watching:
         self,
         plan: RunPlan,
         stream: StreamPlan,
-        predictor: Predictor,
+        predictor: RunModel,
         observer: RunObserver,
         stop: StopRequest,
     ) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from pipeline.captioning.captioner import CaptionModel
+from pipeline.core.errors import UserError
 from pipeline.core.records import ResumePoint
 from pipeline.keyframes.buffer import BufferedReader, KeyframeBuffer
 from pipeline.keyframes.reader import KeyframeReader
+from pipeline.perception.sightings import RegionModel
 from pipeline.runtime.plan import StreamPlan
 from pipeline.settings.config import RunConfig
 from pipeline.sources import Source, open_source
@@ -18,8 +22,10 @@ from pipeline.sources.standing import StandingPictures
 from pipeline.store.compaction import Compaction
 
 if TYPE_CHECKING:
+    from sca.compiled.predictor import CompiledPredictor
     from sca.predictor import Predictor
 
+log = logging.getLogger(__name__)
 
 # The C library's allocator, told to keep a long run's memory level.
 
@@ -82,22 +88,51 @@ def housekeeping(plan: StreamPlan) -> Compaction:
     )
 
 
+class RunModel(RegionModel, CaptionModel, Protocol):
+    """A model as a run needs it: `sca.predictor.Predictor`, or `sca.compiled.predictor.CompiledPredictor` without torch."""
+
+
 def load_predictor(
     config: RunConfig, threads: int, part: Literal["all", "vision", "language"] = "all"
-) -> Predictor:
-    """The model of a run on its device, with `threads` CPU threads of torch (0: all processors but one).
+) -> RunModel:
+    """The model of a run on its device, with `threads` CPU threads (0: all processors but one).
 
-    part: what this process computes; the rest gets no compiled engines.
+    part: what this process computes; the rest gets no compiled engines. Where all engines are OpenVINO's, nothing of torch
+    is imported.
     """
     # Threads that spin while they wait for each other starve when anything else needs the processor: measured
     # fifteen times slower on two busy cores. OpenMP reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     level_heap()
+    threads = threads or max(1, (os.cpu_count() or 2) - 1)
+    compiled = None if config.runtime.engine == "eager" else _compiled(config, threads, part)
+    return compiled or _on_torch(config, threads, part)
+
+
+def _compiled(
+    config: RunConfig, threads: int, part: Literal["all", "vision", "language"]
+) -> CompiledPredictor | None:
+    """The model from its engines alone; None where torch has to compute some of it."""
+    from engines.compiled_model import open_compiled
+    from engines.manifest import EngineRejected
+    from engines.preparation import EngineRequest, PreparationFailed, find_prepared, prepare
+
+    request = EngineRequest(config.model, config.runtime.device, config.runtime.engine)
+    try:
+        # On this machine the engines were prepared before the run; on another node of a cluster nobody did that yet.
+        prepared = find_prepared(request) or prepare(request, log.info)
+        return open_compiled(prepared, part, threads)
+    except (PreparationFailed, EngineRejected, UserError, RuntimeError) as error:
+        log.warning("the prepared engines are not used, torch computes: %s", error)
+        return None
+
+
+def _on_torch(config: RunConfig, threads: int, part: Literal["all", "vision", "language"]) -> Predictor:
     import torch
 
     import sca
 
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) - 1))
+    torch.set_num_threads(threads)
     device = config.runtime.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -14,7 +14,7 @@ from pipeline.core.regions import AnalysedKeyframe, Avoided, CaptionRequest, End
 from pipeline.perception.perceiver import Perception, Sightings
 from pipeline.tracking.association import Candidates
 from pipeline.tracking.interface import FollowsMotion, TrackingOptions, open_tracker
-from sca.predictor import ImageEncoding
+from sca.regions import ImageEncoding
 
 # A picture that stands is looked at so often, at other points each time; after that it holds no more news.
 _LOOKS = 4

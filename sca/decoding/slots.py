@@ -51,7 +51,7 @@ class EagerSteps:
 
 
 class StagedSteps:
-    """The exported stages `PrefillStage` and `StepStage` (see `sca.static_cache`), run by engines."""
+    """The exported stages `PrefillStage` and `StepStage` (see `sca.static_cache`), run by engines. Their states are not read."""
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class StagedSteps:
         self._prefill, self._step = prefill_engine, step_engine
 
     def prefill(self, prefix: Tensor) -> tuple[Tensor, Tensor]:
-        logits, cache = self._prefill(prefix)
+        logits, cache, _ = self._prefill(prefix)
         return logits, cache.permute(1, 2, 0, 3, 4, 5)
 
     def step(self, token_ids: Tensor, positions: Tensor, cache: Tensor) -> Tensor:
-        logits, added = self._step(token_ids, positions, *cache.flatten(0, 1).unbind(0))
+        logits, added, _ = self._step(token_ids, positions, *cache.flatten(0, 1).unbind(0))
         rows = torch.arange(len(token_ids), device=cache.device)
         cache[:, :, rows, :, positions] = added.to(cache.dtype)
         return logits

@@ -115,37 +115,69 @@ class _PrefixCache(Cache):
 
 def prefill(model: PreTrainedModel, prefix: Tensor) -> tuple[Tensor, Tensor]:
     """Prefixes (R, n, H) to logits (R, V) of the next token and the cache (layers, 2, R, heads, n, head_dim)."""
-    # All prefixes have one length, so no row needs padding: each place sees itself and what stands before it.
-    length = prefix.shape[1]
     cache = _PrefixCache()
-    causal = torch.ones(length, length, dtype=torch.bool, device=prefix.device).tril()
-    logits = model(
-        inputs_embeds=prefix,
-        attention_mask=causal[None, None],
-        position_ids=torch.arange(length, device=prefix.device).unsqueeze(0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits
-    return logits[:, -1].float(), torch.stack(cache.collected)
+    output = _read_prefix(model, prefix, cache)
+    return output.logits[:, -1].float(), torch.stack(cache.collected)
+
+
+def prefill_with_state(model: PreTrainedModel, prefix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and the last hidden state (R, H) that the logits were made of."""
+    cache = _PrefixCache()
+    output = _read_prefix(model, prefix, cache, output_hidden_states=True)
+    return output.logits[:, -1].float(), torch.stack(cache.collected), _last_state(output)
 
 
 def step(
     model: PreTrainedModel, token_ids: Tensor, cache: RowCache | ReadOnlyCache, positions: Tensor
 ) -> Tensor:
     """The tokens (R,) at `positions` (R,) to logits (R, V) of the next ones; `cache` takes in what they add."""
-    return (
-        model(
-            inputs_embeds=embed_tokens(model, token_ids.unsqueeze(1)),
-            attention_mask=cache.mask,
-            position_ids=positions.unsqueeze(1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        .logits[:, -1]
-        .float()
+    return _read_token(model, token_ids, cache, positions).logits[:, -1].float()
+
+
+def step_with_state(
+    model: PreTrainedModel, token_ids: Tensor, cache: RowCache | ReadOnlyCache, positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same, and the last hidden state (R, H) that the logits were made of."""
+    output = _read_token(model, token_ids, cache, positions, output_hidden_states=True)
+    return output.logits[:, -1].float(), _last_state(output)
+
+
+def _read_prefix(model: PreTrainedModel, prefix: Tensor, cache: _PrefixCache, **more: Any) -> Any:
+    # All prefixes have one length, so no row needs padding: each place sees itself and what stands before it.
+    length = prefix.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=prefix.device).tril()
+    return model(
+        inputs_embeds=prefix,
+        attention_mask=causal[None, None],
+        position_ids=torch.arange(length, device=prefix.device).unsqueeze(0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        **more,
     )
+
+
+def _read_token(
+    model: PreTrainedModel,
+    token_ids: Tensor,
+    cache: RowCache | ReadOnlyCache,
+    positions: Tensor,
+    **more: Any,
+) -> Any:
+    return model(
+        inputs_embeds=embed_tokens(model, token_ids.unsqueeze(1)),
+        attention_mask=cache.mask,
+        position_ids=positions.unsqueeze(1),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        **more,
+    )
+
+
+def _last_state(output: Any) -> Tensor:
+    state: Tensor = output.hidden_states[-1][:, -1].float()
+    return state
 
 
 def end_mask(token_ids: Tensor, ends: Sequence[int]) -> Tensor:

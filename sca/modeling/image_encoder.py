@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from sca.config import ScaConfig, TimmEncoderConfig, VitEncoderConfig
+from sca.regions import ImageFeatures
 
 
 class VitEncoder(ImageEncoderViT):
@@ -53,13 +53,6 @@ def resize_position_grid(positions: Tensor, height: int, width: int) -> Tensor:
         positions.permute(0, 3, 1, 2), size=(height, width), mode="bicubic", align_corners=False
     )
     return resized.permute(0, 2, 3, 1)
-
-
-class ImageFeatures(NamedTuple):
-    """What is kept of B images: embedding (B, C, g, g) and, if the encoder has one, a finer map (B, Cr, h, h)."""
-
-    embedding: Tensor
-    region_map: Tensor | None
 
 
 def build_image_encoder(config: ScaConfig) -> nn.Module:

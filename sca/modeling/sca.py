@@ -138,6 +138,10 @@ class Sca(nn.Module):
         tokens: Tensor = self.region_reader(caption_tokens, readings)
         return tokens
 
+    def caption_task(self) -> Tensor:
+        """The task tokens (Nt, H) that ask for a caption."""
+        return self.task_tokens.weight.unflatten(0, (len(TASKS), -1))[TASKS.index("caption")]
+
     def language_prefix(self, caption_tokens: Tensor, tasks: Tensor | None = None) -> Tensor:
         """Prefix (P, Nt + Nr, H) that the language model reads: task tokens, then projected caption tokens.
 
@@ -145,8 +149,7 @@ class Sca(nn.Module):
         """
         prompts = caption_tokens.shape[0]
         table = self.task_tokens.weight.unflatten(0, (len(TASKS), -1))
-        captioning = table[TASKS.index("caption")]
-        task = captioning.expand(prompts, -1, -1) if tasks is None else table[tasks]
+        task = self.caption_task().expand(prompts, -1, -1) if tasks is None else table[tasks]
         return torch.cat([task, self.language_project(caption_tokens)], dim=1)
 
     def caption_loss(

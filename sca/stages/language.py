@@ -7,25 +7,29 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sca.decoding.reference import MAX_NEW_TOKENS
-from sca.decoding.static_cache import CacheShape, ReadOnlyCache, prefill, step
+from sca.decoding.static_cache import CacheShape, ReadOnlyCache, prefill_with_state, step_with_state
 from sca.modeling import Sca
+from sca.stages.names import LANGUAGE_PREFILL, LANGUAGE_STEP
 from sca.stages.spec import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
 
 
 class PrefillStage(nn.Module):
-    """Prefixes (R, n, H) to logits (R, V) and their keys and values (R, layers, 2, heads, n, head_dim)."""
+    """Prefixes (R, n, H) to logits (R, V), their keys and values (R, layers, 2, heads, n, head_dim) and the state (R, H).
+
+    The state is what the logits were made of: a judge of captions reads it where a caption ends.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.language_model = model
 
-    def forward(self, prefix: Tensor) -> tuple[Tensor, Tensor]:
-        logits, cache = prefill(self.language_model, prefix)
-        return logits, cache.permute(2, 0, 1, 3, 4, 5)
+    def forward(self, prefix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, cache, state = prefill_with_state(self.language_model, prefix)
+        return logits, cache.permute(2, 0, 1, 3, 4, 5), state
 
 
 class StepStage(nn.Module):
-    """Tokens (R,), their positions (R,) and the cache to logits (R, V) and what the tokens add to the cache.
+    """Tokens (R,), their positions (R,) and the cache to logits (R, V), what the tokens add to the cache, and the state (R, H).
 
     The cache is handed over as keys, then values, of each layer in turn, each (R, heads, length, head_dim); what is
     added is (R, layers, 2, heads, head_dim), and the caller writes it to the positions. So no step copies a cache.
@@ -35,14 +39,10 @@ class StepStage(nn.Module):
         super().__init__()
         self.language_model = model
 
-    def forward(self, token_ids: Tensor, positions: Tensor, *cache: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, token_ids: Tensor, positions: Tensor, *cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = ReadOnlyCache(cache, positions)
-        logits = step(self.language_model, token_ids, rows, positions)
-        return logits, torch.stack(rows.added, dim=1)
-
-
-LANGUAGE_PREFILL = "language-prefill"
-LANGUAGE_STEP = "language-step"
+        logits, state = step_with_state(self.language_model, token_ids, rows, positions)
+        return logits, torch.stack(rows.added, dim=1), state
 
 
 def prefix_length(model: Sca) -> int:
@@ -78,7 +78,7 @@ def decoder_stages(model: PreTrainedModel, prefix: int, max_rows: int) -> tuple[
         LANGUAGE_PREFILL,
         PrefillStage(model).eval(),
         (StageInput("prefix", (rows, prefix, int(model.config.hidden_size))),),
-        (logits, StageOutput("cache")),
+        (logits, StageOutput("cache"), StageOutput("prefix_state")),
     )
     part = (rows, shape.heads, shape.length, shape.head_dim)
     cache = [
@@ -92,6 +92,6 @@ def decoder_stages(model: PreTrainedModel, prefix: int, max_rows: int) -> tuple[
             StageInput("positions", (rows,), torch.int64),
             *cache,
         ),
-        (logits, StageOutput("added")),
+        (logits, StageOutput("added"), StageOutput("state")),
     )
     return prefill, step

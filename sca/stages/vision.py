@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from sca.modeling import Sca
 from sca.modeling.image_encoder import VitEncoder
 from sca.stages.fused_vit import FusedVit
+from sca.stages.names import IMAGE_ENCODER, MASK_DECODER, MAX_FRAMES, MIXER
 from sca.stages.spec import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
 
 # SAM's mask upscaling as matrix products over image tokens: the same masks without transposed convolutions.
@@ -59,11 +60,6 @@ def _sub_cells(conv: nn.ConvTranspose2d) -> nn.Linear:
     return linear
 
 
-IMAGE_ENCODER = "image-encoder"
-MASK_DECODER = "mask-decoder"
-MIXER = "mixer"
-
-MAX_FRAMES = 8
 MAX_PROMPT_TOKENS = 12
 
 

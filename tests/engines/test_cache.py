@@ -18,7 +18,8 @@ from engines.backends import backend_named
 from engines.backends.openvino import BLOB_NAME
 from engines.cache import EngineCache
 from engines.devices import Precision, probe
-from engines.manifest import MANIFEST_NAME, EngineRejected, digest_code
+from engines.fingerprints import digest_code
+from engines.manifest import MANIFEST_NAME, EngineRejected
 from engines.parity import Probes
 from engines.workshop import BuildPolicy, MakeProbes, ReadyEngine, Workshop
 from sca.predictor import Predictor
@@ -184,7 +185,7 @@ def test_an_engine_that_was_slower_than_eager_here_stays_refused(bench: Bench) -
 NAMESAKES = """
 import sys
 from torch import nn
-from engines.manifest import digest_code
+from engines.fingerprints import digest_code
 from one.layers import First
 from other.layers import Second
 print(digest_code(nn.Sequential(First(), Second())))
@@ -218,7 +219,7 @@ def test_the_shipped_model_has_the_same_key_in_every_process(demo: Predictor) ->
     """This process hashes strings in its own random order, the other one in that of a fixed seed."""
     code = """
 import sca
-from engines.manifest import digest_code
+from engines.fingerprints import digest_code
 from sca.stages.vision import mask_decoder_stage
 print(digest_code(mask_decoder_stage(sca.load("demo").model, 4).module))
 """

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from engines.cuda_graphs import bucket_lengths, choose_bucket, pad_to_bucket
 from engines.devices import Device, Precision, choose_precision
 from engines.manifest import EngineKey
-from engines.parity import Timing, compare
+from engines.parity import compare
 from engines.selection import attempts, language_choice
+from engines.verdicts import Timing
 from sca.stages.spec import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
 from tests.engine_fixtures import small_stage
 

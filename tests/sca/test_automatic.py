@@ -14,9 +14,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from sca.automatic import AutomaticMaskGenerator, AutomaticSettings, RegionRecord
+from sca.model_pictures import resized_size
 from sca.modeling import ImageFeatures
 from sca.predictor import Caption, ImageEncoding, Predictor, Segmentation
-from sca.preprocessing import resized_size, scale_points
+from sca.preprocessing import scale_points
 from tests.tiny_models import tiny_config, tiny_model, word_tokenizer
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "parity" / "anything_mode"

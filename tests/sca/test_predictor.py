@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import sca.predictor as predictor_module
 from sca.config import ScaConfig
+from sca.model_pictures import resized_size
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.predictor import Predictor
-from sca.preprocessing import resized_size, to_model_input
+from sca.preprocessing import to_model_input
 from tests.tiny_models import LLAMA, region_token_config, tiny_config, tiny_model, word_tokenizer
 
 BOXES = [[5.0, 4.0, 60.0, 40.0], [20.5, 10.0, 90.0, 55.0], [0.0, 0.0, 30.0, 30.0]]

@@ -27,7 +27,7 @@ from sca.data.saliency_teacher import SIDE, SaliencyTeacher, mask_from_heat, vie
 from sca.data.targets import training_images
 from sca.data.text import token_batch, train_tokenizer
 from sca.data.views import plain_view, random_view
-from sca.preprocessing import resized_size
+from sca.model_pictures import resized_size
 from sca.training.checkpoints import balance_caption_map
 from sca.training.config import parse_training_config, read_training_config
 from sca.training.mask_losses import (

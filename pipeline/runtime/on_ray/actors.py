@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.recording.recorder import Recorded, Recorder
     from pipeline.runtime.stream_analysis import StreamAnalysis
     from pipeline.store import StreamWriter
-    from sca.predictor import ImageEncoding
+    from sca.regions import ImageEncoding
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "sca/checkpoints": {"sca", "sca/modeling"},
     "sca/decoding": {"sca", "sca/modeling"},
     "sca/stages": {"sca", "sca/modeling", "sca/decoding"},
+    "sca/compiled": {"sca", "sca/decoding", "sca/stages"},
     "sca/data": {"sca"},
     "sca/evaluation": {"sca", "sca/modeling", "sca/data"},
     "sca/testing": {"sca", "sca/modeling", "sca/decoding", "sca/data"},
@@ -262,6 +263,8 @@ def is_entry(path: Path) -> bool:
         ("pipeline.store", ("torch", "ray")),
         # What the source and the recorder processes of a run load.
         ("pipeline.runtime.stages", ("torch", "transformers")),
+        # What its perception and its captioner load where all engines are OpenVINO's.
+        ("engines.compiled_model, pipeline.runtime.stream_analysis", ("torch", "transformers", "timm")),
         (
             "pipeline.core.regions, pipeline.recording.recorder, pipeline.runtime.plan",
             ("torch", "transformers", "ray"),

@@ -22,7 +22,6 @@ from pipeline.sources.standing import StandingPictures
 from pipeline.store.compaction import Compaction
 
 if TYPE_CHECKING:
-    from sca.compiled.predictor import CompiledPredictor
     from sca.predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ def load_predictor(
 
 def _compiled(
     config: RunConfig, threads: int, part: Literal["all", "vision", "language"]
-) -> CompiledPredictor | None:
+) -> RunModel | None:
     """The model from its engines alone; None where torch has to compute some of it."""
     from engines.compiled_model import open_compiled
     from engines.manifest import EngineRejected

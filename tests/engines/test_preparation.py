@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -14,7 +17,10 @@ from engines.preparation import EngineRequest, PreparationFailed, Prepared, find
 from pipeline.commands.run_steps import engines_for, with_engines
 from pipeline.runtime.plan import RunPlan, plan_run
 from pipeline.settings.config import load_config
+from pipeline.store import CaptionStore
+from tests.duration import LONG
 from tests.hostile_folder import LIBRARIES, OURS, fill_hostile, imported_from
+from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
 
 
@@ -129,3 +135,92 @@ def test_who_asks_for_eager_gets_it_without_a_word(model: Path, tmp_path: Path) 
 def test_a_wrong_engine_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="openvino"):
         load_config("default", ["runtime.engine=openvina"])
+
+
+# No process of a run with engines imports torch and what comes with it.
+
+HEAVY = ("torch", "torchvision", "transformers", "timm", "segment_anything")
+SPY = """
+import os, sys
+def say(what):
+    with open({log!r}, "a") as log:
+        log.write(f"{{os.getpid()}} {{what}}\\n")
+def spy(event, args):
+    if event == "import" and args[0] in {heavy!r}:
+        say(args[0])
+sys.addaudithook(spy)
+say("begun")
+"""
+
+
+def imported(folder: Path, command: list[str]) -> dict[str, list[str]]:
+    """What every Python process of a command has imported of the heavy libraries, by process."""
+    log = folder / "imports.log"
+    (folder / "sitecustomize.py").write_text(SPY.format(heavy=HEAVY, log=str(log)))
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path}, timeout=900)
+    found: dict[str, list[str]] = {}
+    for line in log.read_text().splitlines():
+        process, what = line.split()
+        found.setdefault(process, []).append(what)
+    return found
+
+
+STAGES = """
+import sys
+from pathlib import Path
+from pipeline.runtime.on_ray.actors import CaptionerActor, PerceptionActor, RecorderActor, SourceActor
+from pipeline.runtime.plan import plan_run
+from pipeline.settings.config import load_config
+from pipeline.store import CaptionStore
+from sca.child_processes import leave_working_directory
+clip, store, *settings = sys.argv[1:]
+config = load_config("default", settings)
+plan = plan_run([clip], config, store=Path(store))
+source, eyes, words, recorder = SourceActor(), PerceptionActor(), CaptionerActor(), RecorderActor()
+recorder.open(plan.store)
+resume = recorder.open_stream(plan.streams[0], 0)
+source.open(plan.streams[0], resume)
+eyes.load(config)
+words.load(config)
+eyes.open_stream(plan.streams[0], 0, resume.next_track)
+from pipeline.runtime.driver.messages import Work
+for number in range(2):
+    report, frame = source.step(60.0, 1.0)
+    (told,), analysed, requests = eyes.analyse((Work(plan.streams[0].stream, 0, 1.0, 1.0),), frame)
+    assert told.fault is None, told
+    recorder.record(plan.streams[0].stream, 0, number, (), analysed, words.caption(requests))
+"""
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    "what", ["stages", "inline", pytest.param("ray", marks=pytest.mark.skipif(not LONG, reason="long"))]
+)
+def test_no_process_of_a_run_imports_torch(what: str, model: Path, tmp_path: Path) -> None:
+    made = find_prepared(EngineRequest(str(model), "cpu"))
+    assert made is not None
+    if not made.essentials:
+        pytest.skip(f"this machine computes otherwise than by OpenVINO alone: {made.origin}")
+    clip = write_video(tmp_path / "clip.mp4", frames=30)
+    settings = [f"model={model}", "runtime.device=cpu", *(one for one in LENIENT if "engine" not in one)]
+    if what == "stages":
+        command = [sys.executable, "-c", STAGES, str(clip), str(tmp_path / "run.zarr"), *settings]
+    else:
+        given = [part for one in settings for part in ("--set", one)]
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "run",
+            str(clip),
+            "--store",
+            str(tmp_path / "run.zarr"),
+            "-q",
+        ]
+        command += ["--runtime", what, *given]
+    found = imported(tmp_path, command)
+    assert len(found) >= {"stages": 1, "inline": 1, "ray": 5}[what]
+    assert {process: names for process, names in found.items() if names != ["begun"]} == {}
+    if what != "stages":
+        assert CaptionStore.open(tmp_path / "run.zarr").observations().num_rows > 0

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
 
 from pipeline.core.regions import box_iou
 from pipeline.perception.views import Window
@@ -21,6 +20,15 @@ from sca.regions import Array, ImageEncoding, Segmentation
 
 # The picture's grid on which masks of several views are compared: cells along its longer side. As fine as the decoder's.
 _GRID = 80
+
+
+def array_namespace(array: Array) -> Any:
+    """The functions of the array API for this array: of numpy itself, or for a tensor of torch."""
+    if isinstance(array, np.ndarray):
+        return np  # which speaks it since 2.0; the package would import half of numpy's tools to say so
+    import array_api_compat
+
+    return array_api_compat.array_namespace(array)
 
 
 def on_host(array: Array) -> np.ndarray:
@@ -259,7 +267,7 @@ class Candidates:
         y0, y1 = (round(y * grid[0] / height) for y in (window.y0, window.y1))
         x0, x1 = (round(x * grid[1] / width) for x in (window.x0, window.x1))
         y0, x0 = min(y0, grid[0] - 1), min(x0, grid[1] - 1)
-        xp, where = array_namespace(self.masks), device(self.masks)
+        xp, where = array_namespace(self.masks), self.masks.device
         out = xp.zeros((len(self), *grid), dtype=xp.bool, device=where)
         if len(self):
             size = (max(y1 - y0, 1), max(x1 - x0, 1))

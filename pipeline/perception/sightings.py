@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from pipeline.core.masks import RleMask, encode_masks
-from pipeline.perception.candidates import Candidates, distinct, on_host, picture_grid
+from pipeline.perception.candidates import Candidates, array_namespace, distinct, on_host, picture_grid
 from pipeline.perception.remembered import Description, TrackMemory, better_described
 from sca.config import AutomaticSettings
 from sca.regions import Array, ImageEncoding, Segmentation
@@ -113,7 +112,7 @@ def each_once(
     boxes = np.concatenate([group.found.mask_boxes() for group in groups])
     grid = picture_grid(groups[0].found.view.picture)
     parts = [group.found.on_picture(grid) for group in groups]
-    masks = array_namespace(*parts).concat(parts)
+    masks = array_namespace(parts[0]).concat(parts)
     place = np.concatenate([np.full(len(group.found), group.place) for group in groups])
     good = np.concatenate([quality(group.found) for group in groups])
     kept = distinct(masks, good - 2.0 * place, same_iou, same_box_iou, boxes, (place == 0) & told_apart)

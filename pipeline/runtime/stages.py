@@ -108,9 +108,7 @@ def load_predictor(
     return compiled or _on_torch(config, threads, part)
 
 
-def _compiled(
-    config: RunConfig, threads: int, part: Literal["all", "vision", "language"]
-) -> RunModel | None:
+def _compiled(config: RunConfig, threads: int, part: Literal["all", "vision", "language"]) -> RunModel | None:
     """The model from its engines alone; None where torch has to compute some of it."""
     from engines.compiled_model import open_compiled
     from engines.manifest import EngineRejected

@@ -108,13 +108,13 @@ def recognise(
 
 
 def _assign(affinity: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:
-    from scipy.optimize import linear_sum_assignment  # whoever only reads settings does without
+    import lap  # whoever only reads settings does without; scipy's solver takes a second of a processor to import
 
     # The solver must assign something to every row: a forbidden pair costs more than all allowed ones together can
     # save, so it is taken only where a row has nothing else, and is dropped afterwards.
     forbidden = 1e3 + np.abs(affinity).max() * len(affinity)
-    rows, columns = linear_sum_assignment(np.where(allowed, -affinity, forbidden))
-    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if allowed[r, c]]
+    _, column_of, _ = lap.lapjv(np.where(allowed, -affinity, forbidden).astype(np.float64), extend_cost=True)
+    return [(row, int(c)) for row, c in enumerate(column_of) if c >= 0 and allowed[row, c]]
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
 from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.regions import box_iou
 from pipeline.testing.trackers import TrackerTests
-from pipeline.tracking.association import AssociationOptions, Candidates, associate, recognise
+from pipeline.tracking.association import AssociationOptions, Candidates, _assign, associate, recognise
 from pipeline.tracking.interface import TrackingOptions
 from pipeline.tracking.motion import BoxMotion
 from pipeline.tracking.tracker import PromptedTracker
@@ -257,3 +258,17 @@ def test_what_comes_back_elsewhere_is_known_if_it_looks_as_alike_as_told(least: 
 class TestPromptedTracker(TrackerTests):
     def tracker(self, next_track: int) -> PromptedTracker:
         return PromptedTracker(TrackingOptions(), next_track)
+
+
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(0, 2**16))
+def test_an_assignment_is_the_best_there_is(rows: int, columns: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    affinity, allowed = random.uniform(-1, 2, (rows, columns)), random.random((rows, columns)) < 0.6
+    pairs = _assign(affinity, allowed)
+    assert all(allowed[pair] for pair in pairs)
+    assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
+    # The solver of scipy, which is given the pairs that the tracker may not make at a price that no others make up for.
+    best = linear_sum_assignment(np.where(allowed, -affinity, 1e6))
+    wanted = [pair for pair in zip(*best, strict=True) if allowed[pair]]
+    assert len(pairs) == len(wanted)
+    assert sum(affinity[pair] for pair in pairs) == pytest.approx(sum(affinity[pair] for pair in wanted))

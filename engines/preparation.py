@@ -15,10 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from engines.cache_root import default_root
 from sca.child_processes import child_environment
+
+if TYPE_CHECKING:
+    from engines.cache import EngineCache
+    from sca.compiled.predictor import CompiledPredictor
 
 MARK = "engines: "
 """Begins the lines of the building process that are meant for us: the rest is what libraries print."""
@@ -108,6 +112,46 @@ def prepare(request: EngineRequest, report: Callable[[str], None]) -> Prepared:
             process.kill()
             raise
     raise PreparationFailed(last or f"the process that builds ended with code {process.returncode}")
+
+
+def open_compiled(
+    prepared: Prepared,
+    part: Literal["all", "vision", "language"],
+    threads: int,
+    cache: EngineCache | None = None,
+) -> CompiledPredictor | None:
+    """The model that `prepared` was made of, or the part of it that this process computes, with `threads` threads.
+
+    None where torch has to compute some of it. EngineRejected or UserError where what was prepared is damaged;
+    RuntimeError where the plugin cannot use it.
+    """
+    from engines.cache import EngineCache as Cache
+    from engines.cache import check_files
+    from engines.devices import Precision
+    from engines.manifest import EngineRejected, Manifest
+    from engines.openvino_blob import load_blob
+    from sca.compiled.essentials import Essentials
+    from sca.compiled.predictor import Batches, CompiledPredictor, LanguageEngines, VisionEngines
+    from sca.stages.names import LANGUAGE, MAX_FRAMES, MAX_PROMPTS, VISION
+
+    root = (cache or Cache()).root
+    if not prepared.essentials:
+        return None
+    parts = Essentials.read(root / prepared.essentials)
+    runners = {}
+    for name in prepared.folders:
+        manifest = Manifest.read(root / name)
+        stage = manifest.key.stage
+        if part != "all" and (stage in VISION) != (part == "vision"):
+            continue
+        check_files(root / name, manifest)
+        runners[stage] = load_blob(root / name, Precision(manifest.key.precision), threads)
+    wanted = {"all": (*VISION, *LANGUAGE), "vision": VISION, "language": LANGUAGE}[part]
+    if missing := [stage for stage in wanted if stage not in runners]:
+        raise EngineRejected(f"engines were prepared without {missing[0]}")
+    vision = VisionEngines(*(runners[stage] for stage in VISION)) if part != "language" else None
+    language = LanguageEngines(*(runners[stage] for stage in LANGUAGE)) if part != "vision" else None
+    return CompiledPredictor(parts, vision, language, Batches(MAX_FRAMES, MAX_PROMPTS), prepared.origin)
 
 
 def essentials_name(request: EngineRequest) -> str:

@@ -20,7 +20,7 @@ from sca.prompts import Prompts
 from sca.run_lengths import MaskMalformed, decoded_mask
 
 if TYPE_CHECKING:
-    from sca.preprocessing import Size
+    from sca.model_pictures import Size
 
 Kind = Literal["boxes", "points", "masks"]
 _LARGEST = 1 << 28  # bytes; a COCO file of a whole validation set has 20 MB

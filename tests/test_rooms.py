@@ -264,7 +264,10 @@ def is_entry(path: Path) -> bool:
         # What the source and the recorder processes of a run load.
         ("pipeline.runtime.stages", ("torch", "transformers")),
         # What its perception and its captioner load where all engines are OpenVINO's.
-        ("engines.compiled_model, pipeline.runtime.stream_analysis", ("torch", "transformers", "timm")),
+        (
+            "engines.openvino_blob, engines.cache, sca.compiled.predictor, pipeline.runtime.stream_analysis",
+            ("torch", "transformers", "timm"),
+        ),
         (
             "pipeline.core.regions, pipeline.recording.recorder, pipeline.runtime.plan",
             ("torch", "transformers", "ray"),

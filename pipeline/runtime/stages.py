@@ -110,9 +110,8 @@ def load_predictor(
 
 def _compiled(config: RunConfig, threads: int, part: Literal["all", "vision", "language"]) -> RunModel | None:
     """The model from its engines alone; None where torch has to compute some of it."""
-    from engines.compiled_model import open_compiled
     from engines.manifest import EngineRejected
-    from engines.preparation import EngineRequest, PreparationFailed, find_prepared, prepare
+    from engines.preparation import EngineRequest, PreparationFailed, find_prepared, open_compiled, prepare
 
     request = EngineRequest(config.model, config.runtime.device, config.runtime.engine)
     try:

@@ -57,6 +57,8 @@ def full_masks(logits: np.ndarray, side: int, inner: Size, size: Size) -> np.nda
             continue
         # A pixel is positive only if one of the cells that it is made of is; those reach a cell further each way.
         down, across = rows.reached(y[0], y[-1]), columns.reached(x[0], x[-1])
+        if down is None or across is None:
+            continue
         mask[down.pixels, across.pixels] = (
             down.weights @ cells[down.cells, across.cells] @ across.weights.T > 0
         )
@@ -79,10 +81,12 @@ class _Enlarged:
         used = weights > 0
         self._first, self._last = used.argmax(axis=1), weights.shape[1] - 1 - used[:, ::-1].argmax(axis=1)
 
-    def reached(self, first: int, last: int) -> _Part:
-        """The pixels that are made of any of the cells first..last."""
+    def reached(self, first: int, last: int) -> _Part | None:
+        """The pixels that are made of any of the cells first..last; None where the picture has too few for these."""
         start = int(np.searchsorted(self._last, first, "left"))
         end = int(np.searchsorted(self._first, last, "right"))
+        if start >= end:
+            return None
         cells = slice(int(self._first[start]), int(self._last[end - 1]) + 1)
         return _Part(slice(start, end), cells, self._weights[start:end, cells])
 

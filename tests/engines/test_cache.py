@@ -18,10 +18,9 @@ from engines.backends import backend_named
 from engines.backends.openvino import BLOB_NAME
 from engines.cache import EngineCache
 from engines.devices import Precision, probe
-from engines.fingerprints import digest_code
 from engines.manifest import MANIFEST_NAME, EngineRejected
 from engines.parity import Probes
-from engines.workshop import BuildPolicy, MakeProbes, ReadyEngine, Workshop
+from engines.workshop import BuildPolicy, MakeProbes, ReadyEngine, Workshop, digest_code
 from sca.predictor import Predictor
 from sca.stages.spec import Stage
 from sca.stages.vision import mask_decoder_stage
@@ -185,7 +184,7 @@ def test_an_engine_that_was_slower_than_eager_here_stays_refused(bench: Bench) -
 NAMESAKES = """
 import sys
 from torch import nn
-from engines.fingerprints import digest_code
+from engines.workshop import digest_code
 from one.layers import First
 from other.layers import Second
 print(digest_code(nn.Sequential(First(), Second())))
@@ -219,7 +218,7 @@ def test_the_shipped_model_has_the_same_key_in_every_process(demo: Predictor) ->
     """This process hashes strings in its own random order, the other one in that of a fixed seed."""
     code = """
 import sca
-from engines.fingerprints import digest_code
+from engines.workshop import digest_code
 from sca.stages.vision import mask_decoder_stage
 print(digest_code(mask_decoder_stage(sca.load("demo").model, 4).module))
 """

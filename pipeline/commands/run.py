@@ -111,12 +111,6 @@ def run(
     # Beside the engines numpy multiplies small matrices only: more threads than one would wait for each other. It reads this
     # once, when it is imported, which is now.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from pipeline.core.clock import NS, iso_ns
-    from pipeline.core.output_files import check_output
-    from pipeline.runtime.plan import plan_run
-    from pipeline.settings.stream_list import stream_requests
-    from sca.model_names import find_model
-
     changes: dict[str, Any] = {
         "runtime.kind": runtime,
         "runtime.address": address,
@@ -129,7 +123,14 @@ def run(
     quiet = quiet or log_format is LogFormat.JSON
     # Whoever reads the progress may go (`| head -1`, a closed window): what is recorded is worth more.
     console = PlainConsole(quiet=quiet, file=LastingOutput(sys.stdout))
-    with run_logs(log_format, console):
+    # On a terminal something moves before the libraries that follow are there, which takes a second.
+    with console.status("opening"), run_logs(log_format, console):
+        from pipeline.core.clock import NS, iso_ns
+        from pipeline.core.output_files import check_output
+        from pipeline.runtime.plan import plan_run
+        from pipeline.settings.stream_list import stream_requests
+        from sca.model_names import find_model
+
         config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
         find_model(config.model)
         if config.runtime.kind == "ray":

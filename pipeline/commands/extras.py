@@ -10,7 +10,7 @@ DISTRIBUTION = "segment-caption-stream"
 
 EXTRAS = {
     "run": (
-        "PIL", "av", "cv2", "huggingface_hub", "onnx", "onnxscript", "openvino", "pandas", "platformdirs",
+        "PIL", "array_api_compat", "av", "cv2", "huggingface_hub", "lap", "onnx", "onnxscript", "openvino", "pandas", "platformdirs",
         "prometheus_client", "psutil", "pycocotools", "ray", "safetensors", "scipy", "segment_anything", "sentencepiece",
         "setproctitle", "timm", "tokenizers", "torch", "torchvision", "transformers",
     ),

@@ -39,6 +39,7 @@ def embedding_of_picture(
     name = model or _model_of(store, streams)
 
     import sca
+    from pipeline.perception.candidates import on_host
     from pipeline.perception.sightings import association_features
 
     predictor = sca.load(name)
@@ -46,7 +47,7 @@ def embedding_of_picture(
     boxes = np.array([[x0, y0, x1, y1]])
     found = predictor.segment(encoding, boxes=boxes)
     tokens = predictor.region_features(encoding, found, boxes)
-    return tuple(association_features(tokens)[0].tolist())
+    return tuple(association_features(on_host(tokens))[0].tolist())
 
 
 def _picture_and_box(typed: str) -> tuple[Path, Box | None]:

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from pipeline.core.errors import SourceRefused
 from pipeline.core.options import did_you_mean
 from pipeline.core.redaction import BLANK
+from pipeline.core.shown_text import shown
 from pipeline.sources.kinds import LIVE_SCHEMES, SOURCES, address_schemes
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
@@ -100,7 +101,7 @@ def _file_path(rest: str, *, slashes: bool) -> str:
         host, slash, path = rest.partition("/")
         if host not in ("", "localhost") and not os.path.lexists(rest):
             raise SourceRefused(
-                f"file://{host}/...: a file address names a file of this machine: write file:///PATH, with three "
+                f"file://{shown(host)}/...: a file address names a file of this machine: write file:///PATH, with three "
                 "slashes, or the path alone"
             )
         rest = slash + path if host in ("", "localhost") else rest

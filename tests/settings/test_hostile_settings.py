@@ -150,6 +150,7 @@ def test_any_time_is_read_or_refused_in_one_line(start: str, end: str | None) ->
     rest=st.text(max_size=40) | st.text(alphabet="[]:@/?#%$0123456789.abc", max_size=30),
 )
 @example(scheme="rtsp", rest="[::1/x")
+@example(scheme="file", rest="\n/0")
 @example(scheme="rtsp", rest="a" * 5000)
 @example(scheme="rtsp", rest="camera..lan/1")
 @example(scheme="http", rest="127.0.0.1:99999/x")

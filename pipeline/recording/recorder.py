@@ -51,7 +51,7 @@ class RecordingOptions(Options):
     )
     archive_days: bool = Field(
         default=False,
-        description="turn a camera's closed UTC days into plain Zarr groups for other programs; they answer more slowly",
+        description="turn a camera's closed UTC days into plain Zarr groups for other programs",
     )
     keep_days: float | None = Field(
         default=None, gt=0, description="delete a camera's rows that are older than so many days; none: never"

@@ -31,6 +31,8 @@ RETRY_S = 60.0
 # What a merge may read, and so what it may hold in memory: compressed twice, and the chunks that are open.
 MERGED_BYTES = 64 << 20
 _TOP = DAY_LEVEL - 1
+# Merges in a row before the house is looked after: a writer that never pauses always has another one due.
+_MERGES = 16
 # How long a segment that cannot be merged is left alone: its owner may put a copy in its place.
 SET_ASIDE_S = 3600.0
 
@@ -180,6 +182,7 @@ class Compactor:
         self._wake = threading.Event()
         self._kept_house = time.monotonic()
         self._short_of_space = False
+        self._more_due = False
         self._set_aside_until: dict[str, float] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"compact-{self._stream}", daemon=True)
@@ -202,11 +205,16 @@ class Compactor:
         if self._thread.is_alive():
             self._thread.join()
 
-    def run_once(self) -> int:
-        """Do all merges that are due now. Returns the number of replaced segments that wait for their grace."""
+    def run_once(self, most: int | None = None) -> int:
+        """Do the merges that are due now, `most` at most. Returns the number of replaced segments that wait for their grace."""
         with self.mutex:
+            self._more_due = False
+            done = 0
             try:
                 while not self._stopping:
+                    if done == most:
+                        self._more_due = True
+                        break
                     shown = list_visible(self._place)
                     inputs = next_merge(shown.segments, self._settings.fan_in, self._skipped(), self._size_of)
                     if not inputs:
@@ -215,6 +223,7 @@ class Compactor:
                         merge(self._place, inputs, self._epoch)
                     except SegmentRefused as error:
                         self._set_aside(error)
+                    done += 1
             finally:  # a full disk refuses the merge, and this is what frees it
                 waiting = bury(self._place, self._settings.grace_s, time.time())
             return waiting
@@ -283,7 +292,7 @@ class Compactor:
             self._short_of_space = False
             failed |= self._failed("forgotten", self._forget_old)
         try:
-            waiting = self.run_once()
+            waiting = self.run_once(_MERGES)
         except (OSError, ValueError) as error:
             failed = self._short_of_space = True
             log.warning("segments of %s not merged, trying again: %s", self._stream, error)
@@ -293,6 +302,8 @@ class Compactor:
             self._kept_house = time.monotonic()
         if failed:
             return RETRY_S
+        if self._more_due:
+            return 0.0
         return settings.grace_s if waiting else None
 
     def _forget_old(self) -> None:

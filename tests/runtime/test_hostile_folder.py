@@ -27,8 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("runtime", "start", "names"),
     [
-        # As the console script: Python has not put the working directory on the path.
-        ("ray", ("-P",), OURS + LIBRARIES),
+        # As the console script: Python has not put the working directory on the path. (On Ray: test_run.py.)
         ("inline", ("-P",), OURS + LIBRARIES),
         # `python -m` itself finds `pipeline` there before any line of ours; everything after that does not.
         ("inline", (), LIBRARIES),

@@ -24,6 +24,7 @@ from pipeline.settings.config import RunConfig, load_config
 from pipeline.sources import SourceKind
 from pipeline.store import CaptionStore
 from sca.predictor import Predictor
+from tests.hostile_folder import LIBRARIES, OURS, fill_hostile, imported_from
 from tests.sources.test_sources import damage, packets_of
 from tests.tiny_checkpoint import LENIENT
 from tests.videos import write_video
@@ -291,7 +292,8 @@ class TestRay:
         settings = [part for setting in LENIENT for part in ("--set", setting)]
         return [*SCA, "run", str(clip), "--model", str(tiny_checkpoint), *settings, *more]
 
-    def test_ray_run_gives_what_the_inline_run_gives(
+    @pytest.mark.promise("beside-the-video")
+    def test_ray_run_gives_what_the_inline_run_gives_whatever_lies_beside_the_video(
         self,
         config: RunConfig,
         clip: Path,
@@ -306,10 +308,16 @@ class TestRay:
         command = self.command(
             clip, tiny_checkpoint, "--annotate", str(video), "--set", "display.min_score=0"
         )
+        # As the console script: Python has not put the working directory, where the film lies, on the path.
+        fill_hostile(tmp_path, *OURS, *LIBRARIES)
+        command.insert(1, "-P")
         done = subprocess.run(
             command, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
         )
+        assert imported_from(tmp_path) == [], done.stderr
         assert done.returncode == 0, done.stderr
+        for file in tmp_path.glob("*.py"):
+            file.unlink()
         assert observations(tmp_path / "clip.zarr") == observations(tmp_path / "inline.zarr")
         query = next(line for line in done.stdout.splitlines() if line.startswith("Try: sca "))
         assert call(query.removeprefix("Try: sca ").split(), tmp_path, monkeypatch) == 0

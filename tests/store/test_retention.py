@@ -1,6 +1,8 @@
 """Forgetting the past."""
 
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,8 @@ import pytest
 from pipeline.core.clock import TimeSpan
 from pipeline.core.records import Batch, Gap, ResumePoint
 from pipeline.store import CaptionStore, Compaction
-from pipeline.store.place import LocalPlace
+from pipeline.store.compaction import merge
+from pipeline.store.place import LocalPlace, StorePlace
 from pipeline.store.retention import expired, over_size, size_on_disk
 from pipeline.store.segment_name import SegmentName, visible
 from pipeline.store.stream_directory import list_visible
@@ -64,6 +67,44 @@ def test_a_writer_archives_and_forgets_by_itself_while_it_commits(tmp_path: Path
     kept = store.gaps()["frames"].to_pylist()
     assert kept == list(range(kept[0], number + 1))
     assert 4 <= kept[0] <= 6
+
+
+def test_a_writer_that_never_pauses_starves_no_archiving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever segments have been merged, as many new ones are there already."""
+    days = Compaction(fan_in=2, grace_s=0.0, archive_days=True, housekeeping_s=0.0)
+    store = CaptionStore.create(tmp_path / "a.zarr")
+    start = time.time_ns() - 3 * DAY
+    archives = tmp_path / "a.zarr/streams/cam/day"
+
+    with store.writer("cam", INFO, compaction=days) as writer:
+        number, turns = 0, threading.Lock()
+
+        def commit_two() -> None:
+            nonlocal number
+            with turns:  # here, and beside the merges
+                for _ in range(2):
+                    at = start + number * DAY // 2 if number < 6 else start + 3 * DAY + number
+                    writer.commit(Batch(gaps=(Gap(at, at + 1, "dropped", number),), resume=ResumePoint()))
+                    number += 1
+
+        def busy_merge(place: StorePlace, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
+            merged = merge(place, inputs, epoch)
+            if number < 2000:
+                commit_two()
+            return merged
+
+        monkeypatch.setattr("pipeline.store.compaction.merge", busy_merge)
+        for _ in range(4):
+            commit_two()
+        until = time.monotonic() + 60
+        while not list(archives.iterdir()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert number < 2000, "archived only when the writer paused"
+    kept = store.gaps()["frames"].to_pylist()
+    assert kept == list(range(number))
 
 
 def test_the_last_segment_stays_because_it_tells_where_to_go_on(tmp_path: Path) -> None:

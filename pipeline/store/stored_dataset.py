@@ -70,10 +70,10 @@ class StoredDataset(ds.Dataset):
         schema = pa.schema([self._schema.field(name) for name in names])
         wanted = columns if isinstance(columns, dict) else None
         kept = {
-            name: options[name]
-            for name in ("batch_size", "use_threads", "memory_pool")
-            if options.get(name) is not None
+            name: options[name] for name in ("batch_size", "memory_pool") if options.get(name) is not None
         }
+        # Nobody reads ahead: a thread of Arrow that waits for this generator would not let the process end.
+        kept |= {"use_threads": False, "batch_readahead": 0}
         return ds.Scanner.from_batches(
             self._batches(asked, names, schema), schema=schema, columns=wanted, **kept
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import StoreRefused
+from pipeline.core.records import Batch, CaptionEvent
 from pipeline.store import CaptionStore, row_query
 from pipeline.store.filter_bounds import AskedFilter
 from pipeline.store.row_query import Selection
@@ -128,6 +131,33 @@ def test_a_filter_reads_no_more_than_it_needs_and_masks_only_of_what_is_left(
     opened.clear()
     CaptionStore.open(store.path).dataset().to_table(["track"])
     assert len(set(everything)) < len(set(opened))
+
+
+STOPPED_EARLY = """
+import sys
+from pipeline.store import CaptionStore
+print(CaptionStore.open(sys.argv[1]).dataset().head(5, ["text"]).num_rows)
+"""
+
+
+def test_a_process_that_took_the_first_rows_only_ends_in_order(tmp_path: Path) -> None:
+    store = CaptionStore.create(tmp_path / "a.zarr")
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        for first in range(0, 20_000, 1000):  # many blocks are left unread
+            times = [(n, T0 + n * S) for n in range(first, first + 1000)]
+            events = tuple(
+                CaptionEvent(n, t, t + S, 0, 0, 0, (0, 0, 9, 9), "a dog", 0.5, -1.0) for n, t in times
+            )
+            writer.commit(Batch(captions=events))
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_EARLY, str(store.path)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
 
 
 def test_damage_leaves_the_rest_and_strict_raises(tmp_path: Path) -> None:

@@ -49,7 +49,11 @@ def list_names(place: StorePlace) -> list[SegmentName]:
 
 
 def list_epochs(place: StorePlace) -> list[EpochClaim]:
-    """Claims in order. One that was made but not yet filled in (its writer is still starting) is left out."""
+    """Claims in order. One that was made but not yet filled in (its writer is still starting) is left out.
+
+    So is one that goes away while they are read: a writer that starts has pruned it (`prune_epochs`), after it had deleted
+    what the claim kept out.
+    """
     claims = [_claim(place, f"epoch/{entry}") for entry in place.list("epoch") if _EPOCH.fullmatch(entry)]
     return sorted((claim for claim in claims if claim is not None), key=lambda claim: claim.epoch)
 
@@ -119,8 +123,11 @@ def _read_claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
 
 
 def _claim(place: StorePlace, key: str) -> EpochClaim | None:
-    stamp = place.stamp(key)
-    return _read_claim(place, key, stamp) if stamp.size else None
+    try:
+        stamp = place.stamp(key)
+        return _read_claim(place, key, stamp) if stamp.size else None
+    except FileNotFoundError:
+        return None
 
 
 def lost_spans(shown: Visible) -> list[TimeSpan]:

@@ -20,7 +20,7 @@ from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch, CaptionEvent, Observation, ResumePoint
 from pipeline.store import CaptionStore, Compaction
 from pipeline.store.compaction import merge
-from pipeline.store.place import LocalPlace
+from pipeline.store.place import LocalPlace, Stamp
 from pipeline.store.stream_directory import KEPT_EPOCHS, list_epochs, list_names, list_visible
 from tests.duration import by_day
 from tests.store_samples import BY_HAND, EVERYTHING, INFO, T0, S, batch, check_everything, filled_store
@@ -118,6 +118,32 @@ def test_files_stay_few_through_days_and_restarts(tmp_path: Path) -> None:
     assert len(list_names(place)) <= 3 * fan_in + days
     assert len(list_epochs(place)) <= KEPT_EPOCHS + 1
     assert store.captions()["track"].to_pylist() == list(range(number))
+
+
+def test_a_reader_is_not_disturbed_by_a_writer_that_prunes_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim is listed, and gone when it is read."""
+    store = filled_store(tmp_path / "a.zarr", 3)
+    for number in range(3, 3 + KEPT_EPOCHS + 2):
+        with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+            writer.commit(batch(number))
+    stamp = LocalPlace.stamp
+    gone = []
+
+    def stamp_late(place: LocalPlace, key: str) -> Stamp:
+        if key.startswith("epoch/") and not gone:
+            gone.append(key)
+            (place.folder / key).unlink()
+        return stamp(place, key)
+
+    monkeypatch.setattr(LocalPlace, "stamp", stamp_late)
+    shown = list_visible(LocalPlace(store.path / "streams/cam"))
+    assert len(gone) == 1
+    assert [(name.lo, name.hi) for name in shown.segments] == [(n, n + 1) for n in range(number + 1)]
+    assert not shown.holes
+    with CaptionStore.open(store.path) as again:
+        check_everything(again, number + 1)
 
 
 def test_what_a_writer_commits_after_many_others_took_over_never_counts(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from pipeline.core.regions import Regions, box_iou
 from pipeline.drawing.annotate import TrackPath
 from pipeline.keyframes.reader import KeyframeReader
 from pipeline.perception.perceiver import Perception
-from pipeline.runtime.stages import load_predictor
+from pipeline.runtime.stages import inline_threads, load_predictor
 from pipeline.runtime.stream_analysis import StreamAnalysis
 from pipeline.settings.config import RunConfig, load_config
 from pipeline.sources import DecodedFrame, Source, open_source
@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=1, help="run each sequence from so many first frames")
     args = parser.parse_args()
     config = load_config(args.preset, args.settings, changes={"model": args.model})
-    predictor = load_predictor(config, config.runtime.perception_threads)
+    predictor = load_predictor(config, inline_threads(config))
     print(f"{'sequence':20} cover  same   any  mask switch  IDF1  AssA tracks  s/kf")
     scores: list[tuple[Score, Score]] = []
     with gzip.open(args.tracks, "rt") as lines:

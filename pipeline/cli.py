@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 import warnings
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -60,6 +60,13 @@ COMMANDS = {
 
 class _Commands(LazyGroup):
     lazy: ClassVar = COMMANDS
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and COMMANDS[cmd_name].extra == "run":
+            # Beside the engines numpy multiplies small matrices only: more threads than one wait for each other, spinning.
+            # It reads this once, when it is imported, which a command's module does.
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        return super().get_command(ctx, cmd_name)
 
     def before(self, name: str, command: LazyCommand) -> None:
         if command.extra:

@@ -108,9 +108,6 @@ def run(
 
     sca run cams.yaml --store site.zarr --preset live --metrics-port 9464
     """
-    # Beside the engines numpy multiplies small matrices only: more threads than one would wait for each other. It reads this
-    # once, when it is imported, which is now.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     changes: dict[str, Any] = {
         "runtime.kind": runtime,
         "runtime.address": address,

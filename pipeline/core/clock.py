@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import numpy as np
 from dateutil import tz
 
 from pipeline.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NS = 10**9
 """Nanoseconds in a second."""
@@ -20,7 +23,7 @@ NS = 10**9
 DAY_NS = 86_400 * NS
 """Nanoseconds in a day of UTC, which knows no summer time; leap seconds are not counted."""
 
-Moment = int | datetime | np.datetime64
+Moment: TypeAlias = "int | datetime | np.datetime64"
 """Moments as callers give them: ns since 1970 UTC, a datetime with a zone, or a datetime64 in UTC."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,10 +98,16 @@ def iso_ns(text: str) -> int:
 
 def nanoseconds(moment: Moment) -> int:
     """Nanoseconds since 1970 UTC. Raises `UserError` for a `datetime` without a time zone."""
-    if isinstance(moment, int | np.integer):
+    if isinstance(moment, int):
         return int(moment)
-    if isinstance(moment, np.datetime64):
-        return int(moment.astype("datetime64[ns]").astype(np.int64))
+    if not isinstance(moment, datetime):
+        import numpy as np  # who has such a moment has it already; a command's first line does not wait for it
+
+        return (
+            int(moment.astype("datetime64[ns]").astype(np.int64))
+            if isinstance(moment, np.datetime64)
+            else int(moment)
+        )
     if moment.tzinfo is None:
         raise UserError(f"{moment} has no time zone: give one, such as datetime(..., tzinfo=timezone.utc)")
     # pandas.Timestamp is a datetime that counts nanoseconds beside its microseconds.

@@ -21,7 +21,7 @@ from pipeline.evaluation.naming import JudgedFrame, Reading, SaidRegion, Tally, 
 from pipeline.runtime.inline import run_inline
 from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import RunObserver, StopRequest
-from pipeline.runtime.stages import load_predictor
+from pipeline.runtime.stages import inline_threads, load_predictor
 from pipeline.settings.config import RunConfig
 from pipeline.store import CaptionStore
 
@@ -129,7 +129,7 @@ def evaluate_things(
     frames = read_annotations(annotations)
     frames = frames_of(frames, clips, annotations)
     files = find_clips(frames, folders)
-    predictor = load_predictor(config, config.runtime.perception_threads)
+    predictor = load_predictor(config, inline_threads(config))
     judged: list[JudgedFrame] = []
     runs: list[ClipRun] = []
     with tempfile.TemporaryDirectory(prefix="things-") as scratch:

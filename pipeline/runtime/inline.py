@@ -19,7 +19,7 @@ from pipeline.perception.perceiver import Perception
 from pipeline.recording.recorder import Recorder
 from pipeline.runtime.plan import RunPlan, StreamPlan
 from pipeline.runtime.progress import ProgressTally, RunObserver, StopRequest, StreamProgress, tell_recorded
-from pipeline.runtime.stages import RunModel, housekeeping, load_predictor, open_reader
+from pipeline.runtime.stages import RunModel, housekeeping, inline_threads, load_predictor, open_reader
 from pipeline.runtime.stream_analysis import StreamAnalysis
 from pipeline.sources import redact_text
 from pipeline.store import CaptionStore
@@ -42,7 +42,7 @@ def run_inline(
                 f"--runtime inline runs one stream after the other, and {stream.stream} never ends, so "
                 f"{following.stream} would wait for ever: use --runtime ray, or one command for each camera"
             )
-    model = predictor or load_predictor(plan.config, plan.config.runtime.perception_threads)
+    model = predictor or load_predictor(plan.config, inline_threads(plan.config))
     return [_Watching(plan, stream, model, observer, stop).run() for stream in plan.streams]
 
 

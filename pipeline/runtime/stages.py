@@ -91,6 +91,11 @@ class RunModel(RegionModel, CaptionModel, Protocol):
     """A model as a run needs it: `sca.predictor.Predictor`, or `sca.compiled.predictor.CompiledPredictor` without torch."""
 
 
+def inline_threads(config: RunConfig) -> int:
+    """How many threads the model has where nothing decodes while it computes: every processor, unless it is settled."""
+    return config.runtime.perception_threads or os.cpu_count() or 1
+
+
 def load_predictor(
     config: RunConfig, threads: int, part: Literal["all", "vision", "language"] = "all"
 ) -> RunModel:

@@ -54,7 +54,9 @@ class RuntimeOptions(Options):
         "torch-tensorrt, inductor, openvino, onnxruntime or one of an installed package",
     )
     perception_threads: int = Field(
-        default=0, ge=0, description="CPU threads of perception; 0: all processors but one, which decodes"
+        default=0,
+        ge=0,
+        description="CPU threads of perception; 0: all processors but one, which decodes; inline all",
     )
     perception_actors: int = Field(
         default=1, ge=1, description="processes that find regions; streams are spread over them"

@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (("--help",), "Show what was seen, by time.", MODEL + VIDEO + TABLES + LOOKS),
         (("--version",), "sca ", MODEL + VIDEO + TABLES + LOOKS),
-        (("run", "--help"), "--annotate", MODEL + VIDEO + TABLES),
+        (("run", "--help"), "--annotate", (*MODEL, *VIDEO, *TABLES, "numpy")),
         (("query", "yard.zarr"), "schöne Katze 3", MODEL + VIDEO + TABLES),
         (("query", "yard.zarr", "--from", "2s", "--to", "5s"), "schöne Katze 3", MODEL + VIDEO + TABLES),
         (("query", "yard.zarr", "--format", "json"), "schöne Katze 3", MODEL + VIDEO + TABLES),
@@ -69,6 +69,17 @@ def test_a_command_imports_only_what_it_needs(
     modules, output = imported(*words, cwd=folder)
     assert said in output
     assert not modules & set(forbidden)
+
+
+def test_numpy_multiplies_with_one_thread_beside_the_engines(folder: Path) -> None:
+    code = "import os; " + CODE.replace(
+        "sys.exit(code)", "print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, "run", "--help"],
+        cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "1 False"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.core.regions import CaptionRequest, RegionCaption
+from pipeline.core.stage_times import TimedStage, timed
 from sca.regions import Caption
 
 
@@ -29,6 +30,10 @@ class Captioner:
 
     def caption(self, requests: Sequence[CaptionRequest]) -> list[RegionCaption | None]:
         """One caption a request, in order; None where the model had no words."""
+        with timed(TimedStage.CAPTIONS):
+            return self._captions(requests)
+
+    def _captions(self, requests: Sequence[CaptionRequest]) -> list[RegionCaption | None]:
         captions: list[RegionCaption | None] = []
         for start in range(0, len(requests), self._max_batch):
             block = requests[start : start + self._max_batch]

@@ -92,6 +92,12 @@ def run(
     log_format: Annotated[
         LogFormat, typer.Option(help="json: one object a line on stderr, and no progress bar.")
     ] = LogFormat.TEXT,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Print at the end where the time went: starting, decoding, encoding, ..."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")] = False,
 ) -> None:
     """Caption every region of a video and store when each was seen.
@@ -154,7 +160,12 @@ def run(
             console.print(f"{stream.stream}: complete in {plan.store}, nothing to do", soft_wrap=True)
         elif stream.resume.pts_ns >= 0:
             console.print(f"{stream.stream}: going on at {stream.resume.pts_ns / NS:.1f} s", soft_wrap=True)
-    with run_logs(log_format, console):
+    with ExitStack() as during:
+        during.enter_context(run_logs(log_format, console))
+        if profile:
+            from pipeline.commands.run_profile import profiled
+
+            during.enter_context(profiled(PlainConsole(file=console.file)))
         stopped = _execute(plan, console, metrics_port, metrics_address)
     if stopped:
         console.print(

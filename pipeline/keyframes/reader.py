@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pipeline.core.frame import Frame, FrameTime
 from pipeline.core.motion import MotionField
 from pipeline.core.records import Cut, Gap, ResumePoint
+from pipeline.core.stage_times import TimedStage, timed
 from pipeline.keyframes.following import MotionFollower
 from pipeline.keyframes.gate import KeyframeGate, KeyframeOptions
 from pipeline.sources import DecodedFrame, Source, SourceCounts
@@ -63,6 +64,10 @@ class KeyframeReader:
 
     def step(self) -> tuple[SourceStep, Frame | None]:
         """Read on to the next keyframe, to the end, or until a live source has nothing to give."""
+        with timed(TimedStage.DECODE):
+            return self._read_on()
+
+    def _read_on(self) -> tuple[SourceStep, Frame | None]:
         gaps: list[Gap | Cut] = []
         for item in self._items:
             if item is None:
@@ -79,7 +84,8 @@ class KeyframeReader:
             if time.epoch != self._reached.epoch:
                 self._break()
             self._reached = ResumePoint(time.pts_ns, item.index, time.epoch, time.wall_ns)
-            reason = self._gate.consider(item)
+            with timed(TimedStage.GATE):
+                reason = self._gate.consider(item)
             cuts = self._gate.taken_cuts()
             gaps += cuts
             if cuts:
@@ -90,7 +96,8 @@ class KeyframeReader:
             self._skipped = item
             # A flash is passed over: points are found again in the picture after it.
             if self._motion is not None and not self._gate.unclear:
-                self._motion.passes(item)
+                with timed(TimedStage.GATE):
+                    self._motion.passes(item)
         last, self._skipped = self._skipped, None
         if last is not None:
             self._gate.end()
@@ -102,7 +109,8 @@ class KeyframeReader:
         return self._step(gaps, ended=True), None
 
     def _frame(self, item: DecodedFrame) -> Frame:
-        motion: tuple[MotionField, ...] = () if self._motion is None else self._motion.keyframe(item)
+        with timed(TimedStage.GATE):
+            motion: tuple[MotionField, ...] = () if self._motion is None else self._motion.keyframe(item)
         return replace(item.to_frame(), shot=self._gate.shot, motion=motion)
 
     def _break(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.core.clock import NS
 from pipeline.core.frame import Frame
 from pipeline.core.regions import Expected, box_area, box_iou
+from pipeline.core.stage_times import TimedStage, timed
 from pipeline.core.thumbnail import changed_places, is_empty, thumbnail_of
 from pipeline.perception.candidates import Candidates, Limits, View, coverage, distinct_boxes
 from pipeline.perception.motion_proposals import MotionProposals
@@ -216,7 +217,8 @@ class Perception:
         due = view.windows.due(size, round(self._options.views * share), changed, moving, small)
         windows = [whole_of(size), *(window for _, window in due)]
         crops = [window.crop(frame.rgb) for window in windows[1:]]
-        made = self._model.encode_batch(crops if encoding is not None else [frame.rgb, *crops])
+        with timed(TimedStage.ENCODE):
+            made = self._model.encode_batch(crops if encoding is not None else [frame.rgb, *crops])
         encodings = made if encoding is None else [encoding, *made]
         views = [View(window, one, size) for window, one in zip(windows, encodings, strict=True)]
         return [_WHOLE, *(number for number, _ in due)], views
@@ -311,12 +313,13 @@ class Perception:
         self, view: View, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
     ) -> Candidates:
         """Every mask of each prompt in pixels of the picture, with its statistics on the decoder's grid."""
-        segmentation = self._model.segment(
-            view.encoding,
-            points=None if points is None else points - view.window.corner[:2],
-            boxes=None if boxes is None else boxes - view.window.corner,
-            multimask=True,
-        )
+        with timed(TimedStage.PROMPTS):
+            segmentation = self._model.segment(
+                view.encoding,
+                points=None if points is None else points - view.window.corner[:2],
+                boxes=None if boxes is None else boxes - view.window.corner,
+                multimask=True,
+            )
         return Candidates.of(view, segmentation, boxes, self._stability_offset)
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.core.masks import RleMask, encode_masks
+from pipeline.core.stage_times import TimedStage, timed
 from pipeline.perception.candidates import Candidates, array_namespace, distinct, on_host, picture_grid
 from pipeline.perception.remembered import Description, TrackMemory, better_described
 from sca.config import AutomaticSettings
@@ -140,8 +141,11 @@ def describe(model: RegionModel, group: Group, tracks: TrackMemory, keyframe: in
     anew = np.array(
         [row for row, old in enumerate(described) if better_described(old, keyframe, view.scale)], np.int64
     )
-    tokens = model.region_features(view.encoding, found.keep(anew).chosen(), boxes[anew] - view.window.corner)
-    tokens = on_host(tokens).astype(np.float32)
+    with timed(TimedStage.DESCRIBE):
+        tokens = model.region_features(
+            view.encoding, found.keep(anew).chosen(), boxes[anew] - view.window.corner
+        )
+        tokens = on_host(tokens).astype(np.float32)
     features, halves = association_features(tokens), tokens.astype(np.float16)
     for place, row in enumerate(anew):
         described[row] = Description(

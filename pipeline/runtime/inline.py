@@ -15,6 +15,7 @@ from pipeline.core.clock import NS
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.records import Gap
 from pipeline.core.restarts import Ending, RestartHistory, next_restart
+from pipeline.core.stage_times import TimedStage, timed, timed_keyframe
 from pipeline.perception.perceiver import Perception
 from pipeline.recording.recorder import Recorder
 from pipeline.runtime.plan import RunPlan, StreamPlan
@@ -42,7 +43,8 @@ def run_inline(
                 f"--runtime inline runs one stream after the other, and {stream.stream} never ends, so "
                 f"{following.stream} would wait for ever: use --runtime ray, or one command for each camera"
             )
-    model = predictor or load_predictor(plan.config, inline_threads(plan.config))
+    with timed(TimedStage.START):
+        model = predictor or load_predictor(plan.config, inline_threads(plan.config))
     return [_Watching(plan, stream, model, observer, stop).run() for stream in plan.streams]
 
 
@@ -139,16 +141,19 @@ class _Watching:
                             observer.gap(stream.stream, event)
                     if frame is not None:
                         undurable.append((frame.time.order, time.time_ns()))
-                        analysed, requests = analysis.keyframe(frame)
-                        captions = self._captioner.caption(requests)
-                        recorder.keyframe(analysed.regions, captions, analysed.ended, analysed.next_track)
+                        with timed_keyframe():
+                            analysed, requests = analysis.keyframe(frame)
+                            captions = self._captioner.caption(requests)
+                        with timed(TimedStage.COMMIT):
+                            recorder.keyframe(analysed.regions, captions, analysed.ended, analysed.next_track)
                         tally.analysed(frame.time.pts_ns, analysed.avoided)
                     tell()
                     observer.alive()
                     observer.memory("inline", own.memory_info().rss)
             finally:
                 reader.close()
-            recorder.finish(analysis.finish(), step.reached if step is not None and at_end else None)
+            with timed(TimedStage.COMMIT):
+                recorder.finish(analysis.finish(), step.reached if step is not None and at_end else None)
             tally.finish(at_end=at_end)
             tell()
         # A finished stream is down; it is told once, since nobody waits for it.

@@ -11,6 +11,7 @@ from pipeline.captioning.gate import CaptionGate, CaptionGateOptions
 from pipeline.core.frame import Frame
 from pipeline.core.motion import motion_since
 from pipeline.core.regions import AnalysedKeyframe, Avoided, CaptionRequest, EndedTrack, Regions
+from pipeline.core.stage_times import TimedStage, timed
 from pipeline.perception.perceiver import Perception, Sightings
 from pipeline.tracking.association import Candidates
 from pipeline.tracking.interface import FollowsMotion, TrackingOptions, open_tracker
@@ -55,6 +56,12 @@ class StreamAnalysis:
         view_share: float = 1.0,
     ) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
         """Analyse the next keyframe of the stream; `encoding` and the shares as in `Perception.look`."""
+        with timed(TimedStage.ASSOCIATION):
+            return self._keyframe(frame, encoding, probe_share, view_share)
+
+    def _keyframe(
+        self, frame: Frame, encoding: ImageEncoding | None, probe_share: float, view_share: float
+    ) -> tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]:
         cut_off = self._begin_shot() if frame.shot != self._shot else ()
         self._shot = frame.shot
         size = (frame.height, frame.width)
@@ -64,14 +71,15 @@ class StreamAnalysis:
         expected = self._tracker.expect(frame.time, size)
         found = self._seen_again(frame) or self._standing(frame)
         if found is None:
-            found = self._perception.look(
-                frame,
-                expected,
-                self._view,
-                encoding=encoding,
-                probe_share=probe_share,
-                view_share=view_share,
-            )
+            with timed(TimedStage.REGIONS):
+                found = self._perception.look(
+                    frame,
+                    expected,
+                    self._view,
+                    encoding=encoding,
+                    probe_share=probe_share,
+                    view_share=view_share,
+                )
             self._last_look = (frame.index, found)
         candidates = Candidates(found.boxes, found.features, found.scores, found.masks)
         update = self._tracker.update(frame.time, candidates, found.prompted_by)

@@ -57,9 +57,15 @@ def test_no_track_and_no_caption_lives_on_both_sides_of_a_cut(
     model = write_tiny_checkpoint(tmp_path / "tiny")
     settings = [word for setting in (*LENIENT, "runtime.engine=eager") for word in ("--set", setting)]
     with pytest.raises(SystemExit) as ended:
-        call("run", str(film), "--model", str(model), "--runtime", "inline", "--quiet", *settings)
+        call(
+            "run", str(film), "--model", str(model), "--runtime", "inline", "--quiet", "--profile", *settings
+        )
     assert ended.value.code == 0
-    capsys.readouterr()
+    told = capsys.readouterr().out
+    for stage in ("start", "decode", "keyframe gate", "encode", "prompts", "captions", "commit", "all else"):
+        assert stage in told
+    assert "First keyframe analysed" in told
+    assert "of the rate of the encoder alone" in told
     marks = said(capsys, "query", "shots.zarr", "--gaps", "--format", "json")
     assert [mark["reason"] for mark in marks] == ["cut", "cut"]
     captions = said(capsys, "query", "shots.zarr", "--format", "json")

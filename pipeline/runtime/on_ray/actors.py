@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.errors import UserError
 from pipeline.core.frame import Frame
 from pipeline.core.records import Cut, EffortStep, Gap, ResumePoint, StoredCaption
+from pipeline.core.stage_times import TimedStage, timed, timed_keyframe
 from pipeline.runtime.driver.messages import AnalysisReport, LogCollector, StepReport, Work
 from pipeline.runtime.plan import StreamPlan
 from pipeline.settings.config import RunConfig
@@ -62,7 +63,8 @@ class SourceActor(_Actor):
         logger = logging.getLogger("pipeline")
         logger.setLevel(logging.INFO)
         logger.addHandler(self._logs)
-        self._reader = open_buffered(plan, resume)
+        with timed(TimedStage.START):
+            self._reader = open_buffered(plan, resume)
 
     def step(self, wait_s: float, interval_factor: float) -> tuple[StepReport, Frame | None]:
         """The next keyframe, or a report without one when none came within `wait_s`."""
@@ -81,7 +83,8 @@ class PerceptionActor(_Actor):
     def load(self, config: RunConfig) -> None:
         from pipeline.runtime.stages import load_predictor
 
-        self._predictor = load_predictor(config, config.runtime.perception_threads, "vision")
+        with timed(TimedStage.START):
+            self._predictor = load_predictor(config, config.runtime.perception_threads, "vision")
         self._streams: dict[str, tuple[int, StreamAnalysis]] = {}
 
     def open_stream(self, plan: StreamPlan, attempt: int, next_track: int) -> None:
@@ -99,6 +102,10 @@ class PerceptionActor(_Actor):
         Returns the reports in a list, then for each keyframe what was found and which captions are wanted; both are
         None where the report tells a fault, which then concerns that stream alone.
         """
+        with timed_keyframe():
+            return self._analysed(works, frames)
+
+    def _analysed(self, works: tuple[Work, ...], frames: tuple[Frame, ...]) -> tuple[Any, ...]:
         encodings = self._encoded(works, frames)
         reports: list[AnalysisReport] = []
         results: list[Any] = []
@@ -126,7 +133,8 @@ class PerceptionActor(_Actor):
                 attempt, analysis = self._streams.get(work.stream, (None, None))
                 if analysis is not None and attempt == work.attempt and analysis.needs_look(frame):
                     looked.append(row)
-            made = self._predictor.encode_batch([frames[row].rgb for row in looked])
+            with timed(TimedStage.ENCODE):
+                made = self._predictor.encode_batch([frames[row].rgb for row in looked])
             for row, encoding in zip(looked, made, strict=True):
                 encodings[row] = encoding
         except (
@@ -164,7 +172,8 @@ class CaptionerActor(_Actor):
         from pipeline.runtime.stages import load_predictor
 
         self._deadline_s = config.runtime.stall_deadline_s
-        predictor = load_predictor(config, _CAPTIONING_THREADS, "language")
+        with timed(TimedStage.START):
+            predictor = load_predictor(config, _CAPTIONING_THREADS, "language")
         self._queue = CaptionQueue(Captioner(predictor))
 
     def caption(self, requests: tuple[CaptionRequest, ...]) -> list[RegionCaption | None]:
@@ -206,10 +215,11 @@ class RecorderActor(_Actor):
         recording.taken += 1
         recorder = recording.recorder
         try:
-            for gap in gaps:
-                recorder.note(gap)
-            if analysed is not None:
-                recorder.keyframe(analysed.regions, captions or [], analysed.ended, analysed.next_track)
+            with timed(TimedStage.COMMIT):
+                for gap in gaps:
+                    recorder.note(gap)
+                if analysed is not None:
+                    recorder.keyframe(analysed.regions, captions or [], analysed.ended, analysed.next_track)
         except UserError:
             raise  # the store refused a commit: what was taken in is whole, and may be committed later
         except Exception:
@@ -222,14 +232,16 @@ class RecorderActor(_Actor):
     def commit(self, stream: str, attempt: int) -> Recorded:
         """Make what was taken in durable now."""
         recorder = self._recording(stream, attempt).recorder
-        recorder.commit()
+        with timed(TimedStage.COMMIT):
+            recorder.commit()
         return recorder.report()
 
     def finish(
         self, stream: str, attempt: int, ended: tuple[EndedTrack, ...], reached: ResumePoint | None
     ) -> Recorded:
         recording = self._recording(stream, attempt)
-        recording.recorder.finish(ended, reached)
+        with timed(TimedStage.COMMIT):
+            recording.recorder.finish(ended, reached)
         del self._streams[stream]
         recording.writer.close()
         return recording.recorder.report()

@@ -18,6 +18,7 @@ import psutil
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.leaving import abandon_threads
 from pipeline.core.redaction import redact_text
+from pipeline.core.stage_times import TimedStage, timed
 from pipeline.runtime.driver.remote import death_text
 from pipeline.runtime.on_ray.alive import RayWatch, end_now
 from pipeline.runtime.on_ray.own_folder import new_token, ray_folder
@@ -50,7 +51,8 @@ class RaySession:
 
         self._options = options
         self._ours = not ray.is_initialized()
-        self.watch = self._start()
+        with timed(TimedStage.START):
+            self.watch = self._start()
 
     @property
     def renewable(self) -> bool:

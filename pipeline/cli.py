@@ -20,7 +20,7 @@ import typer
 from pipeline.commands.lazy_commands import LazyCommand, LazyGroup
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.leaving import leave
-from pipeline.core.redaction import redact_text
+from pipeline.core.redaction import redact_argument, redact_text
 from pipeline.core.shown_text import shown
 from sca.child_processes import leave_working_directory
 
@@ -158,10 +158,6 @@ def hide_typed_secrets() -> None:
     First of all, for what comes next takes seconds on a busy machine. A shell's history still has them, and for the moment
     in which Python starts, so has the list: `${NAME}` in an address is better.
     """
-    if not any(":/" in argument for argument in sys.argv):
-        return
-    from pipeline.core.redaction import redact_argument
-
     shown = [redact_argument(argument) for argument in sys.argv]
     if shown != sys.argv:
         try:

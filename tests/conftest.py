@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Engines that one test builds serve the next, and the next run; nobody's own cache is touched.
 os.environ["SCA_ENGINE_CACHE"] = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "engines")
+# Nor is anybody's own state.
+os.environ["XDG_STATE_HOME"] = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "state")
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would all runs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -53,8 +53,18 @@ _KEYS = _HARMLESS | {
 }
 """Names of values that may be shown, whatever becomes of the value."""
 
-_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-_ONE_SLASH = re.compile(r"(rtsps?|rtmps?|https?|srt|udp|tcp|rtp):/(?!/)", re.IGNORECASE)
+# No scheme is longer; a bound keeps a long line from being read once for each of its letters.
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,40}://")
+# An address that was mistyped, so that it is none, or that is written as JSON or a query writes it. It has no parts to keep.
+_MISTYPED = re.compile(
+    r"(?<![\w/.-])(?P<scheme>rtsps?|rtmps?|https?|srt|udp|tcp|rtp)(:/(?!/)|[:;.,]?\s?\\+|[;.,]/+|//|:\s//|%3a)\S*",
+    re.IGNORECASE,
+)
+# What may stand between a word and `user:password@host` in it, and how a path begins.
+_BEFORE = "'\"(<[="
+_PATH = re.compile(r"/[^/]|\.|~")
+_AT = re.compile(r"@(?=[\w\[.*])")
+_HEADER = re.compile(r"\b((?:proxy-)?authorization|(?:set-)?cookie)(['\"]?\s*[:=]\s*)[^\n]+", re.IGNORECASE)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+|\*\*\*)?(:(\d{1,5}|\*\*\*))?")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 # Channels, tracks and sizes have up to four digits after a name; alone, four digits are already a PIN.
@@ -92,10 +102,10 @@ def redact_url(uri: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """`text` (a log line, an error message) with every address in it redacted."""
+    """`text` (a log line, an error message) with every address in it redacted, those that are mistyped and HTTP's credentials too."""
     starts = [match.start() for match in _SCHEME.finditer(text)]
     bounds = [*starts, len(text)]
-    pieces = [text[: bounds[0]]]
+    pieces = [_plain(text[: bounds[0]])]
     for start, end in pairwise(bounds):
         piece = text[start:end]
         # A password may hold quotes, and even blanks: up to the last `@` that could end one, then to the next blank.
@@ -103,16 +113,45 @@ def redact_text(text: str) -> str:
         blank = re.search(r"\s", piece[at:])
         address = piece[: at + blank.start()] if blank else piece
         stripped = address.rstrip(_AFTER)
-        pieces += [redact_url(stripped), address[len(stripped) :], piece[len(address) :]]
+        pieces += [redact_url(stripped), address[len(stripped) :] + _plain(piece[len(address) :])]
     return "".join(pieces)
 
 
+def _plain(text: str) -> str:
+    """`text` between addresses, without what was meant to be one."""
+    text = re.sub(r"\S+", lambda word: _without_login(word.group()), _MISTYPED.sub(_mistyped, text))
+    return _HEADER.sub(rf"\1\2{HIDDEN}", text)
+
+
+def _without_login(word: str) -> str:
+    """`word` without what stands before the last `@` of `user:password@host`."""
+    at = max((found.start() for found in _AT.finditer(word)), default=-1)
+    colon = word.find(":", 0, max(at, 0))
+    if colon < 0:
+        return word
+    start = 1 + max(word.rfind(mark, 0, colon) for mark in _BEFORE)
+    return word if _PATH.match(word, start) else f"{word[:start]}{HIDDEN}{word[at:]}"
+
+
+def _mistyped(found: re.Match[str]) -> str:
+    return f"{found['scheme']}:/{HIDDEN}"
+
+
 def redact_argument(argument: str) -> str:
-    """A word of a command line, with the address in it redacted; blanks and all, and where a slash was forgotten."""
-    broken = _ONE_SLASH.match(argument)
-    if broken is not None and not os.path.lexists(argument):
-        return f"{broken.group()}{HIDDEN}"
-    return redact_url(argument) if _SCHEME.match(argument) else redact_text(argument)
+    """A word of a command line, with the address in it redacted; blanks and all, and where it was mistyped."""
+    if _SCHEME.match(argument):
+        return redact_url(argument)
+    if os.path.lexists(argument):
+        return argument
+    broken = _MISTYPED.match(argument)
+    if broken is not None:
+        return _mistyped(broken)
+    return redact_text(argument if argument.startswith("-") else _without_login(argument))
+
+
+def is_mistyped_address(word: str) -> bool:
+    """Whether `word` was meant to be an address and is none: `rtsp//host`, `rtsp:\\\\host`, `user:password@host`."""
+    return not _SCHEME.match(word) and (_MISTYPED.match(word) is not None or _without_login(word) != word)
 
 
 def _segment(segment: str) -> str:

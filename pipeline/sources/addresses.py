@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.core.errors import SourceRefused
 from pipeline.core.options import did_you_mean
-from pipeline.core.redaction import BLANK
+from pipeline.core.redaction import BLANK, is_mistyped_address
 from pipeline.core.shown_text import shown
 from pipeline.sources.kinds import LIVE_SCHEMES, SOURCES, address_schemes
 
@@ -41,6 +41,11 @@ def plain_input(uri: str) -> str:
     if "://" in uri and (scheme is None or scheme[2] is None):
         raise SourceRefused(
             "an input has :// in it and is no address: write SCHEME://HOST/..., such as rtsp://camera/1"
+        )
+    if is_mistyped_address(uri) and (scheme is None or scheme[1].lower() not in LIVE_SCHEMES):
+        raise SourceRefused(
+            "an input looks like an address without its beginning: write rtsp://USER:PASSWORD@HOST/... (or http://, and so "
+            "on); a file of that name is written ./NAME"
         )
     if scheme is None:
         return uri

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.errors import UserError
 from pipeline.core.redaction import fill_in, redact_argument, redact_text, redact_url
+from pipeline.sources.addresses import plain_input
 from pipeline.sources.identity import address_fingerprint, same_content, stream_name
 
 SECRET = "hunter2"
@@ -67,10 +70,65 @@ def test_nothing_that_is_made_of_an_address_holds_its_secret(address: str) -> No
     assert "10.0.0.9" in redact_url(address) or "fe80" in address or "@" not in address
 
 
+# What people type in place of an address, and how others write one down.
+MISTYPED = [
+    "admin:hunter2@10.0.0.9/live",
+    ":hunter2@10.0.0.9:554",
+    "//admin:hunter2@10.0.0.9/live",
+    "rtsp//admin:hunter2@10.0.0.9/live",
+    "rtsp:admin:hunter2@10.0.0.9/live",
+    "rtsp:/10.0.0.9/hunter2",
+    "rtsp;//10.0.0.9/hunter2",
+    "rtsp.//10.0.0.9/hunter2",
+    r"rtsp:\\10.0.0.9\hunter2",
+    r"rtsp:\/\/10.0.0.9\/hunter2",
+    "rtsp: //10.0.0.9/hunter2",
+    "ttp//admin:hunter2@10.0.0.9/live",
+    "rtsp%3A%2F%2F10.0.0.9%2Fhunter2",
+    "Authorization: Basic hunter2==",
+    "Cookie: a=1; b=hunter2",
+]
+
+
+@pytest.mark.promise("no-password")
+@pytest.mark.parametrize("word", MISTYPED)
+def test_what_was_meant_to_be_an_address_holds_no_secret_either(word: str) -> None:
+    for line in (word, f"cannot open {word}", f"['{word}']: no", f"rtsp://10.0.0.8/live or {word}"):
+        shown = redact_text(line)
+        assert SECRET not in shown
+        assert redact_text(shown) == shown
+    assert SECRET not in redact_argument(word)
+    if not word.startswith(("Auth", "Cookie")):
+        with pytest.raises(UserError) as refused:
+            plain_input(word)
+        assert SECRET not in str(refused.value)
+        assert "://" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12:30 at /videos/7:00/a@b.mp4",
+        "[tcp @ 0x55] timeout: 5",
+        "./a:b@c.mp4",
+        "udp, /dev/video0",
+        "files/http/a.mp4",
+    ],
+)
+def test_what_is_no_address_stays(text: str) -> None:
+    assert redact_text(text) == text
+
+
 @pytest.mark.promise("no-password")
 @pytest.mark.parametrize(
     "word",
-    [*ADDRESSES, "rtsp://10.0.0.9/a b-hunter2", "http:/hunter2@10.0.0.9/x", "--x=rtsp://a:hunter2@10.0.0.9/"],
+    [
+        *ADDRESSES,
+        "rtsp://10.0.0.9/a b-hunter2",
+        "admin:my hunter2@10.0.0.9",
+        "http:/hunter2@10.0.0.9/x",
+        "--x=rtsp://a:hunter2@10.0.0.9/",
+    ],
 )
 def test_no_word_of_a_command_line_keeps_its_secret(word: str) -> None:
     assert SECRET not in redact_argument(word)
@@ -148,3 +206,15 @@ def test_a_password_file_is_small_and_regular(tmp_path: Path) -> None:
     for name in (tmp_path / "big", tmp_path / "fifo", "/dev/zero", tmp_path):
         with pytest.raises(ValueError, match="cannot read this file"):
             fill_in(f"rtsp://x:${{file:{name}}}@cam/")
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["a", ":", "a:b@", "rtsp:", "=:", "rtsp://", "@", "//", "\\", "authorization:", "a=b&", "%3a", "'", "a-"],
+)
+def test_a_long_line_is_read_in_a_time_that_grows_with_its_length(part: str) -> None:
+    """A hostile camera writes lines, too."""
+    begun = time.process_time()
+    redact_text(part * (200_000 // len(part)))
+    redact_argument(part * (200_000 // len(part)))
+    assert time.process_time() - begun < 10

@@ -8,6 +8,7 @@ import ipaddress
 import itertools
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -73,6 +74,7 @@ class LongRun:
             **environment(),
             "HOME": "/proc/nowhere",
             "TMPDIR": str(folder / ("t" * 150)),
+            "XDG_STATE_HOME": str(folder / "state"),
             "LC_ALL": "C",
         }
         (folder / ("t" * 150)).mkdir()
@@ -162,10 +164,12 @@ class LongRun:
             self.process.wait(timeout=60)
 
 
-def own_folder(family: Sequence[psutil.Process]) -> Path:
-    """The folder of the Ray that these are of."""
-    raylet = " ".join(next(one for one in family if one.name() == "raylet").cmdline())
-    return Path("/tmp/sca-ray-" + raylet.partition("sca-ray-")[2].split("/")[0])
+def own_folders(family: Sequence[psutil.Process]) -> tuple[Path, Path]:
+    """Where the Ray that these are of keeps its files, and the folder in which the path begins that it was given."""
+    raylet = next(one for one in family if one.name() == "raylet")
+    shown = next(word for word in raylet.cmdline() if "/sca-ray-" in word and "/session_" in word)
+    path = Path("/" + shown.partition("/")[2].partition("/session_")[0])
+    return path.resolve().parent, path.parent
 
 
 @pytest.mark.parametrize("killed", ["raylet", "gcs_server"][: by_day(1, 2)])
@@ -177,8 +181,10 @@ def test_on_loopback_in_a_folder_of_its_own_and_its_death_ends_a_run_that_may_no
     found = listening({run.process.pid, *(one.pid for one in family)})
     assert len(found) > 3
     assert all(map(is_loopback, found)), found
-    mine = own_folder(family)
-    assert stat.S_IMODE(mine.stat().st_mode) == 0o700
+    mine, link = own_folders(family)
+    assert mine.is_relative_to(run.store.parent / "state")
+    for folder in (mine.parent, mine, link):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((mine / "token").stat().st_mode) == 0o600
 
     before = frames(run.store)
@@ -190,6 +196,7 @@ def test_on_loopback_in_a_folder_of_its_own_and_its_death_ends_a_run_that_may_no
     assert "has died" in told[1]
     assert "the same command goes on" in told[1]
     assert not mine.exists()
+    assert not link.exists()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
     assert before <= frames(run.store)
@@ -204,7 +211,7 @@ def test_a_run_goes_on_with_a_new_ray_when_its_own_was_killed(
     run = long_run()
     for number, name in enumerate(killed):
         family, before, reached = run.family(), frames(run.store), run.frame
-        mine = own_folder(family)
+        mine, link = own_folders(family)
         begun = time.monotonic()
         next(one for one in family if one.name() == name).kill()
         run.health(503)
@@ -214,11 +221,12 @@ def test_a_run_goes_on_with_a_new_ray_when_its_own_was_killed(
         _, alive = psutil.wait_procs(family, timeout=60)
         assert not alive, "processes of the dead Ray are left"
         assert not mine.exists()
+        assert not link.exists()
         run.reach(reached + 50)
         assert before <= frames(run.store)
         assert len([line for _, line in run.told if "a new Ray is started" in line]) == number + 1
     family = run.family()
-    assert stat.S_IMODE(own_folder(family).stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in own_folders(family))
     assert all(map(is_loopback, listening({run.process.pid, *(one.pid for one in family)})))
     run.process.send_signal(signal.SIGINT)
     assert run.over() == 130, run.told
@@ -262,13 +270,54 @@ def test_what_killed_runs_left_behind_goes_and_what_is_in_use_stays(place: Path)
     with ray_folder(environment) as first:
         assert not left.exists()
         with ray_folder(environment) as second:
-            assert first.exists()
-            assert second != first
-            assert stat.S_IMODE(second.stat().st_mode) == 0o700
-            assert stat.S_IMODE(new_token(second).stat().st_mode) == 0o600
-        assert not second.exists()
-        assert first.exists()
+            assert first.path.exists()
+            assert second.path != first.path
+            assert stat.S_IMODE(second.path.stat().st_mode) == 0o700
+            assert stat.S_IMODE(new_token(second.path).stat().st_mode) == 0o600
+        assert not second.path.exists()
+        assert first.path.exists()
     assert sorted(path.name for path in place.iterdir()) == ["sca-ray-link", "sca-ray-somebody"]
+
+
+def test_files_lie_in_the_state_directory_and_sockets_have_short_paths(place: Path) -> None:
+    (place / "t").mkdir()
+    for home in (place / "state", place / ("s" * 150)):
+        environment = {"XDG_STATE_HOME": str(home), "TMPDIR": str(place / "t")}
+        with ray_folder(environment) as folder:
+            assert folder.path.is_relative_to(home)
+            assert stat.S_IMODE(folder.path.parent.stat().st_mode) == 0o700
+            assert folder.shown.resolve().is_relative_to(folder.path.resolve())
+            session = folder.shown / f"session_2026-11-28_01-25-55_123456_{os.getpid()}" / "sockets"
+            session.mkdir(parents=True)
+            with socket.socket(socket.AF_UNIX) as door:
+                door.bind(str(session / "plasma_store"))
+        assert not any(place.rglob("sca-ray-*"))
+
+
+def test_where_the_state_directory_is_no_place_the_temporary_one_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "file").touch()
+    (place / "t").mkdir()
+    for home in ("/proc/nowhere", str(place / "file"), "/dev/full"):
+        with ray_folder({"XDG_STATE_HOME": home, "TMPDIR": str(place / "t")}) as folder:
+            assert folder.path.parent == place / "t"
+            assert folder.shown.parent == folder.path
+    # As root in the home of somebody else, whose folders would then be root's.
+    (place / "theirs").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    real = Path.stat
+
+    def theirs(path: Path, **options: bool) -> os.stat_result:
+        found = list(real(path, **options))
+        found[stat.ST_UID] = 1000
+        return os.stat_result(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", theirs)
+        with ray_folder({"XDG_STATE_HOME": str(place / "theirs"), "TMPDIR": str(place / "t")}) as folder:
+            assert folder.path.parent == place / "t"
+    assert not any((place / "theirs").iterdir())
 
 
 def test_who_is_too_slow_once_is_not_dead_and_who_listens_nowhere_is() -> None:
@@ -293,8 +342,6 @@ def test_who_is_too_slow_once_is_not_dead_and_who_listens_nowhere_is() -> None:
 
 
 def test_doors_are_sockets_of_both_kinds(tmp_path: Path) -> None:
-    import socket
-
     path = tmp_path / "door"
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(path))
@@ -310,7 +357,7 @@ def test_doors_are_sockets_of_both_kinds(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_by_the_process_that_made_it(place: Path) -> None:
     with ray_folder({"RAY_TMPDIR": str(place)}) as folder:
-        other = os.open(folder / "lock", os.O_RDWR)
+        other = os.open(folder.path / "lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(other)

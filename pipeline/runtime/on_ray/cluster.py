@@ -21,7 +21,7 @@ from pipeline.core.redaction import redact_text
 from pipeline.core.stage_times import TimedStage, timed
 from pipeline.runtime.driver.remote import death_text
 from pipeline.runtime.on_ray.alive import RayWatch, end_now
-from pipeline.runtime.on_ray.own_folder import new_token, ray_folder
+from pipeline.runtime.on_ray.own_folder import RayFolder, new_token, ray_folder
 from pipeline.settings.config import RuntimeOptions
 from sca.child_processes import child_environment, code_root
 
@@ -106,8 +106,8 @@ class RaySession:
                     if folder is None:
                         _connect(str(address))
                     else:
-                        during.enter_context(_token_of_its_own(folder))
-                        during.enter_context(_family_mark(folder))
+                        during.enter_context(_token_of_its_own(folder.path))
+                        during.enter_context(_family_mark(folder.path))
                         _start(self._options, folder)
             watch = RayWatch(_doors())
             self._during = during.pop_all()
@@ -279,7 +279,7 @@ def _connect(address: str) -> None:
         ) from None
 
 
-def _start(options: RuntimeOptions, folder: Path) -> None:
+def _start(options: RuntimeOptions, folder: RayFolder) -> None:
     """Start Ray here. Ray gives itself 30 s for that, which a busy machine may exceed: try again."""
     import ray
 
@@ -295,7 +295,7 @@ def _start(options: RuntimeOptions, folder: Path) -> None:
                     object_store_memory=options.object_store_mb * _MIB,
                     num_cpus=max(2, os.cpu_count() or 2),
                     _node_ip_address=options.node_address,
-                    _temp_dir=str(folder / "r"),  # which Ray opens to everybody: the folder around it is not
+                    _temp_dir=str(folder.shown),
                 )
             return
         except ValueError:

@@ -19,7 +19,7 @@ import typer
 
 from pipeline.commands.lazy_commands import LazyCommand, LazyGroup
 from pipeline.core.errors import StageFailed, UserError
-from pipeline.core.leaving import leave
+from pipeline.core.leaving import end_as_by_ctrl_c, leave
 from pipeline.core.redaction import redact_argument, redact_text
 from pipeline.core.shown_text import shown
 from sca.child_processes import leave_working_directory
@@ -120,6 +120,7 @@ def main() -> None:
     Anything else is a fault of ours and keeps its traceback.
     """
     whole_streams()
+    end_as_by_ctrl_c()
     leave_working_directory()
     hide_typed_secrets()
     os.environ.setdefault(

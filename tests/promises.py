@@ -138,7 +138,7 @@ PROMISES = {
     ),
     "ray-own": Promise(
         "Ports, folders and the death of Ray",
-        "A Ray of our own listens on loopback only, keeps its files in a folder of mode 0700 with a token of its own (0600) and takes it away; what killed runs left goes at the next start",
+        "A Ray of our own listens on loopback only, keeps its files in a folder of mode 0700 below the user's state directory, with a token of its own (0600), and takes it away; what killed runs left goes at the next start",
         "2026-11-28",
     ),
     "ray-death": Promise(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import tzinfo
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 
 import typer
 
@@ -19,6 +16,7 @@ from pipeline.commands.damage_exit import leave_with_damage
 from pipeline.commands.terminal import quiet_pipe, say
 from pipeline.core.clock import to_datetime
 from pipeline.core.errors import UserError
+from pipeline.core.leaving import asked_to_stop
 from pipeline.core.output_files import check_output, writing_output
 from pipeline.core.shown_text import json_text, shown
 from pipeline.export.csv import csv_lines
@@ -82,7 +80,8 @@ def follow_store(
     )
     reading = MaskReading(store) if masks else None
     told = _Told(store, feed, output, zone, limit, reading)
-    with quiet_pipe(), _stop_asked_for() as stop:
+    stop: list[bool] = []
+    with quiet_pipe(), asked_to_stop(lambda: stop.append(True)):
         told.begin()
         while not told.enough:
             if told.tell_some(stop) or told.cursor_due:
@@ -191,24 +190,3 @@ def _write_cursor(feed: CaptionFeed, path: Path | None, printed: bool) -> None:
             file.write(feed.cursor.encode() + b"\n")
     except OSError as error:
         raise refusal(error, path, "write the cursor") from error
-
-
-@contextlib.contextmanager
-def _stop_asked_for() -> Iterator[list[int]]:
-    """Signals that ask to stop, as they come; a second one stops at once. What is being told is told to its end."""
-    asked: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-
-    def ask(number: int, _: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +17,7 @@ from rich.console import Console
 from pipeline.commands.log_format import LogFormat, run_logs
 from pipeline.commands.terminal import LastingOutput, PlainConsole
 from pipeline.core.errors import UserError
+from pipeline.core.leaving import asked_to_stop
 
 if TYPE_CHECKING:
     from pipeline.runtime.plan import RunPlan
@@ -218,7 +217,7 @@ def _execute(plan: RunPlan, console: Console, port: int | None, address: str) ->
         if port is not None:
             observers += during.enter_context(_served(plan, console, port, address))
         plan = engines_for(replace(plan, streams=todo), console)
-        during.enter_context(stop_on_interrupt(stop))
+        during.enter_context(asked_to_stop(stop.set))
         display = during.enter_context(RunDisplay(console, time.monotonic))
         progress = _run(plan, Observers(ProgressOnly(display.update), *observers), stop)
     return stop.is_set and not all(stream.finished for stream in progress)
@@ -246,26 +245,3 @@ def _run(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[Stream
     from pipeline.runtime.on_ray.driver import run_on_ray
 
     return run_on_ray(plan, observer, stop)
-
-
-@contextmanager
-def stop_on_interrupt(stop: StopRequest) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) asks the run to stop; a second one breaks it off.
-
-    A second SIGHUP does not: a terminal that goes may send several. Under `nohup` it is ignored, and stays so.
-    """
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        if stop.is_set and signum != signal.SIGHUP:
-            raise KeyboardInterrupt
-        stop.set()
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,17 +1,64 @@
-"""Ending the program while FFmpeg may still be waiting for a camera, or Ray for itself."""
+"""Ending the program: who asks for it, and while FFmpeg may still be waiting for a camera, or Ray for itself."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# `timeout` and supervisors send their signal to a process and again to its group, a terminal that goes sends several.
+_ONE_WISH_S = 1.0
 
 READER_THREAD = "live-"
 """Begins the names of threads that read cameras. They wait inside FFmpeg, where nothing can end them early."""
 
 _PATIENCE_S = 0.3
 _abandoned = threading.Event()
+
+
+def end_as_by_ctrl_c() -> None:
+    """From now on SIGTERM and SIGHUP end this program as Ctrl-C does: children end, half-written files go.
+
+    Under `nohup`, SIGHUP is ignored, and stays so.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in _STOPS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def asked_to_stop(ask: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or SIGHUP calls `ask`; one that comes a second later or more breaks off (KeyboardInterrupt).
+
+    What comes within that second is the same wish, and a SIGHUP always. What is ignored stays ignored.
+    """
+    first_s: float | None = None
+
+    def hear(number: int, _: FrameType | None) -> None:
+        nonlocal first_s
+        if first_s is None:
+            first_s = clock()
+            ask()
+        elif number != signal.SIGHUP and clock() - first_s >= _ONE_WISH_S:
+            raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 def abandon_threads() -> None:

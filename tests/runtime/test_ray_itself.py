@@ -239,6 +239,36 @@ def test_a_run_goes_on_with_a_new_ray_when_its_own_was_killed(
     assert not any("Traceback" in line for _, line in run.told)
 
 
+@pytest.mark.skipif(not LONG, reason="starts Ray six times: make test-all")
+@pytest.mark.promise("stops-in-order")
+@pytest.mark.parametrize("after_s", [0.5, 2, 3, 4, 5, 7])
+def test_sigterm_while_ray_starts_is_a_first_ctrl_c(
+    tmp_path: Path, tiny_checkpoint: Path, after_s: float
+) -> None:
+    """Ray and its native library set handlers of their own meanwhile."""
+    clip = write_video(tmp_path / "long.mp4", frames=20000, width=96, height=64)
+    settings = [part for setting in LENIENT for part in ("--set", setting)]
+    process = subprocess.Popen(
+        [*SCA, "run", str(clip), "--model", str(tiny_checkpoint), *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    # Python's own start is no part of what is tried.
+    wait_until(lambda: Path(f"/proc/{process.pid}/maps").read_text().count("numpy") > 0, process)
+    time.sleep(after_s)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "***" not in err
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+
+
 def frames_in_order(store: Path) -> list[tuple[int, int]]:
     with CaptionStore.open(store) as opened:
         table = opened.observations().to_pandas()

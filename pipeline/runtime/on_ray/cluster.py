@@ -244,7 +244,7 @@ def _on_loopback(address: str) -> Iterator[None]:
 
 @contextmanager
 def _signals_stay_ours() -> Iterator[None]:
-    """Who is asked to stop is asked as before, although Ray's native library has put its own handlers there meanwhile.
+    """Who is asked to stop is asked as before, although Ray sets handlers of its own, and its native library sets others.
 
     Those print a stack and abort the process three seconds later, whatever it is about to store. What Ray starts is spared the
     SIGHUP of a terminal that is closed: we hear it and end them in order.
@@ -252,17 +252,37 @@ def _signals_stay_ours() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    import ray._raylet as native
+    from ray._private import utils
+
     stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in stops}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    # Ray's own types do not tell that these can be replaced.
+    rays: Any = native
+    theirs: Any = utils
+    core_worker, set_handler = rays.CoreWorker, theirs.set_sigterm_handler
+
+    def put_back() -> None:
         for number, handler in before.items():
             # Python believes that its handler is still there: setting it again puts it back.
             if handler is not None:
                 signal.signal(number, handler)
+
+    def make_core_worker(*words: Any, **options: Any) -> Any:
+        """It is here that the native handlers come."""
+        try:
+            return core_worker(*words, **options)
+        finally:
+            put_back()
+
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    rays.CoreWorker, theirs.set_sigterm_handler = make_core_worker, lambda handler: None
+    try:
+        yield
+    finally:
+        rays.CoreWorker, theirs.set_sigterm_handler = core_worker, set_handler
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        put_back()
 
 
 def _connect(address: str) -> None:

@@ -1,0 +1,80 @@
+"""Who asks the program to end, once or twice, is understood."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.core.leaving import asked_to_stop, end_as_by_ctrl_c
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+pytestmark = pytest.mark.promise("stops-in-order")
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("first", STOPS)
+@pytest.mark.parametrize("second", STOPS)
+def test_a_second_wish_breaks_off_and_an_echo_of_the_first_does_not(
+    first: signal.Signals, second: signal.Signals
+) -> None:
+    clock, asked = Clock(), []
+    with asked_to_stop(lambda: asked.append(clock.now), clock):
+        for moment in (0.0, 0.1, 0.99):
+            clock.now = moment
+            signal.raise_signal(first if moment == 0 else second)
+        assert asked == [0.0]
+        clock.now = 1.0
+        if second is signal.SIGHUP:
+            signal.raise_signal(second)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(second)
+        assert asked == [0.0]
+
+
+def test_what_is_ignored_stays_so_and_all_is_put_back() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = [signal.getsignal(number) for number in STOPS]
+    with asked_to_stop(lambda: pytest.fail("nobody asked")):
+        signal.raise_signal(signal.SIGHUP)
+    assert [signal.getsignal(number) for number in STOPS] == before
+    end_as_by_ctrl_c()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("send", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_ends_any_command_as_ctrl_c_does(send: signal.Signals) -> None:
+    """What it was about to write goes, and what it has started too: nobody else would take them away."""
+    end_as_by_ctrl_c()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(send)
+
+
+def test_the_command_line_sets_it_up_before_anything_else() -> None:
+    code = (
+        "import os, signal, sys, pipeline.cli as cli\n"
+        "cli._run = lambda: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()\n"
+        "sys.argv = ['sca']\n"
+        "try:\n    cli.main()\nexcept KeyboardInterrupt:\n    os._exit(77)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77

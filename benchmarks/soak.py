@@ -72,6 +72,12 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
         "--settling", type=float, default=0.2, help="share of the time before the slope is taken"
     )
     parser.add_argument("--samples", type=Path, help="write every sample of memory to this CSV file as well")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        help="seconds from one sample of memory to the next; each costs a little",
+    )
     parser.add_argument("--preset", default="live")
     parser.add_argument("--files", action="store_true", help="recordings at their own speed instead of RTSP")
     arguments = parser.parse_args(words[:split])
@@ -101,7 +107,7 @@ def soak(arguments: argparse.Namespace, options: list[str], folder: Path) -> Non
         print(
             f"{psutil.cpu_count()} CPUs, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f}"
         )
-        watch.sample(arguments.minutes * 60)
+        watch.sample(arguments.minutes * 60, arguments.every)
         run.send_signal(signal.SIGINT)
         code = run.wait(timeout=300)
         print(f"exit code {code} after Ctrl-C")
@@ -229,15 +235,16 @@ class Watch:
         }
         return self.metrics
 
-    def sample(self, seconds: float) -> None:
+    def sample(self, seconds: float, every: int) -> None:
         begun, family = time.monotonic(), psutil.Process(self.run.pid)
         second = 0
         while (now := time.monotonic() - begun) < seconds:
             assert self.run.poll() is None, f"the run has ended early, with exit code {self.run.returncode}"
-            held = memory_held(family)
-            self.memory.append((now, sum(held["", kind] for kind in KINDS)))
-            for (name, kind), bytes_ in held.items():
-                self.held.setdefault(f"{name or 'all of it'} {kind}", []).append((now, bytes_))
+            if second % every == 0:
+                held = memory_held(family)
+                self.memory.append((now, sum(held["", kind] for kind in KINDS)))
+                for (name, kind), bytes_ in held.items():
+                    self.held.setdefault(f"{name or 'all of it'} {kind}", []).append((now, bytes_))
             if second % 5 == 0:
                 self.scrape()
             if second % 10 == 0:

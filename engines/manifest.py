@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.verdicts import ParityReport, Timing
+from sca.small_files import parsed_json
 
 
 def digest_file(path: Path) -> str:
@@ -129,7 +130,7 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = parsed_json(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise EngineRejected(
                     f"side-car has format {content['format']}, this program reads format {FORMAT}"

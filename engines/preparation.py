@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engines.cache_root import default_root
 from sca.child_processes import child_environment
+from sca.small_files import parsed_json
 
 if TYPE_CHECKING:
     from engines.cache import EngineCache
@@ -75,7 +76,7 @@ def find_prepared(request: EngineRequest) -> Prepared | None:
     """What was prepared on this machine for this very request, if its engines are still there. Takes milliseconds."""
     root = default_root()
     try:
-        content = json.loads((root / _NOTES / f"{_digest(request)}.json").read_text(encoding="utf-8"))
+        content = parsed_json((root / _NOTES / f"{_digest(request)}.json").read_text(encoding="utf-8"))
         prepared = Prepared.told(content)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -103,7 +104,7 @@ def prepare(request: EngineRequest, report: Callable[[str], None]) -> Prepared:
                 if not line.startswith(MARK):
                     last = line.strip() or last
                     continue
-                said = json.loads(line.removeprefix(MARK))
+                said = parsed_json(line.removeprefix(MARK))
                 if isinstance(said, str):
                     report(said)
                 else:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sca.errors import UserError
-from sca.small_files import read_small
+from sca.small_files import parsed_json, read_small
 
 MOST_JSON_BYTES = 64 << 20
 """Of a configuration, or of an index of the shards of a model of thousands of layers."""
@@ -25,7 +24,7 @@ WEIGHT_FILES = (
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. UserError if the file is absent or holds something else."""
     try:
-        value = json.loads(read_small(path, MOST_JSON_BYTES))
+        value = parsed_json(read_small(path, MOST_JSON_BYTES))
     except RecursionError:
         raise UserError(
             f"{path} is not readable JSON (nested too deep): fetch the checkpoint again"

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from sca.checkpoint_files import missing_files
 from sca.errors import UserError
+from sca.small_files import parsed_json
 
 _WANTED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
 _BLOCK = 1 << 20
@@ -192,7 +193,7 @@ class CachedRepository:
 
     def _listed(self, commit: str) -> list[HubFile]:
         try:
-            return [HubFile(**entry) for entry in json.loads(self._list_path(commit).read_text())]
+            return [HubFile(**entry) for entry in parsed_json(self._list_path(commit).read_text())]
         except (OSError, ValueError, TypeError):
             return []
 

@@ -18,6 +18,7 @@ from sca.model_pictures import Size
 from sca.picture_size import MOST_PIXELS, can_be_decoded
 from sca.prompts import Prompts
 from sca.run_lengths import MaskMalformed, decoded_mask
+from sca.small_files import parsed_json
 
 if TYPE_CHECKING:
     from sca.model_pictures import Size
@@ -264,11 +265,11 @@ def _parsed(text: str, path: Path) -> Any:
     try:
         if start in ("[", "{"):
             try:
-                return json.loads(text.lstrip("\ufeff"))
-            except json.JSONDecodeError:
+                return parsed_json(text.lstrip("\ufeff"))
+            except ValueError:
                 if path.suffix.lower() == ".json":
                     raise
-                return [json.loads(line) for line in text.splitlines() if line.strip()]
+                return [parsed_json(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:
         raise MalformedFile(f"{path} is not readable JSON ({error}): write it again") from error
     rows = []

@@ -30,6 +30,19 @@ def read_small(path: Path, most_bytes: int) -> bytes:
     return data
 
 
+def parsed_json(text: str | bytes) -> Any:
+    """What a JSON text says. Raises ValueError for all that is none, nesting that nobody could follow included."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        why = "nested too deeply"
+    except ValueError as error:
+        why = str(error)
+    # Raised here, so that it holds on to nothing: an error may be kept for as long as its file is damaged.
+    del text
+    raise ValueError(why)
+
+
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file of JSON lines in gzip. UserError where there is none, `MalformedFile` for anything else in it."""
     number = 0
@@ -39,7 +52,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 number += 1
                 if len(line) == _LONGEST_LINE:
                     raise ValueError("longer than a line should be")
-                row = json.loads(line)
+                row = parsed_json(line)
                 if not isinstance(row, dict):
                     raise ValueError("no object")
                 yield row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.core.errors import UserError
 from sca.setting_errors import did_you_mean
-from sca.small_files import read_small
+from sca.small_files import parsed_json, read_small
 
 _LARGEST = 1 << 26  # bytes; a thousand frames have one MB
 
@@ -61,7 +60,7 @@ def read_annotations(path: Path) -> tuple[AnnotatedFrame, ...]:
     Raises `UserError` that names the entry which is not of that form.
     """
     try:
-        entries = json.loads(read_small(path, _LARGEST))
+        entries = parsed_json(read_small(path, _LARGEST))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
     except (ValueError, RecursionError) as error:

@@ -11,8 +11,11 @@ from typing import Any
 
 from pipeline.store.durable_files import raise_it, read_regular
 from pipeline.store.sharded_array import ArchiveFileWrong, ShardedArray
+from sca.small_files import parsed_json
 
 CHECKSUMS = "checksums.json"
+# Of a day with a million rows they are 0.1 MiB.
+MOST_DOCUMENT = 16 << 20
 # First and last time of a row, by table: what the sparse index covers.
 TIMES = {
     "obs": ("t", "t"),
@@ -48,18 +51,18 @@ def read_checksums(folder: Path, stream: str) -> FileSums | None:
     Raises `ArchiveFileWrong`. Checksums of the files themselves are held against them as they are read.
     """
     try:
-        raw = read_regular(folder / CHECKSUMS)
+        raw = read_regular(folder / CHECKSUMS, MOST_DOCUMENT)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ArchiveFileWrong(f"{CHECKSUMS} cannot be read: {error.strerror}") from error
     try:
-        document = json.loads(raw)
+        document = parsed_json(raw)
         if document.pop("crc32") != _own_checksum(document):
             raise ArchiveFileWrong(f"{CHECKSUMS} has another checksum than it was written with")
         sums = {path: (int(size), int(crc)) for path, (size, crc) in document["files"].items()}
         whose = (document["archive"], document["stream"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ArchiveFileWrong(f"{CHECKSUMS} cannot be read: {error}") from error
     if whose != (folder.name, stream):
         raise ArchiveFileWrong(f"{CHECKSUMS} is that of {whose[0]} of stream {whose[1]!r}")
@@ -96,12 +99,14 @@ def check_unlisted(folder: Path, arrays: Mapping[str, ShardedArray]) -> None:
     Each shard ends with an index of its chunks, which has a checksum: it tells how long the file must be.
     """
     try:
-        root = json.loads(read_regular(folder / "zarr.json"))["consolidated_metadata"]["metadata"]
+        root = parsed_json(read_regular(folder / "zarr.json", MOST_DOCUMENT))["consolidated_metadata"][
+            "metadata"
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArchiveFileWrong(f"zarr.json cannot be read: {error}") from error
     for path, array in arrays.items():
         try:
-            own = json.loads(read_regular(folder / path / "zarr.json"))
+            own = parsed_json(read_regular(folder / path / "zarr.json", MOST_DOCUMENT))
         except (OSError, ValueError) as error:
             raise ArchiveFileWrong(f"{path}/zarr.json cannot be read: {error}") from error
         if own != root.get(path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import weakref
 import zlib
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from pipeline.store.archive_files import (
     CHECKSUMS,
+    MOST_DOCUMENT,
     TIMES,
     check_file,
     check_unlisted,
@@ -25,6 +25,7 @@ from pipeline.store.segment import refuse_unknown_tables, rows_of_chunks, schema
 from pipeline.store.segment_rows import SegmentRows, check_masks
 from pipeline.store.sharded_array import ShardedArray
 from pipeline.store.zarr_metadata import chunk_rows
+from sca.small_files import parsed_json
 
 _DAMAGE = (
     OSError,
@@ -56,7 +57,7 @@ class DayArchiveReader:
         try:
             self._sums = read_checksums(path, stream)
             self._check("zarr.json")
-            root = json.loads(read_regular(path / "zarr.json"))
+            root = parsed_json(read_regular(path / "zarr.json", MOST_DOCUMENT))
             self.attrs: dict[str, Any] = root["attributes"]
             self._members: dict[str, Any] = root["consolidated_metadata"]["metadata"]
             if not isinstance(self.attrs, dict) or not isinstance(self._members, dict):

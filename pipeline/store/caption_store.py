@@ -31,6 +31,7 @@ from pipeline.store.store_reader import StoreReader
 from pipeline.store.stream_info import StreamInfo, check_stream_id
 from pipeline.store.stream_writer import StreamWriter, forget_unwritten
 from pipeline.store.zarr_metadata import group_document
+from sca.small_files import parsed_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,7 +80,7 @@ class CaptionStore(StoreReader):
         """Open an existing store. Raises `StoreRefused` when it is not one, or one of another schema."""
         place = place_of(path)
         try:
-            attrs = json.loads(place.read("zarr.json")).get("attributes", {})
+            document = parsed_json(place.read("zarr.json"))
         except (FileNotFoundError, NotADirectoryError):
             what = "is not a caption store" if place.exists() else "does not exist"
             raise StoreRefused(f"{path} {what}: give the .zarr directory that `sca run` wrote") from None
@@ -87,7 +88,8 @@ class CaptionStore(StoreReader):
             raise refusal(error, path, "open") from error
         except ValueError:
             raise StoreRefused(f"{path} has a damaged zarr.json: restore that file from a copy") from None
-        if "schema" not in attrs:
+        attrs = document.get("attributes") if isinstance(document, dict) else None
+        if not isinstance(attrs, dict) or "schema" not in attrs:
             raise StoreRefused(f"{path} is a Zarr hierarchy of another kind: choose another store")
         schema_number(attrs, str(path))
         return cls(place, strict=strict)
@@ -366,7 +368,7 @@ class CaptionStore(StoreReader):
         from now on, in one line, and not one segment of it at some later time.
         """
         try:
-            document = json.loads(self._place.read("zarr.json"))
+            document = parsed_json(self._place.read("zarr.json"))
             if document["attributes"]["schema"] != SCHEMA:
                 document["attributes"]["schema"] = SCHEMA
                 self._place.put("zarr.json", json.dumps(document).encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -35,6 +35,9 @@ class DecodedCache:
         self._held = 0
         self._arrays: OrderedDict[tuple[int, Hashable], tuple[Any, int]] = OrderedDict()
         self._files: dict[int, set[Hashable]] = {}
+        # Closed files that are still to be forgotten. The collector of garbage says so at any moment, also to a thread that holds
+        # the mutex: to wait for it there would be for ever.
+        self._closed: deque[int] = deque()
         self._mutex = threading.Lock()
 
     def get(self, file: int, name: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -48,6 +51,7 @@ class DecodedCache:
     def kept(self, file: int, name: Hashable) -> Any:
         """What is kept under the name, None without."""
         with self._mutex:
+            self._forget_closed()
             found = self._arrays.get((file, name))
             if found is None:
                 return None
@@ -59,6 +63,7 @@ class DecodedCache:
         if size > self._most // 4:
             return
         with self._mutex:
+            self._forget_closed()
             if (file, name) in self._arrays:
                 return
             self._arrays[file, name] = (value, size)
@@ -70,8 +75,18 @@ class DecodedCache:
                 self._held -= old_size
 
     def drop(self, file: int) -> None:
-        """Forget everything of a file."""
-        with self._mutex:
+        """Forget everything of a file, at once or, where another call is under way, with the next."""
+        self._closed.append(file)
+        if self._mutex.acquire(blocking=False):
+            try:
+                self._forget_closed()
+            finally:
+                self._mutex.release()
+
+    def _forget_closed(self) -> None:
+        """The mutex is held."""
+        while self._closed:
+            file = self._closed.popleft()
             for name in self._files.pop(file, ()):
                 self._held -= self._arrays.pop((file, name))[1]
 

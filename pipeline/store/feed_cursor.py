@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import UserError
+from sca.small_files import parsed_json
 
 EventKey = tuple[int, int]
 """Track, and start in wall ns."""
@@ -86,7 +87,7 @@ class FeedCursor:
     def read(cls, text: str, what: str = "the cursor") -> FeedCursor:
         """Raises `UserError` naming `what` for a text that is no cursor."""
         try:
-            document = json.loads(text)
+            document = parsed_json(text)
             if document["cursor"] != _VERSION:
                 raise ValueError(f"it is of version {document['cursor']!r}")
             positions = {}

@@ -94,7 +94,7 @@ def schema_number(attrs: Mapping[str, Any], what: str) -> int:
     schema = attrs.get("schema")
     if not isinstance(schema, str) or schema not in _SCHEMAS:
         raise StoreRefused(
-            f"{what} has schema {schema!r}, this program reads {' and '.join(map(repr, _SCHEMAS))}: read it with the "
+            f"{what} has schema {str(schema)[:40]!r}, this program reads {' and '.join(map(repr, _SCHEMAS))}: read it with the "
             "version that wrote it"
         )
     return _SCHEMAS[schema]

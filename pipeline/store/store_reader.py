@@ -6,7 +6,6 @@ Arrow takes longer to import than a small store to answer, so who asks for a few
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -40,6 +39,7 @@ from pipeline.store.stream_info import StreamInfo
 from pipeline.store.stream_writer import newest_resume
 from pipeline.store.text_index import TextIndex, TextModel
 from sca.setting_errors import did_you_mean
+from sca.small_files import parsed_json
 
 _NAMED = 12
 _SLICE_NS = 60 * NS
@@ -283,7 +283,7 @@ class StoreReader:
 
     def _info(self, stream: str) -> StreamInfo | None:
         try:
-            document = json.loads(self._stream_place(stream).read("zarr.json"))
+            document = parsed_json(self._stream_place(stream).read("zarr.json"))
             return StreamInfo.from_attributes(document["attributes"])
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -12,6 +12,7 @@ from pipeline.core.clock import TimeSpan
 from pipeline.core.errors import StoreRefused
 from pipeline.store.place import Stamp, StorePlace
 from pipeline.store.segment_name import SegmentName, Visible, visible
+from sca.small_files import parsed_json
 
 FOLDERS = ("hot", "day")
 # What else lies there (._0000.json, "0000 copy.json") was left by file managers and is no claim.
@@ -111,11 +112,11 @@ def _visible_now(place: StorePlace, without: Collection[str]) -> Visible:
 def _read_claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
     epoch = int(key.rpartition("/")[2].removesuffix(".json"))
     try:
-        document = json.loads(place.read(key) or b"null")
+        document = parsed_json(place.read(key) or b"null")
         if document is None:
             return None
         return EpochClaim(epoch, int(document["start_seq"]), str(document["host"]), int(document["pid"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise StoreRefused(
             f"{place.where}/{key} is damaged ({error}), which tells from where on its writer's commits count: restore it "
             "from a copy, or delete it if only one program at a time has ever written this stream"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from types import UnionType
 from typing import Any
 
 from pipeline.core.errors import StoreRefused
 from pipeline.core.frame import ClockSource
 from pipeline.core.redaction import redact_url
 from pipeline.core.stream_names import NAME_RULE, is_stream_name
+
+# As JSON has them.
+_TYPES: dict[str, type | UnionType] = {"str": str, "ClockSource": str, "int": int, "float": float | int}
+_LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,15 @@ class StreamInfo:
 
     @classmethod
     def from_attributes(cls, attrs: Mapping[str, Any]) -> StreamInfo:
+        """Raises KeyError, TypeError, AttributeError and ValueError for what nobody of ours has written."""
+        for field in fields(cls):
+            value = attrs.get(field.name, field.default)
+            if field.name in attrs and (
+                isinstance(value, bool) or not isinstance(value, _TYPES[str(field.type)])
+            ):
+                raise ValueError(f"{field.name} is of another type")
+            if isinstance(value, int | float) and not abs(value) <= _LARGEST:
+                raise ValueError(f"{field.name} is out of range")
         known = {f.name: attrs[f.name] for f in fields(cls) if f.name in attrs}
         return cls(**{**known, "clock": ClockSource(known["clock"])})
 

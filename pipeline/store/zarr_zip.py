@@ -26,6 +26,7 @@ from pipeline.store.damage import SegmentDamaged
 from pipeline.store.decoded_cache import DECODED, cache_of, drop_file, next_file_number
 from pipeline.store.place import StorePlace
 from pipeline.store.zarr_metadata import array_document, chunk_rows, compressor, group_document
+from sca.small_files import parsed_json
 
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, LookupError, ValueError, EOFError, TypeError, OverflowError,
@@ -108,7 +109,7 @@ class ZarrZip:
                 self._file.close()
                 self._file = io.BytesIO(data)
             self._zip = zipfile.ZipFile(self._file)
-            root = json.loads(self._bytes("zarr.json", _MOST_DOCUMENT))
+            root = parsed_json(self._bytes("zarr.json", _MOST_DOCUMENT))
             self.attrs: dict[str, Any] = root["attributes"]
             self._members: dict[str, dict[str, Any]] = root["consolidated_metadata"]["metadata"]
             if not isinstance(self.attrs, dict) or not isinstance(self._members, dict):

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from sca.config import AutomaticSettings, ScaConfig
 from sca.errors import UserError
+from sca.small_files import parsed_json
 
 if TYPE_CHECKING:
     from sca.predictor import Predictor
@@ -86,7 +87,7 @@ class Essentials:
         """What `write` has written. UserError for any other file."""
         try:
             with safe_open(path, framework="numpy") as file:
-                told: dict[str, Any] = json.loads((file.metadata() or {})["essentials"])
+                told: dict[str, Any] = parsed_json((file.metadata() or {})["essentials"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             length = told["captions"]
             return Essentials(

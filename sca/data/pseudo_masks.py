@@ -13,6 +13,7 @@ import numpy as np
 from sca.data.annotations import AnnotatedImage, Box, RegionAnnotation, encode_mask
 from sca.data.image_cache import read_rgb
 from sca.data.saliency_teacher import SaliencyTeacher
+from sca.small_files import parsed_json
 
 _CLOTHING = "clothing"
 _THINGS = {"people", "animals", "vehicles", "instruments", "other", _CLOTHING}
@@ -162,11 +163,11 @@ def _read(path: Path) -> Iterator[tuple[str, int, str]]:
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         try:
             for line in stream:
-                row = json.loads(line)
+                row = parsed_json(line)
                 yield row["id"], -1, ""
                 for index, counts in row["masks"].items():
                     yield row["id"], int(index), counts
-        except (EOFError, json.JSONDecodeError):
+        except (EOFError, ValueError):
             return  # a job cut while writing: what came before is whole
 
 

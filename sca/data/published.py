@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -15,7 +14,7 @@ from xml.etree import ElementTree
 from sca.data.plain_pickle import read_plain_pickle
 from sca.errors import MalformedFile, UserError
 from sca.setting_errors import did_you_mean
-from sca.small_files import read_small
+from sca.small_files import parsed_json, read_small
 
 Box = tuple[float, float, float, float]
 _LARGEST = 1 << 31
@@ -193,7 +192,7 @@ def _jsonl(folder: Path, split: str) -> Iterator[ReferenceImage]:
     for number, line in enumerate(_text(folder / f"{split}.jsonl").splitlines(), 1):
         if not line.strip():
             continue
-        row = json.loads(line)
+        row = parsed_json(line)
         regions = []
         for index, region in enumerate(row["regions"]):
             x0, y0, x1, y1 = (float(value) for value in region["box"])
@@ -258,6 +257,6 @@ def _text(path: Path) -> str:
 def _json(path: Path) -> Any:
     text = _text(path)
     try:
-        return json.loads(text)
+        return parsed_json(text)
     except (ValueError, RecursionError) as error:
         raise MalformedFile(f"{path} is not readable JSON ({error}): fetch it again") from error

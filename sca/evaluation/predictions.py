@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -17,7 +16,7 @@ from sca.data.published import ReferenceImage, ReferenceRegion
 from sca.errors import MalformedFile, UserError
 from sca.prompts import Prompts
 from sca.run_lengths import MaskMalformed, decoded_mask
-from sca.small_files import read_small
+from sca.small_files import parsed_json, read_small
 
 if TYPE_CHECKING:  # what is wrong with data is told before torch is imported
     from sca.predictor import Predictor
@@ -205,7 +204,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     UserError names the file and the entry that is none.
     """
     try:
-        entries = json.loads(read_small(path, _LARGEST))
+        entries = parsed_json(read_small(path, _LARGEST))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: name the file that --predictions wrote") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.promise("stops-in-order")
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOPS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

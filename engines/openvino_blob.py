@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,22 @@ _HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT1
 @cache
 def core() -> Any:
     """OpenVINO with its plugins, which take a while to find."""
-    import openvino
+    return runtime().Core()
 
-    return openvino.Core()
+
+@cache
+def runtime() -> Any:
+    """The package without its converter of other formats, which takes as long to import as the rest: it does without."""
+    absent = "openvino.tools.ovc"
+    wanted = "openvino" not in sys.modules and absent not in sys.modules
+    if wanted:
+        sys.modules[absent] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if wanted:
+            del sys.modules[absent]
+    return openvino
 
 
 def properties(precision: Precision, threads: int) -> dict[str, Any]:
@@ -35,11 +49,9 @@ def properties(precision: Precision, threads: int) -> dict[str, Any]:
 
 def load_blob(folder: Path, precision: Precision, threads: int) -> ArrayRunner:
     """The compiled model that lies in `folder`, mapped and not read. RuntimeError if this plugin cannot use it."""
-    import openvino
-
     # Copy on write, for the plugin asks for memory that it may write to; it never does, so nothing is copied.
     mapped = np.memmap(folder / BLOB_NAME, np.uint8, "c")
-    tensor = openvino.Tensor(mapped, shared_memory=True)
+    tensor = runtime().Tensor(mapped, shared_memory=True)
     return ArrayRunner(core().import_model(tensor, "CPU", properties(precision, threads)), mapped)
 
 

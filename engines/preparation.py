@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -130,7 +131,7 @@ def open_compiled(
     from engines.cache import check_files
     from engines.devices import Precision
     from engines.manifest import EngineRejected, Manifest
-    from engines.openvino_blob import load_blob
+    from engines.openvino_blob import ArrayRunner, load_blob
     from sca.compiled.essentials import Essentials
     from sca.compiled.predictor import Batches, CompiledPredictor, LanguageEngines, VisionEngines
     from sca.stages.names import LANGUAGE, VISION
@@ -139,14 +140,21 @@ def open_compiled(
     if not prepared.essentials:
         return None
     parts = Essentials.read(root / prepared.essentials)
-    runners = {}
-    for name in prepared.folders:
-        manifest = Manifest.read(root / name)
-        stage = manifest.key.stage
-        if part != "all" and (stage in VISION) != (part == "vision"):
-            continue
-        check_files(root / name, manifest)
-        runners[stage] = load_blob(root / name, Precision(manifest.key.precision), threads)
+    found = {name: Manifest.read(root / name) for name in prepared.folders}
+    chosen = [
+        (root / name, manifest)
+        for name, manifest in found.items()
+        if part == "all" or (manifest.key.stage in VISION) == (part == "vision")
+    ]
+
+    def load(folder: Path, manifest: Manifest) -> ArrayRunner:
+        check_files(folder, manifest)
+        return load_blob(folder, Precision(manifest.key.precision), threads)
+
+    # Digests and plugin let go of the interpreter: the engines are loaded side by side.
+    with ThreadPoolExecutor(max(1, min(len(chosen), os.cpu_count() or 1))) as pool:
+        loaded = pool.map(load, *zip(*chosen, strict=True)) if chosen else ()
+        runners = {manifest.key.stage: runner for (_, manifest), runner in zip(chosen, loaded, strict=True)}
     wanted = {"all": (*VISION, *LANGUAGE), "vision": VISION, "language": LANGUAGE}[part]
     if missing := [stage for stage in wanted if stage not in runners]:
         raise EngineRejected(f"engines were prepared without {missing[0]}")

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from pipeline.core.redaction import redact_text
 from pipeline.core.stage_times import TimedStage, timed
 from pipeline.runtime.driver.remote import death_text
 from pipeline.runtime.on_ray.alive import RayWatch, end_now
+from pipeline.runtime.on_ray.lean import lean_ray
 from pipeline.runtime.on_ray.own_folder import RayFolder, new_token, ray_folder
 from pipeline.settings.config import RuntimeOptions
 from sca.child_processes import child_environment, code_root
@@ -300,12 +301,16 @@ def _connect(address: str) -> None:
 
 
 def _start(options: RuntimeOptions, folder: RayFolder) -> None:
-    """Start Ray here. Ray gives itself 30 s for that, which a busy machine may exceed: try again."""
+    """Start Ray here. Ray gives itself 30 s for that, which a busy machine may exceed: try again, at last with all that it brings.
+
+    Where others may join, it comes with all that a cluster needs.
+    """
     import ray
 
     for attempts_left in reversed(range(_START_ATTEMPTS)):
+        alone = options.node_address == _LOOPBACK and attempts_left > 0
         try:
-            with _on_loopback(options.node_address):
+            with _on_loopback(options.node_address), lean_ray() if alone else nullcontext():
                 ray.init(
                     address="local",  # never somebody else's cluster that happens to run on this machine
                     job_config=_own_code_only(),

@@ -96,10 +96,15 @@ def inline_threads(config: RunConfig) -> int:
     return config.runtime.perception_threads or os.cpu_count() or 1
 
 
+def _threads_beside_decoding(processors: int) -> int:
+    """All but one, which decodes; both of two, for decoding needs a tenth of one and the other would stand idle."""
+    return max(1, min(2, processors), processors - 1)
+
+
 def load_predictor(
     config: RunConfig, threads: int, part: Literal["all", "vision", "language"] = "all"
 ) -> RunModel:
-    """The model of a run on its device, with `threads` CPU threads (0: all processors but one).
+    """The model of a run on its device, with `threads` CPU threads (0: all processors but one, and two of two).
 
     part: what this process computes; the rest gets no compiled engines. Where all engines are OpenVINO's, nothing of torch
     is imported.
@@ -108,7 +113,7 @@ def load_predictor(
     # fifteen times slower on two busy cores. OpenMP reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     level_heap()
-    threads = threads or max(1, (os.cpu_count() or 2) - 1)
+    threads = threads or _threads_beside_decoding(os.cpu_count() or 2)
     compiled = None if config.runtime.engine == "eager" else _compiled(config, threads, part)
     return compiled or _on_torch(config, threads, part)
 

@@ -56,7 +56,7 @@ class RuntimeOptions(Options):
     perception_threads: int = Field(
         default=0,
         ge=0,
-        description="CPU threads of perception; 0: all processors but one, which decodes; inline all",
+        description="CPU threads of perception; 0: all processors but one, which decodes; of two, and inline, all",
     )
     perception_actors: int = Field(
         default=1, ge=1, description="processes that find regions; streams are spread over them"

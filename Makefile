@@ -39,7 +39,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 
 demo: $(READY) ## caption every region of a real video with the shipped model, and show the captions
 	@mkdir -p out && rm -rf out/demo.zarr out/demo.mp4
-	$(BIN)/sca run $(DEMO_CLIP) --store out/demo.zarr --annotate out/demo.mp4
+	$(BIN)/sca run $(DEMO_CLIP) --runtime inline --store out/demo.zarr --annotate out/demo.mp4
 
 test: $(READY) ## run the whole test suite (minutes); WORKERS=1 for one test after the other
 	@.ci/install-test-packages

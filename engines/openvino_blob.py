@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 from functools import cache
@@ -50,17 +51,21 @@ def properties(precision: Precision, threads: int) -> dict[str, Any]:
 def load_blob(folder: Path, precision: Precision, threads: int) -> ArrayRunner:
     """The compiled model that lies in `folder`, mapped and not read. RuntimeError if this plugin cannot use it."""
     # Copy on write, for the plugin asks for memory that it may write to; it never does, so nothing is copied.
-    mapped = np.memmap(folder / BLOB_NAME, np.uint8, "c")
-    tensor = runtime().Tensor(mapped, shared_memory=True)
-    return ArrayRunner(core().import_model(tensor, "CPU", properties(precision, threads)), mapped)
+    with open(folder / BLOB_NAME, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    tensor = runtime().Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
+    runner = ArrayRunner(core().import_model(tensor, "CPU", properties(precision, threads)), mapped)
+    runner.give_back()
+    return runner
 
 
 class ArrayRunner:
     """Runs a compiled model on arrays without copying inputs; each thread has its own request."""
 
-    def __init__(self, compiled: Any, blob: np.ndarray) -> None:
+    def __init__(self, compiled: Any, blob: mmap.mmap) -> None:
         self._compiled = compiled
-        self._blob = blob  # may hold the weights of the compiled model
+        self._blob = blob  # holds weights that the compiled model may read again
+        self._fresh = True
         self._outputs = len(compiled.outputs)
         self._local = threading.local()
 
@@ -70,4 +75,15 @@ class ArrayRunner:
             request = self._local.request = self._compiled.create_infer_request()
         arrays = [np.ascontiguousarray(value) for value in inputs]
         results = request.infer(arrays, share_inputs=True, share_outputs=False)
+        if self._fresh:
+            self._fresh = False
+            self.give_back()
         return tuple(results[index] for index in range(self._outputs))
+
+    def give_back(self) -> None:
+        """Let the kernel have the pages of the file, which the plugin has made its own weights of by now.
+
+        Nobody has written to them, so what is read of them again is in the file as it was.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._blob.madvise(mmap.MADV_DONTNEED)

@@ -54,12 +54,12 @@ def mask_statistics(logits: Array, offset: float) -> tuple[np.ndarray, np.ndarra
 def masks_to_boxes(masks: Array) -> np.ndarray:
     """Tight boxes (N, 4) float32 xyxy, in cells, of masks (N, h, w) bool; zeros for an empty mask."""
     xp = array_namespace(masks)
-    boxes = np.zeros((len(masks), 4), np.float32)
+    if not len(masks):
+        return np.zeros((0, 4), np.float32)
     rows, columns = on_host(xp.any(masks, axis=2)), on_host(xp.any(masks, axis=1))
-    for index in range(len(masks)):
-        y, x = np.flatnonzero(rows[index]), np.flatnonzero(columns[index])
-        if len(y) and len(x):
-            boxes[index] = (x[0], y[0], x[-1] + 1, y[-1] + 1)
+    ends = [used.shape[1] - used[:, ::-1].argmax(axis=1) for used in (columns, rows)]
+    boxes = np.stack([columns.argmax(axis=1), rows.argmax(axis=1), *ends], axis=1).astype(np.float32)
+    boxes[~rows.any(axis=1)] = 0
     return boxes
 
 

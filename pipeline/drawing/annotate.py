@@ -127,10 +127,10 @@ def track_paths(store: CaptionStore, stream: str, asked: RowFilter | None = None
         told["text"] = told["text"].astype(str).where(np.array(found, bool), "")
     damaged: list[tuple[int, int]] = []
     paths = []
-    events = dict(tuple(told.groupby("track")))
+    events = dict(tuple(told.sort_values(["track", "t_start"]).groupby("track")))
+    seen = seen.drop_duplicates(["track", "t"]).sort_values(["track", "t"])
     for track, rows in seen.groupby("track"):
-        rows = rows.drop_duplicates("t").sort_values("t")
-        own = events.get(track, told.iloc[:0]).sort_values("t_start")
+        own = events.get(track, told.iloc[:0])
         # Where masks of observations are not kept, the events have those of their keyframes.
         begun = dict(zip(own["t_start"], own["mask"], strict=True))
         stored = [mask or begun.get(at) for at, mask in zip(rows["t"], rows["mask"], strict=True)]
@@ -188,9 +188,12 @@ def labels_at(
     """
     labels = []
     for path in paths:
-        box = path.box_at(at_ns, max_gap_ns)
+        # Of a film's tracks few are there at a time.
+        box = path.box_at(at_ns, max_gap_ns) if path.seen_ns[0] <= at_ns <= path.seen_ns[-1] else None
+        if box is None:
+            continue
         text, score = path.caption_at(at_ns)
-        if box is not None and text and score >= display.min_score:
+        if text and score >= display.min_score:
             labels.append(Label(path.track, tuple(float(v) for v in box), text, score))
     outlines = None if size is None else PlacedOutlines(paths, labels, at_ns, max_gap_ns, size)
     kept = without_repeats(labels, outlines)

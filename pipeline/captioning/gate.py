@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -44,6 +45,8 @@ class CaptionGateOptions(Options):
 # Of the first keyframe of a shot, if `max_per_keyframe` is less: as many regions as the presets look for there. A picture, a
 # film of one frame, or a photo among others has no next keyframe for the rest to wait for.
 FIRST_BUDGET = 96
+# Seen so much larger, a track has new words. From the whole picture to a window of it is a step of 1.7.
+_NEARER = 1.5
 
 
 class CaptionReason(StrEnum):
@@ -51,15 +54,20 @@ class CaptionReason(StrEnum):
 
     NEW = "new"
     CHANGED = "changed"
+    NEARER = "nearer"
     OLD = "old"
 
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """When a track was last captioned (ns UTC) and what its feature was then."""
+    """When a track was last captioned (ns UTC), and what its feature was then.
+
+    `scale`: pixels of the model's input to one of the picture, in the view that was captioned; 0 where nobody tells.
+    """
 
     at_ns: int
     feature: np.ndarray
+    scale: float = 0.0
 
 
 class CaptionRule(Protocol):
@@ -112,14 +120,29 @@ class CaptionGate:
         self._begun = False
         self.avoided = 0
 
-    def choose(self, track_ids: np.ndarray, features: np.ndarray, now_ns: int) -> list[int]:
-        """Indices of the regions to caption, most urgent first. `track_ids` (N,), -1 never; `features` (N, D)."""
+    def choose(
+        self,
+        track_ids: np.ndarray,
+        features: np.ndarray,
+        now_ns: int,
+        scales: Sequence[float] | None = None,
+    ) -> list[int]:
+        """Indices of the regions to caption, most urgent first. `track_ids` (N,), -1 never; `features` (N, D).
+
+        `scales` (N,): how large each is seen, in pixels of the model's input to one of the picture.
+        """
+        if scales is None:
+            scales = [0.0] * len(track_ids)
         wanted: list[tuple[int, int]] = []
         order = list(CaptionReason)
         for index, track in enumerate(track_ids.tolist()):
             if track < 0:
                 continue
-            reason = self._rule(self._last.get(track), now_ns, features[index], self._options)
+            last = self._last.get(track)
+            reason = self._rule(last, now_ns, features[index], self._options)
+            # Whatever the rule holds of looks: who sees a thing much larger than when it was captioned may know it now.
+            if reason is None and last is not None and scales[index] > _NEARER * last.scale > 0:
+                reason = CaptionReason.NEARER
             if reason is None:
                 self.avoided += 1
             else:
@@ -131,7 +154,7 @@ class CaptionGate:
         chosen = [index for _, index in sorted(wanted)[:budget]]
         self._begun = self._begun or bool(len(track_ids))
         for index in chosen:
-            self._last[int(track_ids[index])] = Captioned(now_ns, features[index])
+            self._last[int(track_ids[index])] = Captioned(now_ns, features[index], scales[index])
         return chosen
 
     def begin_shot(self) -> None:

@@ -14,6 +14,7 @@ from pipeline.core.regions import Expected, box_area, box_iou
 from pipeline.core.stage_times import TimedStage, timed
 from pipeline.core.thumbnail import changed_places, is_empty, thumbnail_of
 from pipeline.perception.candidates import Candidates, Limits, View, coverage, distinct_boxes
+from pipeline.perception.closer import look_closer
 from pipeline.perception.motion_proposals import MotionProposals
 from pipeline.perception.probing import PerceptionOptions, ProbeSchedule
 from pipeline.perception.remembered import (
@@ -57,6 +58,8 @@ _TWIN_BOX_IOU = 0.75
 _UNSEEN = 5
 # A mask that fills less of the box (IoU) in which a track was expected is another thing, or a part of it. A guess.
 _LEAST_FIT = 0.5
+# Crops in the first keyframe of a scene for each in another.
+_FIRST_CROPS = 2
 _WHOLE = -1
 
 
@@ -168,6 +171,18 @@ class Perception:
         # 6. Each region once, with its mask at full size and what to say of it.
         groups = [_recognised(_beside(group, stand.boxes), keys, again) for group in groups]
         kept = each_once(groups, self._options.same_region_iou, self._options.max_regions - len(stand))
+        # 7. What is small, from nearer.
+        kept = look_closer(
+            kept,
+            frame.rgb,
+            self._model,
+            lambda view, boxes: self._prompt(view, boxes=boxes),
+            self._limits,
+            view.tracks,
+            view.keyframe,
+            round(self._options.closer * share) * (_FIRST_CROPS if view.keyframe == view.scene else 1),
+            new=view.keyframe == view.scene,
+        )
         parts = [describe(self._model, group, view.tracks, view.keyframe) for group in kept]
         looked = {int(key) for group in kept for key in group.keys}
         left = [row for row, key in enumerate(keys) if key not in looked]

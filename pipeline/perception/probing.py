@@ -42,6 +42,13 @@ class PerceptionOptions(Options):
         description="windows of the picture that are looked at by themselves in a keyframe, beside the whole; all four in "
         "the first of a scene; 0: none ever",
     )
+    closer: int = Field(
+        default=2,
+        ge=0,
+        le=32,
+        description="crops around small regions in a keyframe, in which they are seen nearer; twice as many in the first of a "
+        "scene; 0: none ever",
+    )
     max_track_prompts: int = Field(
         default=32, ge=0, description="live tracks looked for in their place in a keyframe at most"
     )

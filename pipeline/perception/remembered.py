@@ -20,8 +20,11 @@ _LEAST_REACH = 3.0
 _ALIKE = 0.7
 # Standard deviation (grey levels) below which a patch has nothing to know it by.
 _LEAST_CONTRAST = 4.0
-# Keyframes after which a description from a nearer view gives way to a newer one.
-_KEPT = 8
+# Keyframes after which a description from a nearer view gives way to a newer one: as long as a caption lasts, at two a
+# second. Few views are near, and words for what is seen from afar are worse than words that are old.
+_KEPT = 40
+# And after which it is time for another near view, where there is one to be had.
+_RECENT = 16
 # A view counts as nearer from this ratio of scales on, and as far as near within it.
 _NEARER = 1.1
 # Keyframes after which a view that is as near describes a track anew: describing costs more than finding.
@@ -46,6 +49,11 @@ class Description:
 def is_nearer(scale: float, old: Description) -> bool:
     """Whether a view at `scale` shows a track larger than that in which it was described."""
     return scale > _NEARER * old.scale
+
+
+def is_recent(old: Description, keyframe: int) -> bool:
+    """Whether what is known is so new that nothing nearer need be looked for."""
+    return keyframe - old.keyframe < _RECENT
 
 
 def better_described(old: Description | None, keyframe: int, scale: float) -> bool:

@@ -96,7 +96,8 @@ class StreamAnalysis:
             features=found.features,
             track_ids=update.track_ids,
         )
-        chosen = self._gate.choose(update.track_ids, found.features, frame.time.wall_ns)
+        scales = [one.scale for one in found.described]
+        chosen = self._gate.choose(update.track_ids, found.features, frame.time.wall_ns, scales)
         requests = []
         for index in chosen:
             x1, y1, x2, y2 = (float(value) for value in found.boxes[index])

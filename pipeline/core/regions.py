@@ -27,10 +27,14 @@ class RegionCaption:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Where the live tracks should be: `keys` (T,) of the tracker, predicted `boxes` (T, 4) xyxy pixels."""
+    """Where the live tracks should be: `keys` (T,) of the tracker, predicted `boxes` (T, 4) xyxy pixels.
+
+    `followed`: of these keys, those whose own pixels were followed there; the others' places are guesses.
+    """
 
     keys: tuple[int, ...]
     boxes: np.ndarray
+    followed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.core.regions import box_area
+from pipeline.core.regions import Expected, box_area
 from pipeline.perception.candidates import Candidates, Limits, View
 from pipeline.perception.remembered import TrackMemory, is_recent
 from pipeline.perception.sightings import Group, RegionModel
@@ -27,42 +27,49 @@ _LARGER = 1.5
 _LEAST_FIT = 0.5
 
 
+def windows_for(
+    expected: Expected, memory: TrackMemory, keyframe: int, picture: tuple[int, int], side: int, most: int
+) -> list[Window]:
+    """Up to `most` crops of a picture of size (H, W) in which to look for small tracks that were not seen near lately.
+
+    `side`: of the model's input.
+    """
+    if most <= 0 or not len(expected.keys):
+        return []
+    shown = np.full(len(expected.keys), side / max(picture))
+    for row, key in enumerate(expected.keys):
+        track = memory.get(key)
+        if track is not None and is_recent(track.description, keyframe):
+            shown[row] = max(shown[row], track.description.scale)
+    return [window for window, _ in crops_around(expected.boxes, shown, picture, side, most)]
+
+
 def look_closer(
     groups: Sequence[Group],
     rgb: np.ndarray,
     model: RegionModel,
     prompt: Callable[[View, np.ndarray], Candidates],
     limits: Limits,
-    memory: TrackMemory,
-    keyframe: int,
     most: int,
-    *,
-    new: bool,
 ) -> list[Group]:
-    """The regions of `groups`, small ones as `most` crops of the picture (H, W, 3) show them, where those do.
+    """The regions of `groups`, small ones as up to `most` crops of the picture (H, W, 3) show them, where those do.
 
-    `prompt`: every mask of boxes (N, 4) in a view. Known tracks are looked at when nothing nearer was known of them
-    lately; `new`: regions that no track knows as well, else they wait until one does.
+    `prompt`: every mask of boxes (N, 4) in a view.
     """
-    if most <= 0:
-        return list(groups)
-    # 1. Which regions are small where they were found, and were not seen nearer lately.
+    # 1. Which regions are small where they were found.
     boxes = np.concatenate([group.found.mask_boxes() for group in groups])
-    keys = np.concatenate([group.keys for group in groups])
     shown = np.concatenate([np.full(len(group.found), group.found.view.scale) for group in groups])
-    known = [memory.get(int(key)) for key in keys]
-    for row, track in enumerate(known):
-        if track is not None and is_recent(track.description, keyframe):
-            shown[row] = max(shown[row], track.description.scale)
-    wanted = (keys >= 0) | new
     # 2. Crops that show the most of them, and what the model makes of each there.
-    height, width = picture = (rgb.shape[0], rgb.shape[1])
+    height, width = rgb.shape[0], rgb.shape[1]
     side = max(groups[0].found.view.encoding.input_size)
-    crops = crops_around(boxes, np.where(wanted, shown, np.inf), picture, side, most)
+    crops = crops_around(boxes, shown, (height, width), side, most)
+    if not crops:
+        return list(groups)
     encodings = model.encode_batch([window.crop(rgb) for window, _ in crops])
+    keys = np.concatenate([group.keys for group in groups])
+    places = np.concatenate([np.full(len(group.found), group.place) for group in groups])
     nearer: list[Group] = []
     replaced = np.zeros(len(boxes), bool)
-    places = np.concatenate([np.full(len(group.found), group.place) for group in groups])
     for (window, rows), encoding in zip(crops, encodings, strict=True):
         view = View(window, encoding, (height, width))
         found = prompt(view, boxes[rows]).one_each().passing(limits)
@@ -94,8 +101,8 @@ def crops_around(
     windows = [_around(box, size, picture) for box, size in zip(boxes, longest, strict=True)]
     # What each window would show how much nearer, for all pairs at once: few boxes, so few windows.
     scales = np.array([side / max(window.size) for window in windows])
-    gain = np.log2(scales[:, None] / np.maximum(shown, 1e-9)[None]) if len(boxes) else np.zeros((0, 0))
-    held = np.array([window.holds(boxes, picture) for window in windows]).reshape(gain.shape)
+    gain = np.log2(scales)[:, None] - np.log2(shown)[None]
+    held = np.array([window.holds(boxes, picture) for window in windows], bool).reshape(gain.shape)
     gain = np.where(held & (gain >= np.log2(_LARGER)), gain, 0.0)
     chosen: list[tuple[Window, np.ndarray]] = []
     while len(chosen) < most and left.any():

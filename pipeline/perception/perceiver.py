@@ -14,13 +14,12 @@ from pipeline.core.regions import Expected, box_area, box_iou
 from pipeline.core.stage_times import TimedStage, timed
 from pipeline.core.thumbnail import changed_places, is_empty, thumbnail_of
 from pipeline.perception.candidates import Candidates, Limits, View, coverage, distinct_boxes
-from pipeline.perception.closer import look_closer
+from pipeline.perception.closer import look_closer, windows_for
 from pipeline.perception.motion_proposals import MotionProposals
 from pipeline.perception.probing import PerceptionOptions, ProbeSchedule
 from pipeline.perception.remembered import (
     Remembered,
     TrackMemory,
-    find_again,
     grey_of,
     is_nearer,
     pixels_of,
@@ -35,10 +34,10 @@ from pipeline.perception.sightings import (
     describe,
     each_once,
     quality,
-    sightings_of,
     together,
 )
 from pipeline.perception.stillness import Standing, StillPicture, is_due, standing
+from pipeline.perception.unseen import as_they_were, cover, found_again, recognised
 from pipeline.perception.views import SMALL, ViewSchedule, view_for, whole_of
 from sca.regions import ImageEncoding
 
@@ -54,8 +53,6 @@ _LARGE_REGION = 0.2
 # Masks of one view whose boxes agree better than this are told apart no further: three masks of a prompt, and those of its
 # neighbours, mostly are. Only the better one is compared with what other views have found.
 _TWIN_BOX_IOU = 0.75
-# Keyframes for which a track may be known by its own pixels alone; then the model must have seen it again. A guess.
-_UNSEEN = 5
 # A mask that fills less of the box (IoU) in which a track was expected is another thing, or a part of it. A guess.
 _LEAST_FIT = 0.5
 # Crops in the first keyframe of a scene for each in another.
@@ -69,7 +66,7 @@ class StreamView:
 
     `windows`: which of them were looked at when; `window_probes`: where in each. `tracks`: what each looked like.
     `keyframe`: number of the last one; `scene`: of the last that was like a first one; `grey`: its picture, in which tracks are found again.
-    `picture`: how often that was looked at; `prompts_avoided`: looks for tracks that stood still.
+    `picture`: how often that was looked at; `prompts_avoided`: looks for tracks that stood still. `side`: of the model's input.
     """
 
     probes: dict[int, ProbeSchedule]
@@ -82,6 +79,7 @@ class StreamView:
     grey: np.ndarray | None = None
     picture: StillPicture = field(default_factory=StillPicture)
     prompts_avoided: int = 0
+    side: int = 0
 
     def new_scene(self) -> None:
         """Everything may be different now: this look is like a first one, unless there was one a moment ago."""
@@ -151,16 +149,17 @@ class Perception:
         # 3. Any other track is looked for where it should be: one prompt in place of many, and the region keeps its track.
         limit = 0 if empty else self._options.max_track_prompts
         groups, torn = self._known(expected, view, views, limit)
-        keys, again = _again(expected, view, groups, empty)
+        nobody = _without(expected, expected.keys) if empty else expected
+        keys, again = found_again(nobody, view.tracks, view.keyframe, view.grey, size, groups)
         # 4. What moves and belongs to no track: small fast things, which a raster of points misses.
         limit = 0 if empty else _MAX_MOTION_PROMPTS
         taken = np.concatenate([again, stand.boxes])
         groups += self._moving(proposed, taken, [group.found for group in groups], views, limit)
         # 5. Points where nothing was found yet, as many as the budget allows, for what is new and stands still.
         covered, hidden = coverage([group.found for group in groups], _LARGE_REGION, size)
-        _cover(covered, again, size)
+        cover(covered, again, size)
         stand.cover(covered, hidden, _LARGE_REGION, size)
-        for number, one in zip(numbers, views, strict=True):
+        for number, one in zip(numbers, views, strict=False):  # nothing new is looked for in crops
             probes = view.probes.setdefault(number, ProbeSchedule(self._options.probing))
             some, large, new = (one.window.part(small, size) for small in (covered, hidden, changed))
             points = probes.next_points(some, large, new, probe_share)
@@ -168,27 +167,18 @@ class Perception:
             groups.append(found)
             torn.append(cut)
         view.windows.note_cut(np.concatenate(torn))
-        # 6. Each region once, with its mask at full size and what to say of it.
-        groups = [_recognised(_beside(group, stand.boxes), keys, again) for group in groups]
+        # 6. Each region once, with its mask at full size and what to say of it; at first small ones from nearer.
+        groups = [recognised(_beside(group, stand.boxes), keys, again) for group in groups]
         kept = each_once(groups, self._options.same_region_iou, self._options.max_regions - len(stand))
-        # 7. What is small, from nearer.
-        kept = look_closer(
-            kept,
-            frame.rgb,
-            self._model,
-            lambda view, boxes: self._prompt(view, boxes=boxes),
-            self._limits,
-            view.tracks,
-            view.keyframe,
-            round(self._options.closer * share) * (_FIRST_CROPS if view.keyframe == view.scene else 1),
-            new=view.keyframe == view.scene,
-        )
+        if view.keyframe == view.scene:
+            most = 0 if empty else round(self._options.closer * _FIRST_CROPS * view_share)
+            kept = look_closer(kept, frame.rgb, self._model, self._prompt_boxes, self._limits, most)
         parts = [describe(self._model, group, view.tracks, view.keyframe) for group in kept]
         looked = {int(key) for group in kept for key in group.keys}
         left = [row for row, key in enumerate(keys) if key not in looked]
         known = [view.tracks.get(keys[row]) for row in left]
-        parts.append(_as_they_were([keys[row] for row in left], known, again[left], parts[0]))
-        parts.append(_as_they_were(stand.keys, stand.known, stand.boxes, parts[0], masks=True))
+        parts.append(as_they_were([keys[row] for row in left], known, again[left], parts[0]))
+        parts.append(as_they_were(stand.keys, stand.known, stand.boxes, parts[0], masks=True))
         return together(parts)
 
     def remember(self, view: StreamView, found: Sightings, keys: Sequence[int]) -> None:
@@ -226,15 +216,19 @@ class Perception:
         moving: np.ndarray,
         share: float,
     ) -> tuple[list[int], list[View]]:
-        """The whole picture and the windows that are due, encoded in one batch, with their numbers."""
+        """The whole picture, the windows that are due and crops, encoded in one batch; numbers of all but the crops."""
         size = (frame.height, frame.width)
         small = expected.boxes[box_area(expected.boxes) < SMALL * frame.height * frame.width]
         due = view.windows.due(size, round(self._options.views * share), changed, moving, small)
-        windows = [whole_of(size), *(window for _, window in due)]
-        crops = [window.crop(frame.rgb) for window in windows[1:]]
+        # In the first of a scene nobody knows yet what is small.
+        most = 0 if view.keyframe == view.scene else round(self._options.closer * share)
+        crops = windows_for(expected, view.tracks, view.keyframe, size, view.side, most)
+        windows = [whole_of(size), *(window for _, window in due), *crops]
+        parts = [window.crop(frame.rgb) for window in windows[1:]]
         with timed(TimedStage.ENCODE):
-            made = self._model.encode_batch(crops if encoding is not None else [frame.rgb, *crops])
+            made = self._model.encode_batch(parts if encoding is not None else [frame.rgb, *parts])
         encodings = made if encoding is None else [encoding, *made]
+        view.side = max(encodings[0].input_size)
         views = [View(window, one, size) for window, one in zip(windows, encodings, strict=True)]
         return [_WHOLE, *(number for number, _ in due)], views
 
@@ -324,6 +318,9 @@ class Perception:
         found = found.keep(distinct_boxes(found.mask_boxes(), quality(found), _TWIN_BOX_IOU)).compact()
         return Group(found, np.full(len(found), -1), 2), cut
 
+    def _prompt_boxes(self, view: View, boxes: np.ndarray) -> Candidates:
+        return self._prompt(view, boxes=boxes)
+
     def _prompt(
         self, view: View, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
     ) -> Candidates:
@@ -338,49 +335,10 @@ class Perception:
         return Candidates.of(view, segmentation, boxes, self._stability_offset)
 
 
-def _again(
-    expected: Expected, view: StreamView, groups: Sequence[Group], empty: bool
-) -> tuple[list[int], np.ndarray]:
-    """Tracks that the model has not seen now and did a moment ago, by their own pixels: keys and boxes (N, 4)."""
-    assert view.grey is not None
-    scale = np.array(
-        [small / large for small, large in zip(view.grey.shape, view.windows.picture, strict=True)][::-1] * 2
-    )
-    seen = {int(key) for group in groups for key in group.keys}
-    taken = np.concatenate([group.found.mask_boxes() for group in groups])
-    keys, boxes = [], []
-    for key, box in zip(expected.keys, expected.boxes, strict=True):
-        known = view.tracks.get(key)
-        if (
-            empty
-            or key in seen
-            or known is None
-            or known.patch is None
-            or view.keyframe - known.looked > _UNSEEN
-        ):
-            continue
-        found = find_again(view.grey, known.patch, box * scale)
-        if found is None or box_iou(found[0][None] / scale, taken).max(initial=0) > SAME_BOX_IOU:
-            continue  # not there, or another track by now
-        keys.append(key)
-        boxes.append(found[0] / scale)
-    return keys, np.array(boxes, np.float32).reshape(-1, 4)
-
-
-def _recognised(group: Group, keys: Sequence[int], boxes: np.ndarray) -> Group:
-    """The group with the keys of tracks that were found by their own pixels, where the model has found them as well."""
-    if not len(group.found) or not keys or group.place == 0:
-        return group
-    iou = box_iou(group.found.mask_boxes(), boxes)
-    best = iou.argmax(axis=1)
-    same = iou[np.arange(len(best)), best] > SAME_BOX_IOU
-    return Group(group.found, np.where(same, np.array(keys)[best], -1), group.place)
-
-
 def _without(expected: Expected, keys: Sequence[int]) -> Expected:
     """The other tracks."""
     rows = [row for row, key in enumerate(expected.keys) if key not in keys]
-    return Expected(tuple(expected.keys[row] for row in rows), expected.boxes[rows])
+    return Expected(tuple(expected.keys[row] for row in rows), expected.boxes[rows], expected.followed)
 
 
 def _beside(group: Group, boxes: np.ndarray) -> Group:
@@ -389,27 +347,3 @@ def _beside(group: Group, boxes: np.ndarray) -> Group:
         return group
     twins = box_iou(group.found.mask_boxes(), boxes).max(axis=1) > SAME_BOX_IOU
     return group.keep(np.flatnonzero(~twins))
-
-
-def _as_they_were(
-    keys: Sequence[int],
-    known: Sequence[Remembered | None],
-    boxes: np.ndarray,
-    like: Sightings,
-    *,
-    masks: bool = False,
-) -> Sightings:
-    """Sightings of tracks that the model did not look at, described as they were; `masks`: with their masks."""
-    found = [one for one in known if one is not None]
-    described = [one.description for one in found]
-    scores = np.array([one.score for one in described], np.float32)
-    shapes = (like.features, like.caption_tokens)
-    codes = [one.mask if masks else None for one in found]
-    return sightings_of(boxes, codes, scores, described, tuple(keys), np.zeros(len(keys), bool), shapes)
-
-
-def _cover(covered: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> None:
-    """Mark boxes (N, 4) xyxy pixels of a picture of `size` in a small picture (h, w) of it, in place."""
-    rows, columns = covered.shape
-    for x0, y0, x1, y1 in boxes * np.array([columns / size[1], rows / size[0]] * 2):
-        covered[round(max(y0, 0)) : round(max(y1, 0)), round(max(x0, 0)) : round(max(x1, 0))] = True

@@ -18,6 +18,9 @@ _FEATURE_WEIGHT = 0.5
 _PROMPTED_BONUS = 0.3
 # Boxes that hardly touch may still be one thing: least IoU with the predicted box. A guess.
 _MIN_OVERLAP = 0.1
+# A track whose points were followed is where they are: what overlaps that place by less (IoU) is a part of it, or what
+# stands beside it. What a region must have of a thing to be called its own in the annotated pictures.
+_FOLLOWED_OVERLAP = 0.4
 # And so may boxes that do not touch: centres at most this many box sizes apart. Seen, not fitted:
 # at 0.8, small fast things were lost, which move by more than their size between two keyframes.
 _MAX_DISTANCE = 1.5
@@ -61,12 +64,17 @@ class Candidates:
 
 
 def associate(
-    tracks: Candidates, detections: Candidates, prompted_by: np.ndarray, options: AssociationOptions
+    tracks: Candidates,
+    detections: Candidates,
+    prompted_by: np.ndarray,
+    options: AssociationOptions,
+    followed: np.ndarray | None = None,
 ) -> list[tuple[int, int]]:
     """Pairs (track, detection), each used once: the sure ones, then those of the greatest total affinity that may match.
 
     `tracks.boxes` are predictions for this moment; `prompted_by` (M,) holds the track that prompted each detection,
-    -1 for none. A pair may match when features agree, areas are comparable, and boxes overlap or lie close.
+    -1 for none; `followed` (N,) bool, tracks whose own points were followed there. A pair may match when features agree,
+    areas are comparable, and boxes overlap or lie close: clearly overlap, where the track was followed.
     """
     if not len(tracks) or not len(detections):
         return []
@@ -79,6 +87,8 @@ def associate(
     # Which pairs are possible at all: near the expected place, alike, and of comparable size. Each alone errs (things
     # cross, look alike, change shape), so all three must agree.
     near = (overlap >= _MIN_OVERLAP) | (_distance(tracks.boxes, detections.boxes) <= _MAX_DISTANCE)
+    if followed is not None:
+        near = np.where(followed[:, None], overlap >= _FOLLOWED_OVERLAP, near)
     allowed = near & (similarity >= options.min_similarity) & _comparable(tracks, detections)
     # First what is sure: found by the track's own prompt, where it was expected, by a mask that the model trusts. One
     # assignment over everything would give it away wherever that lets two doubtful pairs come about.

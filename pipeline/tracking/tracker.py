@@ -85,6 +85,7 @@ class PromptedTracker:
         now = self._clock.at(time)
         height, width = frame_size
         keys, boxes = [], []
+        followed = set()
         for track in self._live():
             predicted = track.expected(now)
             inside = np.clip(predicted, 0, [width, height, width, height]).astype(np.float32)
@@ -92,7 +93,9 @@ class PromptedTracker:
             if box_area(inside[None])[0] >= _MIN_VISIBLE * max(area, 1.0):
                 keys.append(track.key)
                 boxes.append(inside)
-        return Expected(tuple(keys), np.array(boxes, np.float32).reshape(-1, 4))
+                if track.carried is not None:
+                    followed.add(track.key)
+        return Expected(tuple(keys), np.array(boxes, np.float32).reshape(-1, 4), frozenset(followed))
 
     def update(self, time: FrameTime, detections: Candidates, prompted_by: tuple[int, ...]) -> TrackUpdate:
         """Take in the detections of one keyframe; `prompted_by` holds the key of the track whose prompt found each.
@@ -111,7 +114,8 @@ class PromptedTracker:
         prompts = np.array([index_of.get(key, -1) for key in prompted_by], np.int64)
         # 2. Which region continues which of them, by place and looks together.
         owner: dict[int, _Track] = {}
-        for row, column in associate(predicted, detections, prompts, self.options.association):
+        followed = np.array([track.carried is not None for track in live], bool)
+        for row, column in associate(predicted, detections, prompts, self.options.association, followed):
             owner[column] = live[row]
         # 3. What is left may be something that comes back: by its looks alone, wherever it is. Tracks that are merely
         # lost take part, since what was hidden need not come out where it was expected.

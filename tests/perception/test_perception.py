@@ -201,8 +201,7 @@ def test_colours_of_one_brightness_are_something(predictor: Predictor) -> None:
 
 
 def test_all_windows_are_encoded_in_one_batch_at_first_and_one_later(predictor: Predictor) -> None:
-    perception = Perception(predictor, OPTIONS)
-    view = perception.new_view()
+    view = Perception(predictor, OPTIONS).new_view()
     batches: list[int] = []
     encode = predictor.encode_batch
 
@@ -216,7 +215,7 @@ def test_all_windows_are_encoded_in_one_batch_at_first_and_one_later(predictor: 
             batches.append(len(images))
             return encode(images)
 
-    perception = Perception(Counting(), OPTIONS)
+    perception = Perception(Counting(), OPTIONS.model_copy(update={"closer": 0}))
     for index in range(3):
         found = perception.look(keyframe(index), NOBODY, view)
         assert (found.boxes >= 0).all()

@@ -13,6 +13,7 @@ from pipeline.perception.remembered import (
     better_described,
     find_again,
     grey_of,
+    is_recent,
     pixels_of,
 )
 
@@ -83,7 +84,10 @@ def test_a_nearer_description_stays_until_it_is_old() -> None:
     assert not better_described(near, 11, 0.8)
     assert better_described(near, 12, 0.8)
     assert better_described(near, 11, 1.0)
-    assert better_described(near, 30, 0.4)
+    assert not better_described(near, 30, 0.4)
+    assert better_described(near, 60, 0.4)
+    assert is_recent(near, 20)
+    assert not is_recent(near, 30)
     memory = TrackMemory()
     memory.keep(1, Remembered(near, 10, 0, np.zeros(4), None, None))
     memory.keep(2, Remembered(near, 10, 0, np.zeros(4), None, None))

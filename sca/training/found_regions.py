@@ -18,6 +18,8 @@ _TWINS = 0.6
 _BORDER = 0.01
 # What stability counts beside the predicted IoU when masks are ranked.
 _STABILITY = 0.7
+# And in crops around small regions: what the model's input shows with fewer pixels than these, in so many of its sides.
+_SMALL, _ROOM, _LEAST_SIDE = 72, 2.5, 40
 # Least and greatest share of the picture.
 _AREAS = (0.0005, 0.9)
 
@@ -97,3 +99,30 @@ def find_regions(
         again = predictor.segment(encoding, boxes=boxes[half:])
         parts.append(predictor.region_features(encoding, again, boxes[half:]))
     return FoundRegions(boxes.numpy().astype(np.float64) + np.array([x0, y0, x0, y0]), torch.cat(parts))
+
+
+@torch.inference_mode()
+def look_closer(
+    predictor: Predictor, rgb: np.ndarray, boxes: np.ndarray, most: int, rng: np.random.Generator
+) -> FoundRegions:
+    """Up to `most` small regions among `boxes` (N, 4) xyxy of a picture (H, W, 3), each as a crop around it shows it."""
+    height, width = rgb.shape[:2]
+    longest = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0)
+    small = np.flatnonzero(longest * predictor.config.image_size / max(height, width) < _SMALL)
+    small = small[rng.permutation(len(small))[:most]]
+    crops, own = [], []
+    for x0, y0, x1, y1 in boxes[small]:
+        side = max(_ROOM * max(x1 - x0, y1 - y0), _LEAST_SIDE)
+        wide, high = min(side, width), min(side, height)
+        left = int(np.clip(round((x0 + x1 - wide) / 2), 0, width - wide))
+        top = int(np.clip(round((y0 + y1 - high) / 2), 0, height - high))
+        crops.append(np.ascontiguousarray(rgb[top : top + int(high), left : left + int(wide)]))
+        own.append(np.array([[x0 - left, y0 - top, x1 - left, y1 - top]]))
+    tokens = [
+        predictor.region_features(encoding, predictor.segment(encoding, boxes=box), box)
+        for encoding, box in zip(predictor.encode_batch(crops), own, strict=True)
+    ]
+    if not tokens:
+        shape = (0, predictor.config.num_region_tokens, predictor.config.width)
+        return FoundRegions(boxes[:0], torch.zeros(shape))
+    return FoundRegions(boxes[small], torch.cat(tokens))

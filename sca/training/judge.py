@@ -18,7 +18,7 @@ from sca.evaluation.captions import upright
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.predictor import Predictor
 from sca.training.caption_truth import PictureTruth, Truth
-from sca.training.found_regions import a_window, find_regions
+from sca.training.found_regions import a_window, find_regions, look_closer
 
 # What a caption judge learns from: captions of the regions that anything mode finds, and whether they are right.
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Points a side and regions that are kept, of the whole picture and of one window of it.
 _WHOLE, _WINDOW = (5, 10), (4, 6)
+# Of these, so many small ones are looked at in crops as well, as a run does.
+_CLOSER = 5
 # Weight of a caption of which nothing is known, counted as wrong: most of them are of nothing that anybody would name. With
 # none, and with three tenths, what is shown of annotated clips is right as often, within what can be told.
 _UNKNOWN = 0.2
@@ -75,7 +77,7 @@ def judge_examples(
     seed: int,
     detections: Mapping[str, Sequence[Detection]] | None = None,
 ) -> JudgeExamples:
-    """Caption what anything mode finds in each picture and in a window of it, every other one degraded as cameras do.
+    """Caption what anything mode finds in each picture, in a window and in crops of it, every other one degraded as cameras do.
 
     Right or wrong as `sca.training.caption_truth` has it: a region of ground that bears the name of the thing before it is
     wrong. `detections`: by image id. UserError if no picture has annotated regions.
@@ -93,8 +95,9 @@ def judge_examples(
         scale = to_upright([(1.0, 1.0, 1.0, 1.0)])[0]
         known = PictureTruth(image, scale, (height, width), (detections or {}).get(image.id))
         views = (((0, 0, width, height), _WHOLE), (a_window(rng, height, width), _WINDOW))
-        for window, (side, most) in views:
-            found = find_regions(predictor, rgb, window, side, most, rng)
+        looks = [find_regions(predictor, rgb, window, side, most, rng) for window, (side, most) in views]
+        small = np.concatenate([found.boxes for found in looks])
+        for found in (*looks, look_closer(predictor, rgb, small, _CLOSER, rng)):
             if not len(found):
                 continue
             captions = predictor.caption(found.tokens)

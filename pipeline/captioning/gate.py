@@ -141,7 +141,12 @@ class CaptionGate:
             last = self._last.get(track)
             reason = self._rule(last, now_ns, features[index], self._options)
             # Whatever the rule holds of looks: who sees a thing much larger than when it was captioned may know it now.
-            if reason is None and last is not None and scales[index] > _NEARER * last.scale > 0:
+            if (
+                reason is None
+                and last is not None
+                and scales[index] > _NEARER * last.scale > 0
+                and now_ns - last.at_ns >= self._options.min_interval_s * NS
+            ):
                 reason = CaptionReason.NEARER
             if reason is None:
                 self.avoided += 1

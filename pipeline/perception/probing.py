@@ -46,8 +46,8 @@ class PerceptionOptions(Options):
         default=2,
         ge=0,
         le=32,
-        description="crops around small regions in a keyframe, in which they are seen nearer; twice as many in the first of a "
-        "scene; 0: none ever",
+        description="crops around small tracks that are looked at by themselves in a keyframe; around small regions, and twice as "
+        "many, in the first of a scene; 0: none ever",
     )
     max_track_prompts: int = Field(
         default=32, ge=0, description="live tracks looked for in their place in a keyframe at most"

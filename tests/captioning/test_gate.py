@@ -49,6 +49,18 @@ def test_budget_serves_new_tracks_first_and_the_rest_next_time() -> None:
     assert gate.avoided == 2 + 4
 
 
+def test_what_is_seen_much_nearer_is_captioned_again() -> None:
+    gate = CaptionGate(OPTIONS)
+    track, look = np.array([1]), NORTH[None]
+    assert gate.choose(track, look, 0, [1.0]) == [0]
+    assert gate.choose(track, look, 2 * NS, [1.4]) == []
+    assert gate.choose(track, look, NS // 2, [3.0]) == []  # too soon for any reason
+    assert gate.choose(track, look, 3 * NS, [3.0]) == [0]
+    assert gate.choose(track, look, 5 * NS, [3.0]) == []
+    assert gate.choose(track, look, 7 * NS, [1.0]) == []  # as known as it was
+    assert gate.choose(track, look, 9 * NS) == []  # nobody tells
+
+
 def test_all_regions_of_the_first_keyframe_with_any_are_captioned() -> None:
     gate = CaptionGate(OPTIONS)
     assert gate.choose(np.zeros(0, np.int64), np.zeros((0, 2), np.float32), 0) == []

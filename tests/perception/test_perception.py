@@ -262,6 +262,11 @@ def test_a_known_track_is_found_by_its_own_pixels_while_the_model_looks_elsewher
     for row, key in enumerate(second.prompted_by):
         assert np.abs(second.boxes[row] - first.boxes[key]).max() <= 3
         np.testing.assert_array_equal(second.caption_tokens[row], first.caption_tokens[key])
+    # Nothing of it is where it was, but its points were followed there, so that is where it is.
+    black = replace(keyframe(0), rgb=np.where(keyframe(0).rgb > 127, 0, 255).astype(np.uint8))
+    lost = blind.look(black, Expected(keys, first.boxes), view)
+    turned = blind.look(black, Expected(keys, first.boxes, frozenset(keys)), view)
+    assert len(lost) < len(turned) == len(keys)
     # Not for ever: the model must have seen it again.
     for _ in range(6):
         last = blind.look(keyframe(0), Expected(keys, first.boxes), view)

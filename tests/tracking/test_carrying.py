@@ -119,3 +119,19 @@ def test_what_was_lost_before_anybody_followed_it_is_not_carried_by_what_hides_i
     tracker.moved((field((90, 0)),), SIZE)
     (expected,) = tracker.expect(time(2), SIZE).boxes
     assert expected == pytest.approx([230, 180, 290, 260], abs=2)
+
+
+def test_a_track_that_was_followed_does_not_become_a_part_of_itself() -> None:
+    """The thing is where its points went; what lies there and is much smaller is a part of it, and begins a track."""
+    part = seen(60)
+    small = Candidates(part.boxes + np.array([0, 0, -20, -35], np.float32), part.features, part.scores, None)
+    followed, guessed = PromptedTracker(TrackingOptions()), PromptedTracker(TrackingOptions())
+    for tracker, fields in ((followed, (field((60, 0)),)), (guessed, ())):
+        tracker.expect(time(0), SIZE)
+        tracker.update(time(0), seen(0), (-1,))
+        tracker.moved(fields, SIZE)
+    (key,) = followed.expect(time(1), SIZE).keys
+    assert followed.expect(time(1), SIZE).followed == {key}
+    assert guessed.expect(time(1), SIZE).followed == frozenset()
+    assert followed.update(time(1), small, (-1,)).track_ids.tolist() == [-1]
+    assert guessed.update(time(1), small, (-1,)).track_ids.tolist() == [1]  # the nearest there is

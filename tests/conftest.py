@@ -50,6 +50,8 @@ GROUPS = {
     "tests/runtime/test_observer.py": RAY,
     "tests/runtime/test_shedding_run.py": RAY,
 }
+BUCKETS = "one S3 server"
+GROUPS |= dict.fromkeys(("tests/store/test_bucket_place.py", "tests/store/test_bucket_store.py"), BUCKETS)
 WAITING = "waiting for cameras"
 GROUPS |= dict.fromkeys(
     (

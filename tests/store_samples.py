@@ -13,12 +13,19 @@ from pipeline.core.frame import ClockSource
 from pipeline.core.masks import RleMask
 from pipeline.core.records import Batch, CaptionEvent, ClosedTrack, Gap, Observation, ResumePoint
 from pipeline.store import CaptionStore, Compaction, StreamInfo
+from pipeline.store.archive_reader import DayArchiveReader
+from pipeline.store.place import LocalPlace
 
 S = 10**9
 T0 = 1_790_000_000 * S
 INFO = StreamInfo("file.mp4", ClockSource.FILE, T0, 640, 480)
 MERGING = Compaction(fan_in=4, grace_s=0.05)
 BY_HAND = Compaction(fan_in=3, grace_s=0.0, enabled=False)
+
+
+def opened_archive(path: Path) -> DayArchiveReader:
+    """A day archive of a stream's directory."""
+    return DayArchiveReader(LocalPlace(path.parent.parent), f"day/{path.name}")
 
 
 def batch(number: int) -> Batch:

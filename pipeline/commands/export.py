@@ -48,7 +48,10 @@ DRAWN = ("mp4", "mkv", "mov")
 
 def export(
     store: Annotated[
-        Path, typer.Argument(help="The .zarr directory that `sca run` wrote.", show_default=False)
+        str,
+        typer.Argument(
+            help="The .zarr directory that `sca run` wrote, or s3://bucket/prefix.", show_default=False
+        ),
     ],
     out: Annotated[
         Path,

@@ -62,7 +62,7 @@ def follow_store(
         raise UserError("--cursor -: cursors are lines of JSON; add --format json, or name a file")
     known = None
     if cursor is not None and not printed:
-        check_output(cursor, store=Path(store.path))
+        check_output(cursor, store=store.path)
         known = _read_cursor(cursor)
     windows = stream_windows(store, streams, start, None, zone) if start is not None else []
     for note in told_notes(windows):

@@ -69,7 +69,10 @@ class OutputFormat(StrEnum):
 
 def query(
     store: Annotated[
-        Path, typer.Argument(help="The .zarr directory that `sca run` wrote.", show_default=False)
+        str,
+        typer.Argument(
+            help="The .zarr directory that `sca run` wrote, or s3://bucket/prefix.", show_default=False
+        ),
     ],
     start: Annotated[str | None, typer.Option("--from", metavar="TIME", help=TIME_HELP)] = None,
     end: Annotated[

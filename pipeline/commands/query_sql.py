@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import sys
 from datetime import tzinfo
-from pathlib import Path
 
 from rich.table import Table
 
@@ -22,7 +21,7 @@ SHOWN_ROWS = 1000
 PIPED_WIDTH = 140
 
 
-def query_sql(path: Path, statement: str, zone: tzinfo, output: str, limit: int | None, strict: bool) -> None:
+def query_sql(path: str, statement: str, zone: tzinfo, output: str, limit: int | None, strict: bool) -> None:
     """Print what a statement gives as a table, JSON lines or CSV. Raises `UserError` for one that is no SELECT, or a wrong one."""
     require("query --sql", "sql")
     from pipeline.query.sql import ask_sql, plain_value, shown_value

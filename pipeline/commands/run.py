@@ -36,8 +36,11 @@ def run(
         ),
     ],
     store: Annotated[
-        Path | None,
-        typer.Option(help="Where to write. Default: the input's name with .zarr, in this directory."),
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where to write, or s3://bucket/prefix. Default: the input's name with .zarr, in this directory.",
+        ),
     ] = None,
     preset: Annotated[
         str, typer.Option(help="Settings to start from: a name in configs/, or a YAML file.")
@@ -131,6 +134,7 @@ def run(
         from pipeline.core.output_files import check_output
         from pipeline.runtime.plan import plan_run
         from pipeline.settings.stream_list import stream_requests
+        from pipeline.store.place import typed_address
         from sca.model_names import find_model
 
         config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
@@ -148,7 +152,8 @@ def run(
         if annotate is not None:
             check_annotation([request.uri for request in requests], annotate)
         start_ns = None if start is None else iso_ns(start)
-        plan = plan_run(requests, config, store=store, start_ns=start_ns, name=name)
+        at = None if store is None else typed_address(store)
+        plan = plan_run(requests, config, store=at, start_ns=start_ns, name=name)
         if annotate is not None:
             check_output(annotate, store=plan.store)
         for stream in plan.streams:

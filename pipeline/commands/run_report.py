@@ -122,7 +122,7 @@ def strongest(rows: list[CaptionRow], count: int) -> list[CaptionRow]:
     return sorted(top, key=lambda row: row.start_ns)
 
 
-def nothing_captioned(regions: int, store: Path) -> str:
+def nothing_captioned(regions: int, store: Path | str) -> str:
     """Why a run ended without captions. `regions`: how many it stored."""
     if regions:
         return (

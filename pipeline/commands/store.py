@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from datetime import UTC
@@ -22,6 +21,7 @@ from pipeline.store import CaptionStore
 from pipeline.store.columns import CaptionColumns, ObservationColumns, TrackColumns
 from pipeline.store.durable_files import refusal
 from pipeline.store.erasing import ErasedRows
+from pipeline.store.place import typed_address
 from pipeline.store.row_query import StoredSegment
 from pipeline.store.segment import SCHEMA
 from pipeline.store.segment_name import DAY_LEVEL
@@ -36,14 +36,19 @@ store = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-StorePath = Annotated[
-    Path, typer.Argument(help="The .zarr directory that `sca run` wrote.", show_default=False)
+StoreAddress = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE",
+        help="The .zarr directory that `sca run` wrote, or s3://bucket/prefix.",
+        show_default=False,
+    ),
 ]
 StreamOption = Annotated[str | None, typer.Option("--stream", help="Only this stream.")]
 
 
 @store.command("check")
-def check(path: StorePath, stream: StreamOption = None) -> None:
+def check(path: StoreAddress, stream: StreamOption = None) -> None:
     """Read every byte and tell what is damaged or missing (exit 3).
 
     Example: sca store check yard.zarr
@@ -68,7 +73,7 @@ def check(path: StorePath, stream: StreamOption = None) -> None:
 
 
 @store.command("stats")
-def stats(path: StorePath, stream: StreamOption = None) -> None:
+def stats(path: StoreAddress, stream: StreamOption = None) -> None:
     """Show how much is stored of each stream, from when to when, and in how many files."""
     columns = ("stream", "captions", "observations", "tracks", "MB", "segments", "archives", "from", "to")
     table = Table(*columns, box=None, pad_edge=False)
@@ -105,21 +110,19 @@ def _stats_of(opened: CaptionStore, stream: str) -> _Stats:
     captions, observations, tracks = opened.ask_stream(stream, rows)
     names = list_visible(place).segments
     archives = sum(name.level == DAY_LEVEL for name in names)
-    size = 0
-    for folder, _, files in os.walk(place.folder or Path()) if place.folder is not None else ():
-        size += sum(os.path.getsize(os.path.join(folder, file)) for file in files)
+    size = sum(place.sizes("").values())
     return _Stats(captions, observations, tracks, len(names) - archives, archives, size)
 
 
 @store.command("compact")
-def compact(path: StorePath, stream: StreamOption = None) -> None:
+def compact(path: StoreAddress, stream: StreamOption = None) -> None:
     """Merge small segments that are due, and delete what was replaced. Not while a run writes the stream."""
     with CaptionStore.open(path) as opened:
         opened.compact(stream=stream)
 
 
 @store.command("upgrade")
-def upgrade(path: StorePath, stream: StreamOption = None) -> None:
+def upgrade(path: StoreAddress, stream: StreamOption = None) -> None:
     """Write files of an earlier schema anew in this one, so that programs that know only this read all. Not while a run writes.
 
     Nothing needs it: a store of an earlier schema is read and gone on with as it is.
@@ -131,7 +134,7 @@ def upgrade(path: StorePath, stream: StreamOption = None) -> None:
 
 @store.command("repair")
 def repair(
-    path: StorePath,
+    path: StoreAddress,
     aside: Annotated[
         Path | None, typer.Option(help="Folder for damaged files; next to the store if not given.")
     ] = None,
@@ -141,13 +144,18 @@ def repair(
 
     Nothing is deleted: a file that is mended is moved back by hand.
     """
-    target = aside or path.with_name(f"{path.name}.damaged")
-    if target.resolve().is_relative_to(path.resolve()):
+    whole = typed_address(path)
+    if not isinstance(whole, Path):
+        raise UserError(
+            f"{path}: damaged files are set aside on disks only; move what `sca store check` names with the tools of your object store"
+        )
+    target = aside or whole.with_name(f"{whole.name}.damaged")
+    if target.resolve().is_relative_to(whole.resolve()):
         raise UserError(f"{target}: this lies inside the store; choose another folder")
     with CaptionStore.open(path) as opened:
         damage = opened.verify(stream=stream)
     for file in damage:
-        moved = target / Path(file.path).resolve().relative_to(path.resolve())
+        moved = target / Path(file.path).resolve().relative_to(whole.resolve())
         try:
             moved.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(file.path, moved)
@@ -160,7 +168,7 @@ def repair(
 
 @store.command("erase")
 def erase(
-    path: StorePath,
+    path: StoreAddress,
     track: Annotated[
         int | None, typer.Option(help="Everything of this track: captions, boxes, masks, embeddings.")
     ] = None,

@@ -41,7 +41,7 @@ class OutputTarget:
 
 
 def check_output(
-    path: Path, *, source: str | None = None, store: Path | None = None, makes_folders: bool = False
+    path: Path, *, source: str | None = None, store: Path | str | None = None, makes_folders: bool = False
 ) -> None:
     """Raise `UserError` unless `path` can be an output: neither the input `source` nor inside the folder `store`, and in a folder
     that is there, unless who writes it `makes_folders`.
@@ -52,7 +52,7 @@ def check_output(
         raise UserError(f"cannot write {path}: there is no folder {above}; make it first")
     if source is not None and os.path.exists(source) and not target.kept and _same(target.path, source):
         raise UserError(f"{path}: that is the input itself; choose another name")
-    if store is not None and target.path.is_relative_to(os.path.realpath(store)):
+    if store is not None and "://" not in str(store) and target.path.is_relative_to(os.path.realpath(store)):
         raise UserError(
             f"{path}: this lies inside the store {store}, which holds nothing else; choose another place"
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
 
 from pipeline.query.rows import CaptionRow
+from pipeline.store.arrow_arrays import array_of
 
 ROWS_AT_ONCE = 4096
 SCHEMA = pa.schema(
@@ -45,9 +46,9 @@ def batches_of(rows: Iterable[CaptionRow]) -> Iterator[pa.RecordBatch]:
     while part := list(itertools.islice(rows, ROWS_AT_ONCE)):
         # A dictionary may only grow from one batch to the next.
         streams += [name for name in dict.fromkeys(row.stream for row in part) if name not in streams]
-        numbers = pa.array([streams.index(row.stream) for row in part], pa.int32())
-        columns: list[pa.Array] = [pa.DictionaryArray.from_arrays(numbers, pa.array(streams, pa.string()))]
-        for name, values in (
+        numbers = array_of([streams.index(row.stream) for row in part], pa.int32())
+        columns: list[pa.Array] = [pa.DictionaryArray.from_arrays(numbers, array_of(streams, pa.string()))]
+        named: tuple[tuple[str, Sequence[object]], ...] = (
             ("track", [row.track for row in part]),
             ("t_start", [row.start_ns for row in part]),
             ("t_end", [row.end_ns for row in part]),
@@ -58,8 +59,9 @@ def batches_of(rows: Iterable[CaptionRow]) -> Iterator[pa.RecordBatch]:
             *((edge, [row.box[n] for row in part]) for n, edge in enumerate(("x0", "y0", "x1", "y1"))),
             ("shot", [row.shot for row in part]),
             ("mask", [_mask(row) for row in part]),
-        ):
-            columns.append(pa.array(values, SCHEMA.field(name).type))
+        )
+        for name, values in named:
+            columns.append(array_of(values, SCHEMA.field(name).type))
         yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 

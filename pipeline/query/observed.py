@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -43,17 +42,22 @@ def observed_rows(
 ) -> Iterator[ObservedRow]:
     """Observations of each stream, one stream behind the other and each by time, that fall into a caption event that matches.
 
-    `asked`: all but the time, of the captions. Of each event some thirty bytes are held. `masks`: rows have theirs, and it hears of
+    `asked`: all but the time, of the captions. Events are read for some thousand observations at a time. `masks`: rows have theirs, and it hears of
     those that are none.
     """
     pictures = {name: (info.height, info.width) for name, info in store.streams().items()}
     for window in windows:
-        wanted = replace(asked, start=window.start, end=window.end)
-        named = _NamedTimes(event for event, _ in store.matching(window.stream, wanted))
         seen = RowFilter(start=window.start, end=window.end, track=asked.track)
-        made = partial(_rows, named=named, masks=masks is not None)
-        blocks = store.observation_blocks(window.stream, seen, made)
-        for block in blocks:
+
+        def made(found: list[Selection], stream: str = window.stream) -> list[_Seen]:
+            times = [one.column("t") for one in found if len(one)]
+            if not times:
+                return []
+            first, last = int(min(t.min() for t in times)), int(max(t.max() for t in times))
+            events = store.matching(stream, replace(asked, start=first, end=last))
+            return _rows(found, _NamedTimes(event for event, _ in events), masks is not None)
+
+        for block in store.observation_blocks(window.stream, seen, made):
             for track, t_ns, frame, box, score, mask, text, text_score in block:
                 row = None if masks is None or mask is None else masks.read_mask(
                     window.stream, track, RleMask(*mask), (t_ns - window.recording.start_ns) / 1e9

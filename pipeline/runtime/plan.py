@@ -23,6 +23,8 @@ from pipeline.sources import DecodedFrame, Source, SourceInfo, SourceKind, find_
 from pipeline.sources.identity import address_fingerprint, goes_on, same_content, stream_names
 from pipeline.sources.standing import STANDS_NS, StandingPictures
 from pipeline.store import CaptionStore, StreamInfo, check_stream_id
+from pipeline.store.durable_files import refusal
+from pipeline.store.place import place_of
 from pipeline.store.segment_name import AHEAD_NS
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class AwayStream:
     uri: str = field(repr=False)
     stream: str
     config: RunConfig
-    store: Path
+    store: Path | str
     why: SourceAway
 
     def meet(self) -> StreamPlan:
@@ -73,7 +75,7 @@ class RunPlan:
     `away`: cameras that join when they answer.
     """
 
-    store: Path
+    store: Path | str
     streams: tuple[StreamPlan, ...]
     config: RunConfig
     away: tuple[AwayStream, ...] = ()
@@ -83,7 +85,7 @@ def plan_run(
     inputs: Sequence[str] | Sequence[StreamRequest],
     config: RunConfig,
     *,
-    store: Path | None = None,
+    store: Path | str | None = None,
     start_ns: int | None = None,
     name: str | None = None,
 ) -> RunPlan:
@@ -101,10 +103,10 @@ def plan_run(
         check_stream_id(stream)
     path = store or Path(f"{names[0] if len(names) == 1 else 'captions'}.zarr")
     known: dict[str, StreamInfo] = {}
-    exists = (path / "zarr.json").exists()
-    if exists:
+    if _is_there(path):
         known = CaptionStore.open(path).streams()
-        check_writable(path)
+        if isinstance(path, Path):
+            check_writable(path)
     for stream in names:
         check_not_alike(stream, known, path)
     streams: list[StreamPlan] = []
@@ -202,6 +204,15 @@ def _requests(
     return [replace(requests[0], name=name)]
 
 
+def _is_there(store: Path | str) -> bool:
+    """Whether a store lies there already. Raises `StoreRefused` for an address that leads nowhere."""
+    place = place_of(store)
+    try:
+        return place.exists("zarr.json")
+    except OSError as error:
+        raise refusal(error, place.where, "open") from error
+
+
 def check_writable(store: Path) -> None:
     """Raise `UserError` when nothing can be written to a store that is there: on a medium that is read only, or somebody else's."""
     for folder in (store, store / "streams"):
@@ -211,7 +222,7 @@ def check_writable(store: Path) -> None:
             raise UserError(f"cannot write to {store}: {why}; choose another place with --store")
 
 
-def check_not_alike(stream: str, known: Mapping[str, StreamInfo], store: Path) -> None:
+def check_not_alike(stream: str, known: Mapping[str, StreamInfo], store: Path | str) -> None:
     """Raise `UserError` when `stream` is new and `store` has one that some file systems take for the same name."""
     if stream in known:
         return
@@ -224,7 +235,7 @@ def check_not_alike(stream: str, known: Mapping[str, StreamInfo], store: Path) -
 
 
 def check_same_stream(
-    stream: str, store: Path, known: StreamInfo, now: SourceInfo, start_ns: int | None
+    stream: str, store: Path | str, known: StreamInfo, now: SourceInfo, start_ns: int | None
 ) -> None:
     """Raise `UserError` unless `now` is what the store holds as `stream`, grown perhaps, with the same clock."""
     if known.fingerprint and not goes_on(known.fingerprint, now):
@@ -240,7 +251,12 @@ def check_same_stream(
 
 
 def _plan_stream(
-    uri: str, stream: str, config: RunConfig, store: Path, known: StreamInfo | None, start_ns: int | None
+    uri: str,
+    stream: str,
+    config: RunConfig,
+    store: Path | str,
+    known: StreamInfo | None,
+    start_ns: int | None,
 ) -> StreamPlan:
     # A camera that was recorded before need not answer now: the run waits for it.
     seen = None if known is None else _seen_before(uri, stream, known)

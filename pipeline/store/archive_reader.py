@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import weakref
 import zlib
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from pipeline.store.archive_files import (
 from pipeline.store.columns import TABLES, Columns, ColumnSpec
 from pipeline.store.damage import SegmentDamaged, hold_against_name
 from pipeline.store.decoded_cache import DECODED, drop_file, next_file_number
-from pipeline.store.durable_files import read_regular
+from pipeline.store.place import StorePlace
 from pipeline.store.segment import refuse_unknown_tables, rows_of_chunks, schema_number, worth_keeping
 from pipeline.store.segment_rows import SegmentRows, check_masks
 from pipeline.store.sharded_array import ShardedArray
@@ -45,28 +44,29 @@ class DayArchiveReader:
     Raises FileNotFoundError when it is not there (any more), `SegmentDamaged` when a part of it is missing or damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            raise FileNotFoundError(path)
-        self.path = path
-        stream = path.absolute().parent.parent.name
+    def __init__(self, place: StorePlace, key: str) -> None:
+        self._place, self._key = place, key
+        self.path = f"{place.where}/{key}"
+        if not self._there():
+            raise FileNotFoundError(self.path)
+        stream = place.where.rpartition("/")[2]
         self._arrays: dict[str, ShardedArray] = {}
         self._checked: set[str] = set()
         self.number = next_file_number()
         weakref.finalize(self, drop_file, self.number)
         try:
-            self._sums = read_checksums(path, stream)
+            self._sums = read_checksums(place, key, stream)
             self._check("zarr.json")
-            root = parsed_json(read_regular(path / "zarr.json", MOST_DOCUMENT))
+            root = parsed_json(place.read(f"{key}/zarr.json", MOST_DOCUMENT))
             self.attrs: dict[str, Any] = root["attributes"]
             self._members: dict[str, Any] = root["consolidated_metadata"]["metadata"]
             if not isinstance(self.attrs, dict) or not isinstance(self._members, dict):
                 raise ValueError("its metadata are no objects")
         except _DAMAGE as error:
             raise self._failed(error) from error
-        self._schema = schema_number(self.attrs, f"day archive {path}")
+        self._schema = schema_number(self.attrs, f"day archive {self.path}")
         try:
-            hold_against_name(self.attrs, stream, f"day/{path.name}")
+            hold_against_name(self.attrs, stream, key)
             if self._sums is None:
                 self._check_without_checksums()
         except _DAMAGE as error:
@@ -132,7 +132,7 @@ class DayArchiveReader:
 
     def rows(self) -> SegmentRows:
         """Everything in the archive, every byte checked. `StoreRefused` for tables that this version does not know."""
-        refuse_unknown_tables(self.attrs, self.path, f"day/{self.path.name}")
+        refuse_unknown_tables(self.attrs, self.path, self._key)
         tables = {
             kind.group: kind(**{name: self._all(kind, name) for name in kind.specs()})
             for kind in TABLES
@@ -148,8 +148,9 @@ class DayArchiveReader:
     def verify(self) -> None:
         """Check every file. Raises as reading does."""
         try:
-            for path in self._sums or ():
-                check_file(self.path, path, self._sums or {})
+            files = self._sums.files if self._sums is not None else {}
+            for path in files:
+                check_file(self._place, self._key, path, files)
         except _DAMAGE as error:
             raise self._failed(error) from error
         if self._sums is None:
@@ -162,14 +163,29 @@ class DayArchiveReader:
 
     def _array(self, path: str) -> ShardedArray:
         if path not in self._arrays:
-            self._arrays[path] = ShardedArray(self.path, path, self._members[path], self._check, self.number)
+            self._arrays[path] = ShardedArray(
+                self._opened, path, self._members[path], self.number, self._chunk_sums
+            )
         return self._arrays[path]
 
-    def _check(self, key: str) -> None:
+    def _check(self, path: str) -> None:
         """Hold a file against its checksum, once: chunks and indexes of chunks carry some of their own."""
-        if self._sums is not None and key not in self._checked:
-            check_file(self.path, key, self._sums)
-            self._checked.add(key)
+        if self._sums is not None and path not in self._checked:
+            check_file(self._place, self._key, path, self._sums.files)
+            self._checked.add(path)
+
+    def _opened(self, path: str) -> BinaryIO:
+        """A shard, held against its checksum. Where reading it whole would mean a network, its chunks are, one by one."""
+        if not self._place.far or self._sums is None or path not in self._sums.chunks:
+            self._check(path)
+        return self._place.open(f"{self._key}/{path}")
+
+    def _chunk_sums(self, path: str) -> np.ndarray | None:
+        return None if self._sums is None else self._sums.chunks.get(path)
+
+    def _there(self) -> bool:
+        """Of what lies in an object store the description is the first to go when it is deleted."""
+        return self._place.exists(f"{self._key}/zarr.json" if self._place.far else self._key)
 
     def _kept(self, path: str) -> np.ndarray:
         return DECODED.get(self.number, path, lambda: self._read(path))
@@ -203,12 +219,14 @@ class DayArchiveReader:
         for path, length in lengths.items():
             if length >= 0 and self._array(path).shape[0] != length:
                 raise ValueError(f"{path} has {self._array(path).shape[0]} rows, not {length}")
-        check_unlisted(self.path, {path: self._array(path) for path in lengths})
+        check_unlisted(self._place, self._key, {path: self._array(path) for path in lengths})
 
     def _failed(self, error: Exception) -> Exception:
         """An archive that was deleted meanwhile is gone, not damaged. What the system refuses stays as it is."""
-        if not self.path.exists():
+        if isinstance(error, OSError) and self._place.far and not isinstance(error, FileNotFoundError):
+            return error  # a network that fails says nothing of what it leads to
+        if not self._there():
             return FileNotFoundError(self.path)
         if isinstance(error, SegmentDamaged | PermissionError):
             return error
-        return SegmentDamaged("day archive", self.path, f"day/{self.path.name}", error)
+        return SegmentDamaged("day archive", self.path, self._key, error)

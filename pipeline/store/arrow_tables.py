@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.core.clock import NS, TimeSpan
 from pipeline.core.errors import StoreRefused
 from pipeline.core.records import GapReason
+from pipeline.store.arrow_arrays import array_of, int64_of, moments_array, numbers_array
 from pipeline.store.row_query import OLD_EFFORT, Selection, shots_at
 
 TIME = pa.timestamp("ns", tz="UTC")
@@ -25,15 +26,15 @@ OPTIONAL_CAPTION_COLUMNS = ("mask", "embedding")
 def caption_table(stream: str, found: Sequence[Selection], columns: Sequence[str]) -> pa.Table:
     """Caption events of one stream, in the order found."""
     makers: dict[str, Callable[[], pa.Array]] = {
-        "track": lambda: pa.array(_joined(found, "track", np.uint32).astype(np.int64)),
+        "track": lambda: numbers_array(_joined(found, "track", np.uint32).astype(np.int64)),
         "t_start": lambda: _times(found, "t_start"),
         "t_end": lambda: _times(found, "t_end"),
-        "start_s": lambda: pa.array(_joined(found, "start_pts", np.int64) / NS),
-        "end_s": lambda: pa.array(_joined(found, "end_pts", np.int64) / NS),
+        "start_s": lambda: numbers_array(_joined(found, "start_pts", np.int64) / NS),
+        "end_s": lambda: numbers_array(_joined(found, "end_pts", np.int64) / NS),
         "text": lambda: _texts(found, "text"),
-        "score": lambda: pa.array(_joined(found, "score", np.float32)),
-        "logprob": lambda: pa.array(_joined(found, "logprob", np.float32)),
-        "frame": lambda: pa.array(_joined(found, "frame", np.int64)),
+        "score": lambda: numbers_array(_joined(found, "score", np.float32)),
+        "logprob": lambda: numbers_array(_joined(found, "logprob", np.float32)),
+        "frame": lambda: numbers_array(_joined(found, "frame", np.int64)),
         "shot": lambda: _shots(found, "t_start"),
         "mask": lambda: _masks(found),
         "embedding": lambda: _embeddings(found),
@@ -44,11 +45,11 @@ def caption_table(stream: str, found: Sequence[Selection], columns: Sequence[str
 def observation_table(stream: str, found: Sequence[Selection], columns: Sequence[str]) -> pa.Table:
     """Observations of one stream, in the order found."""
     makers: dict[str, Callable[[], pa.Array]] = {
-        "track": lambda: pa.array(_joined(found, "track", np.uint32).astype(np.int64)),
+        "track": lambda: numbers_array(_joined(found, "track", np.uint32).astype(np.int64)),
         "t": lambda: _times(found, "t"),
-        "t_s": lambda: pa.array(_joined(found, "pts", np.int64) / NS),
-        "score": lambda: pa.array(_joined(found, "score", np.float32)),
-        "frame": lambda: pa.array(_joined(found, "frame", np.int64)),
+        "t_s": lambda: numbers_array(_joined(found, "pts", np.int64) / NS),
+        "score": lambda: numbers_array(_joined(found, "score", np.float32)),
+        "frame": lambda: numbers_array(_joined(found, "frame", np.int64)),
         "shot": lambda: _shots(found, "t"),
         "mask": lambda: _masks(found),
     }
@@ -58,10 +59,10 @@ def observation_table(stream: str, found: Sequence[Selection], columns: Sequence
 def track_table(stream: str, found: Sequence[Selection]) -> pa.Table:
     """Closed tracks of one stream, in the order found."""
     makers: dict[str, Callable[[], pa.Array]] = {
-        "track": lambda: pa.array(_joined(found, "track", np.uint32).astype(np.int64)),
+        "track": lambda: numbers_array(_joined(found, "track", np.uint32).astype(np.int64)),
         "t_first": lambda: _times(found, "t_first"),
         "t_last": lambda: _times(found, "t_last"),
-        "observations": lambda: pa.array(_joined(found, "n_obs", np.uint32).astype(np.int64)),
+        "observations": lambda: numbers_array(_joined(found, "n_obs", np.uint32).astype(np.int64)),
         "text": lambda: _texts(found, "text"),
     }
     return _table(stream, found, ("stream", "track", "t_first", "t_last", "observations", "text"), makers)
@@ -71,10 +72,10 @@ def clock_table(stream: str, found: Sequence[Selection]) -> pa.Table:
     """Clock readings of one stream."""
     makers: dict[str, Callable[[], pa.Array]] = {
         "t": lambda: _times(found, "t"),
-        "pts_s": lambda: pa.array(_joined(found, "pts", np.int64) / NS),
-        "epoch": lambda: pa.array(_joined(found, "epoch", np.uint32).astype(np.int64)),
+        "pts_s": lambda: numbers_array(_joined(found, "pts", np.int64) / NS),
+        "epoch": lambda: numbers_array(_joined(found, "epoch", np.uint32).astype(np.int64)),
         "clock": lambda: _texts(found, "clock"),
-        "drift_ppm": lambda: pa.array(_joined(found, "drift", np.float32), from_pandas=True),
+        "drift_ppm": lambda: _known(_joined(found, "drift", np.float32)),
     }
     return _table(stream, found, ("stream", "t", "pts_s", "epoch", "clock", "drift_ppm"), makers)
 
@@ -97,23 +98,23 @@ def damage_table(stream: str, spans: Sequence[TimeSpan]) -> pa.Table:
 
 def overlapping(gaps: pa.Table, start: int | None, end: int | None) -> pa.Table:
     """The gaps that overlap wall ns [start, end]."""
-    starts, ends = (gaps[name].cast(pa.int64()).to_numpy() for name in ("t_start", "t_end"))
+    starts, ends = (int64_of(gaps[name]) for name in ("t_start", "t_end"))
     keep = np.ones(len(gaps), bool)
     if start is not None:
         keep &= ends >= start
     if end is not None:
         keep &= starts <= end
-    return gaps.filter(pa.array(keep))
+    return gaps.filter(numbers_array(keep))
 
 
 def _gaps(stream: str, starts: list[int], ends: list[int], reasons: list[str], frames: list[int]) -> pa.Table:
     return pa.table(
         {
             "stream": _repeated(stream, len(starts)),
-            "t_start": pa.array(starts, TIME),
-            "t_end": pa.array(ends, TIME),
-            "reason": pa.array(reasons, pa.string()),
-            "frames": pa.array(frames, pa.int64()),
+            "t_start": array_of(starts, TIME),
+            "t_end": array_of(ends, TIME),
+            "reason": array_of(reasons, pa.string()),
+            "frames": array_of(frames, pa.int64()),
         }
     )
 
@@ -125,7 +126,7 @@ def effort_table(stream: str, found: Sequence[Selection], as_gaps: Sequence[Sele
         {
             "stream": _repeated(stream, sum(len(f) for f in found) + len(old)),
             "t": pa.concat_arrays([_times(found, "t"), _times(as_gaps, "t_start")]),
-            "effort": pa.array([*_texts(found, "effort").to_pylist(), *old], pa.string()),
+            "effort": array_of([*_texts(found, "effort").to_pylist(), *old], pa.string()),
         }
     )
 
@@ -136,7 +137,7 @@ def cut_table(stream: str, found: Sequence[Selection]) -> pa.Table:
         {
             "stream": _repeated(stream, sum(len(f) for f in found)),
             "t": _times(found, "t"),
-            "pts_s": pa.array(_joined(found, "pts", np.int64) / NS, pa.float64()),
+            "pts_s": numbers_array(_joined(found, "pts", np.int64) / NS),
         }
     )
 
@@ -148,11 +149,11 @@ def by_time(tables: list[pa.Table], column: str, limit: int | None) -> pa.Table:
     if not tables:
         raise StoreRefused("the store holds no streams yet: run `sca run` first")
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    times = table[column].cast(pa.int64()).to_numpy()
-    tracks = table["track"].to_numpy() if "track" in table.column_names else np.zeros(len(times))
+    times = int64_of(table[column])
+    tracks = int64_of(table["track"]) if "track" in table.column_names else np.zeros(len(times))
     order = np.lexsort((tracks, times))
     if (np.diff(order) != 1).any():
-        table = table.take(pa.array(order))
+        table = table.take(numbers_array(order))
     return table if limit is None else table.slice(0, limit)
 
 
@@ -166,7 +167,7 @@ def _table(
             arrays[name] = _repeated(stream, sum(len(f) for f in found))
         elif name in ("x0", "y0", "x1", "y1"):
             assert boxes is not None
-            arrays[name] = pa.array(np.ascontiguousarray(boxes[:, ("x0", "y0", "x1", "y1").index(name)]))
+            arrays[name] = numbers_array(np.ascontiguousarray(boxes[:, ("x0", "y0", "x1", "y1").index(name)]))
         else:
             arrays[name] = makers[name]()
     return pa.table(arrays)
@@ -175,11 +176,18 @@ def _table(
 def _shots(found: Sequence[Selection], time: str) -> pa.Array:
     """Numbers of the shots in which rows begin, from 0."""
     numbers = [shots_at(f.source, f.column(time)) for f in found]
-    return pa.array(np.concatenate(numbers) if numbers else np.empty(0, np.int64))
+    return numbers_array(np.concatenate(numbers) if numbers else np.empty(0, np.int64))
+
+
+def _known(numbers: np.ndarray) -> pa.Array:
+    """Not-a-number as null."""
+    return numbers_array(numbers, ~np.isnan(numbers))
 
 
 def _repeated(text: str, count: int) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([text]))
+    return pa.DictionaryArray.from_arrays(
+        numbers_array(np.zeros(count, np.int32)), array_of([text], pa.string())
+    )
 
 
 def _joined(found: Sequence[Selection], name: str, dtype: type, width: int | None = None) -> np.ndarray:
@@ -189,17 +197,17 @@ def _joined(found: Sequence[Selection], name: str, dtype: type, width: int | Non
 
 
 def _times(found: Sequence[Selection], name: str) -> pa.Array:
-    return pa.array(_joined(found, name, np.int64)).cast(pa.timestamp("ns")).cast(TIME)
+    return moments_array(_joined(found, name, np.int64), TIME)
 
 
 def _texts(found: Sequence[Selection], name: str) -> pa.Array:
     parts = [f.texts(name).cast(pa.string()) for f in found]
-    return pa.concat_arrays(parts or [pa.array([], pa.string())]).dictionary_encode()
+    return pa.concat_arrays(parts or [array_of([], pa.string())]).dictionary_encode()
 
 
 def _masks(found: Sequence[Selection]) -> pa.Array:
     rows = [mask for f in found for mask in f.masks()]
-    return pa.array([None if m is None else {"size": m[0], "counts": m[1]} for m in rows], MASK)
+    return array_of([None if m is None else {"size": m[0], "counts": m[1]} for m in rows], MASK)
 
 
 def _embeddings(found: Sequence[Selection]) -> pa.Array:
@@ -210,4 +218,4 @@ def _embeddings(found: Sequence[Selection]) -> pa.Array:
                 row[: len(row) - int(np.argmin(np.isnan(row[::-1])))] if not np.isnan(row).all() else row[:0]
             )
             rows.append(known if len(known) else None)
-    return pa.array(rows, pa.list_(pa.float32()))
+    return array_of(rows, pa.list_(pa.float32()))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +114,7 @@ class CaptionStore(StoreReader):
         except OSError as error:
             raise refusal(error, place.where, "write to") from error
         self._go_on_in_this_schema()
-        writer = StreamWriter(place, model=info.model, compaction=compaction, clock=clock)
+        writer = StreamWriter(place.for_writer(), model=info.model, compaction=compaction, clock=clock)
         try:
             known = self._info(stream)
             if known is not None:
@@ -316,7 +317,7 @@ class CaptionStore(StoreReader):
         made = []
         self._go_on_in_this_schema()
         for name in self._chosen(stream):
-            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
+            with self._changing(name) as writer:
                 made += writer.archive_closed_days(nanoseconds(now))
         return made
 
@@ -327,7 +328,7 @@ class CaptionStore(StoreReader):
         """
         count = 0
         for name in self._chosen(stream):
-            place = self._stream_place(name)
+            place = self._stream_place(name).for_writer(at_once=True)
             try:
                 count += forget_unwritten(place, nanoseconds(moment), time.time_ns())
             except OSError as error:
@@ -339,7 +340,7 @@ class CaptionStore(StoreReader):
         self._go_on_in_this_schema()
         count = 0
         for name in self._chosen(stream):
-            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
+            with self._changing(name) as writer:
                 count += writer.erase(erased)
         self._open.clear()
         return count
@@ -349,7 +350,7 @@ class CaptionStore(StoreReader):
         self._go_on_in_this_schema()
         count = 0
         for name in self._chosen(stream):
-            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
+            with self._changing(name) as writer:
                 count += writer.upgrade()
         self._open.clear()
         return count
@@ -358,8 +359,21 @@ class CaptionStore(StoreReader):
         """Merge what is due and delete what was replaced. Takes the writer's place meanwhile."""
         self._go_on_in_this_schema()
         for name in self._chosen(stream):
-            with StreamWriter(self._stream_place(name), compaction=Compaction(enabled=False)) as writer:
+            with self._changing(name) as writer:
                 writer.compact()
+
+    @contextlib.contextmanager
+    def _changing(self, stream: str) -> Iterator[StreamWriter]:
+        """The writer's place, without merging beside it. When it is left, all that was changed is where the store is."""
+        place = self._stream_place(stream).for_writer(at_once=True)
+        writer = StreamWriter(place, compaction=Compaction(enabled=False))
+        try:
+            yield writer
+        finally:
+            try:
+                writer.close()
+            except OSError as error:
+                raise refusal(error, place.where, "write to") from error
 
     def _go_on_in_this_schema(self) -> None:
         """Mark a store of an earlier schema as one of this, before the first segment of this is in it.

@@ -247,7 +247,7 @@ class Compactor:
                     days = closed_days(segments, now_ns, clock_ns=self._clock(), skip=self._skipped())
                     for date, inputs in days:
                         try:
-                            made.append(build_day(folder, date, inputs, self._epoch))
+                            made.append(build_day(self._place, folder, date, inputs, self._epoch))
                         except SegmentRefused as error:
                             self._set_aside(error)
                             again = True  # the rest of that day, without it

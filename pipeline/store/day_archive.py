@@ -22,7 +22,7 @@ from pipeline.store.archive_files import (
 from pipeline.store.columns import TABLES, Codec, ColumnSpec
 from pipeline.store.durable_files import TEMPORARY, fsync_directory, fsync_tree
 from pipeline.store.joined_segments import JoinedSegments
-from pipeline.store.place import LocalPlace
+from pipeline.store.place import StorePlace
 from pipeline.store.segment import (
     SegmentAttributes,
     SegmentReader,
@@ -78,15 +78,17 @@ def date_of(wall_ns: int) -> str:
     return to_datetime(wall_ns).date().isoformat()
 
 
-def build_day(directory: Path, date: str, inputs: Sequence[SegmentName], epoch: int) -> SegmentName:
-    """Write the archive of consecutive segments and put it in place in one step.
+def build_day(
+    place: StorePlace, directory: Path, date: str, inputs: Sequence[SegmentName], epoch: int
+) -> SegmentName:
+    """Write the archive of consecutive segments of `place` and put it into `directory`, its folder, in one step.
 
     A shard at a time is held in memory. Raises `StoreRefused` for a damaged input, OSError when the disk refuses.
     """
     readers: list[SegmentReader] = []
     try:
         for name in inputs:
-            readers.append(SegmentReader(LocalPlace(directory), name.path))
+            readers.append(SegmentReader(place, name.path))
             refuse_unknown_tables(readers[-1].attrs, directory / name.path, name.path)
         return write_day(directory, date, inputs, JoinedSegments(readers), readers[-1].attrs, epoch)
     finally:

@@ -42,7 +42,7 @@ def writing_durably(path: Path) -> Iterator[BinaryIO]:
 
 
 # Of what is read whole: descriptions of stores and streams, lists of checksums, metadata of a day.
-_MOST_BYTES = 256 << 20
+MOST_BYTES = 256 << 20
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -57,7 +57,7 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
-def read_regular(path: Path, most: int = _MOST_BYTES) -> bytes:
+def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
     """All bytes of a regular file. Raises OSError, for one that is larger than `most` too."""
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size <= most and len(data := file.read(most + 1)) <= most:
@@ -81,6 +81,15 @@ def raise_it(error: OSError) -> None:
     raise error
 
 
+def files_below(folder: Path) -> list[str]:
+    """All files below a folder, relative to it. Raises OSError."""
+    return [
+        Path(where, entry).relative_to(folder).as_posix()
+        for where, _, entries in os.walk(folder, onerror=raise_it)
+        for entry in entries
+    ]
+
+
 def fsync_tree(path: Path) -> None:
     """Make a folder, all that is in it and its names durable."""
     for folder, _, files in os.walk(path, topdown=False, onerror=raise_it):
@@ -93,8 +102,14 @@ def fsync_tree(path: Path) -> None:
         fsync_directory(Path(folder))
 
 
+class FarPlaceRefused(OSError):
+    """What lies behind a network was not reached, or refuses; `strerror` says why and what to do. Never damage: nothing is known of it."""
+
+
 def refusal(error: OSError, path: Path | str, doing: str) -> StoreRefused:
     """The operating system's refusal as an error that names the path and the remedy."""
+    if isinstance(error, FarPlaceRefused):
+        return StoreRefused(f"cannot {doing} {path}: {error.strerror}")
     remedies = {
         errno.ENOSPC: "the disk is full: free some space, then go on",
         errno.EDQUOT: "the disk quota is used up: free some space, then go on",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from pipeline.store.durable_files import (
+    MOST_BYTES,
     TEMPORARY,
+    files_below,
     fsync_directory,
     open_regular,
     read_regular,
@@ -42,8 +44,8 @@ class StorePlace(Protocol):
     """A folder of bytes. Keys are relative to it, with slashes; a key that is read was put whole, or not at all.
 
     What cannot be done raises OSError, FileNotFoundError where a key is missing. Safe to use from several threads and
-    processes. `where`: for messages. `folder`: the same on a local disk, None elsewhere; day archives, which other
-    programs read as plain Zarr groups, are kept only there.
+    processes. `where`: for messages. `folder`: the local folder in which day archives can be built, each as a folder of files in one step;
+    None where none are. `far`: whether reading means a network, so that no more is read than a question needs.
     """
 
     @property
@@ -52,30 +54,49 @@ class StorePlace(Protocol):
     @property
     def folder(self) -> Path | None: ...
 
+    @property
+    def far(self) -> bool: ...
+
     def __hash__(self) -> int: ...
 
     def below(self, key: str) -> StorePlace:
         """The folder `key` as a place of its own; it need not exist."""
         ...
 
+    def for_writer(self, at_once: bool = False) -> StorePlace:
+        """The folder of a stream for the one who writes it: where puts must not wait for a network, another place than this.
+
+        `at_once`: what was put there must be here when its hold is released, which raises OSError where it is not.
+        """
+        ...
+
     def list(self, folder: str = "") -> list[str]:
         """Names directly in a folder, in any order; none where there is no such folder."""
+        ...
+
+    def stamps(self, folder: str = "") -> dict[str, Stamp]:
+        """What `list` gives, each with its stamp; what goes away meanwhile is left out. Stamps of folders mean nothing."""
         ...
 
     def exists(self, key: str = "") -> bool:
         """Whether there is something under the key."""
         ...
 
+    def sizes(self, folder: str, paths: Iterable[str] | None = None) -> dict[str, int]:
+        """Bytes of those of the files `paths`, relative to a folder, that are there; by default of all below it."""
+        ...
+
     def stamp(self, key: str) -> Stamp:
         """Size and time of change of what lies under a key."""
         ...
 
-    def read(self, key: str) -> bytes:
-        """All bytes of a key."""
+    def read(self, key: str, most: int = MOST_BYTES) -> bytes:
+        """All bytes of a key. OSError where there are more than `most`."""
         ...
 
     def open(self, key: str) -> BinaryIO:
-        """A key for reading in ranges (`seek`, `read`). It goes on to be readable when it is deleted meanwhile."""
+        """A key for reading in ranges (`seek`, `read`). When it is deleted meanwhile, it goes on to be readable or raises
+        FileNotFoundError."""
         ...
 
     def put(self, key: str, data: bytes) -> None:
@@ -107,6 +128,14 @@ class StorePlace(Protocol):
         ...
 
 
+class FarPlace(StorePlace, Protocol):
+    """A place behind a network, in which a key can be put for the first time by one only."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Put `data` under a key that nothing lies under. Raises FileExistsError where there is something else than that."""
+        ...
+
+
 @dataclass(frozen=True)
 class LocalPlace:
     """A folder on a local disk."""
@@ -117,8 +146,22 @@ class LocalPlace:
     def where(self) -> str:
         return str(self.folder)
 
+    @property
+    def far(self) -> bool:
+        return False
+
     def below(self, key: str) -> StorePlace:
         return LocalPlace(self.folder / key)
+
+    def for_writer(self, at_once: bool = False) -> StorePlace:
+        return self
+
+    def stamps(self, folder: str = "") -> dict[str, Stamp]:
+        found = {}
+        for name in self.list(folder):
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = self.stamp(f"{folder}/{name}" if folder else name)
+        return found
 
     def list(self, folder: str = "") -> list[str]:
         try:
@@ -129,12 +172,19 @@ class LocalPlace:
     def exists(self, key: str = "") -> bool:
         return (self.folder / key).exists()
 
+    def sizes(self, folder: str, paths: Iterable[str] | None = None) -> dict[str, int]:
+        found = {}
+        for path in files_below(self.folder / folder) if paths is None else paths:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found[path] = os.stat(self.folder / folder / path).st_size
+        return found
+
     def stamp(self, key: str) -> Stamp:
         stat = os.stat(self.folder / key)
         return Stamp(stat.st_size, stat.st_mtime_ns)
 
-    def read(self, key: str) -> bytes:
-        return read_regular(self.folder / key)
+    def read(self, key: str, most: int = MOST_BYTES) -> bytes:
+        return read_regular(self.folder / key, most)
 
     def open(self, key: str) -> BinaryIO:
         return open_regular(self.folder / key)
@@ -179,7 +229,14 @@ class LocalPlace:
 
 
 PLACES: Registry[Callable[[str], StorePlace]] = registry(
-    "place of a store", "places", {"file": "pipeline.store.place:local_place"}
+    "place of a store",
+    "places",
+    {
+        "file": "pipeline.store.place:local_place",
+        "s3": "pipeline.store.bucket_opening:bucket_place",
+        "gs": "pipeline.store.bucket_opening:bucket_place",
+        "az": "pipeline.store.bucket_opening:bucket_place",
+    },
 )
 """Parts are called with an address and named by its scheme ("s3" for s3://...), in lower case."""
 
@@ -187,6 +244,11 @@ PLACES: Registry[Callable[[str], StorePlace]] = registry(
 def local_place(address: str) -> LocalPlace:
     """The folder that a path, or an address that begins with file://, names."""
     return LocalPlace(Path(address.removeprefix("file://")))
+
+
+def typed_address(text: str) -> Path | str:
+    """What somebody typed as a store: a path, or an address with a scheme."""
+    return text if "://" in text else Path(text)
 
 
 def place_of(address: str | Path) -> StorePlace:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable
 
-from pipeline.store.durable_files import raise_it
 from pipeline.store.place import StorePlace
 from pipeline.store.segment_name import DAY_LEVEL, SegmentName, Visible, is_ahead
 from pipeline.store.stream_directory import FOLDERS, list_names, list_visible
@@ -70,11 +68,7 @@ def size_on_disk(place: StorePlace, name: SegmentName) -> int:
     with contextlib.suppress(FileNotFoundError):
         if name.level != DAY_LEVEL:
             return place.stamp(name.path).size
-        if place.folder is not None:
-            found = os.walk(place.folder / name.path, onerror=raise_it)
-            return sum(
-                os.path.getsize(os.path.join(folder, file)) for folder, _, files in found for file in files
-            )
+        return sum(place.sizes(name.path).values())
     return 0
 
 

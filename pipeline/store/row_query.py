@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pipeline.core.clock import TimeSpan
-from pipeline.core.errors import StoreRefused
 from pipeline.store.columns import (
     CaptionColumns,
     ClockColumns,
@@ -82,9 +81,9 @@ class Selection:
 
     def texts(self, name: str) -> pa.Array:
         """Strings of a column of text numbers, taken from the source's dictionary."""
-        import pyarrow as pa
+        from pipeline.store.arrow_arrays import numbers_array
 
-        return text_dictionary(self.source).take(pa.array(self.column(name)))
+        return text_dictionary(self.source).take(numbers_array(self.column(name).astype(np.int64)))
 
     def strings(self, name: str) -> list[str]:
         """The same as plain strings."""
@@ -362,8 +361,4 @@ def open_segment(place: StorePlace, name: SegmentName) -> StoredSegment:
         return SegmentReader(place, name.path)
     from pipeline.store.archive_reader import DayArchiveReader
 
-    if place.folder is None:
-        raise StoreRefused(
-            f"{place.where}/{name.path}: day archives are read from local disks only; copy the store"
-        )
-    return DayArchiveReader(place.folder / name.path)
+    return DayArchiveReader(place, name.path)

@@ -7,17 +7,17 @@ end; the index and every chunk end with their CRC-32C.
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numcodecs
 import numpy as np
 
 from pipeline.store.decoded_cache import cache_of
-from pipeline.store.durable_files import open_regular
 
 # What we write is far below this; more is no archive but somebody's wish to fill this machine's memory.
 _MOST_CHUNK = 64 << 20
@@ -29,16 +29,21 @@ class ArchiveFileWrong(RuntimeError):
 
 
 class ShardedArray:
-    """The array at `path` in an archive. `document`: its metadata; `check`: called with each file before it is first read.
+    """The array at `path` in an archive. `document`: its metadata; `opened`: gives a file of the archive by its path.
 
-    `file`: number of the archive in the caches. Raises ValueError and the like for metadata that we would not write,
+    `sums`: CRC-32C of each chunk of a file (n,) <u4, where something tells them; else a chunk tells its own. `file`: number of the archive in the caches. Raises ValueError and the like for metadata that we would not write,
     `ArchiveFileWrong` for chunks that are not what was written, OSError.
     """
 
     def __init__(
-        self, folder: Path, path: str, document: Mapping[str, Any], check: Callable[[str], None], file: int
+        self,
+        opened: Callable[[str], BinaryIO],
+        path: str,
+        document: Mapping[str, Any],
+        file: int,
+        sums: Callable[[str], np.ndarray | None] = lambda _: None,
     ) -> None:
-        self._folder, self._path, self._check, self._file = folder, path, check, file
+        self._open, self._path, self._file, self._sums = opened, path, file, sums
         sharding = _configuration(document["codecs"], "sharding_indexed")
         names = [codec["name"] for codec in sharding["codecs"]]
         if (
@@ -100,14 +105,17 @@ class ShardedArray:
 
     def shard_index(self, number: int) -> np.ndarray:
         """(chunks, 2) uint64: where each chunk of a shard begins, and its bytes. Every one that is asked of is there."""
+        with self._opened(self.shard_key(number)) as file:
+            return self._index_in(file, number)
+
+    def _index_in(self, file: BinaryIO, number: int) -> np.ndarray:
         key, entries = self.shard_key(number), self.chunks_per_shard
         length = 16 * entries + 4
-        with self._opened(key) as file:
-            size = file.seek(0, io.SEEK_END)
-            if size < length:
-                raise ArchiveFileWrong(f"{key} is cut off")
-            file.seek(size - length)
-            raw = file.read(length)
+        size = file.seek(0, io.SEEK_END)
+        if size < length:
+            raise ArchiveFileWrong(f"{key} is cut off")
+        file.seek(size - length)
+        raw = file.read(length)
         if google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
             raise ArchiveFileWrong(f"the index of {key} is not what was written, or the file is cut off")
         left = -(-len(self) // self.chunk_rows) - number * entries
@@ -116,20 +124,19 @@ class ShardedArray:
             raise ArchiveFileWrong(f"{key} lacks chunks")
         return index
 
-    def _opened(self, key: str) -> Any:
-        self._check(key)
+    def _opened(self, key: str) -> BinaryIO:
         try:
-            return open_regular(self._folder / key)
+            return self._open(key)
         except FileNotFoundError:
             raise ArchiveFileWrong(f"{key} is missing") from None
 
     def _chunk(self, number: int) -> np.ndarray:
         shard, place = divmod(number, self.chunks_per_shard)
-        if shard not in self._indices:
-            self._indices[shard] = self.shard_index(shard)
-        begin, size = (int(n) for n in self._indices[shard][place])
         key = self.shard_key(shard)
         with self._opened(key) as file:
+            if shard not in self._indices:
+                self._indices[shard] = self._index_in(file, shard)
+            begin, size = (int(n) for n in self._indices[shard][place])
             file.seek(begin)
             data = file.read(size)
         if (
@@ -138,6 +145,11 @@ class ShardedArray:
             or google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little")
         ):
             raise ArchiveFileWrong(f"chunk {place} of {key} is not what was written")
+        sums = self._sums(key)
+        if sums is not None and (
+            place >= len(sums) or int(sums[place]) != int.from_bytes(data[-4:], "little")
+        ):
+            raise ArchiveFileWrong(f"chunk {place} of {key} is another than was written")
         # Into a buffer of the right size: what says that it unpacks to more is refused before it does.
         part = np.empty(self._chunk_bytes, np.uint8)
         (numcodecs.Blosc() if self._blosc else numcodecs.Zstd()).decode(data[:-4], part)
@@ -154,6 +166,18 @@ class ShardedArray:
         if not parts:
             return np.empty((0, *self.shape[1:]), self.dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def chunk_sums(folder: Path, key: str, data: bytes) -> np.ndarray | None:
+    """CRC-32C of each chunk (n,) <u4 that `data`, a file of the archive `folder`, ends its chunks with; None for what is no shard."""
+    path, found, _ = key.rpartition("/c/")
+    if not found:
+        return None
+    document = json.loads((folder / path / "zarr.json").read_bytes())
+    array = ShardedArray(lambda _: io.BytesIO(data), path, document, -1)
+    number = int(key[len(path) + len("/c/") :].split("/")[0])
+    ends = array.shard_index(number).sum(axis=1)
+    return np.array([int.from_bytes(data[int(end) - 4 : int(end)], "little") for end in ends], "<u4")
 
 
 def _configuration(codecs: Any, name: str) -> Mapping[str, Any]:

@@ -52,7 +52,7 @@ class StoreReader:
     def __init__(self, place: StorePlace, *, strict: bool = False) -> None:
         self._place = place
         # Where it lies on a local disk; elsewhere its address, which names no file.
-        self.path = place.folder or Path(place.where)
+        self.path: Path | str = place.folder or place.where
         self._open = OpenSegments(strict)
 
     def streams(self) -> dict[str, StreamInfo]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.errors import StoreRefused
+from pipeline.store.arrow_arrays import array_of, numbers_array
 from pipeline.store.arrow_tables import (
     CAPTION_COLUMNS,
     MASK,
@@ -100,7 +101,7 @@ def _captions(
     def made(stream: str, block: OrderedRows) -> list[pa.RecordBatch]:
         def decode(places: np.ndarray, names: Sequence[str]) -> pa.Table:
             found, order = _at(block.found, block.order[places])
-            return _in_schema(caption_table(stream, found, names).take(pa.array(order)), schema)
+            return _in_schema(caption_table(stream, found, names).take(numbers_array(order)), schema)
 
         return finish(len(block.order), decode)
 
@@ -116,7 +117,7 @@ def _observations(
     def made(stream: str, found: Sequence[Selection]) -> list[pa.RecordBatch]:
         def decode(places: np.ndarray, names: Sequence[str]) -> pa.Table:
             kept, order = _at(found, places)
-            return _in_schema(observation_table(stream, kept, names).take(pa.array(order)), schema)
+            return _in_schema(observation_table(stream, kept, names).take(numbers_array(order)), schema)
 
         return finish(sum(len(one) for one in found), decode)
 
@@ -141,7 +142,7 @@ def _whole(
 ) -> Iterator[list[pa.RecordBatch]]:
     if store.streams():
         table = _in_schema(getattr(store, name)(), schema)
-        yield finish(len(table), lambda places, names: table.select(names).take(places))
+        yield finish(len(table), lambda places, names: table.select(names).take(numbers_array(places)))
 
 
 def _stream_rows(store: StoreReader, _: FilterBounds, finish: Finish) -> Iterator[list[pa.RecordBatch]]:
@@ -152,5 +153,6 @@ def _stream_rows(store: StoreReader, _: FilterBounds, finish: Finish) -> Iterato
         }
         for name, info in store.streams().items()
     ]  # fmt: skip
-    table = pa.Table.from_pylist(rows, schema=_STREAMS)
-    yield finish(len(table), lambda places, names: table.select(names).take(places))
+    columns = [array_of([row[field.name] for row in rows], field.type) for field in _STREAMS]
+    table = pa.Table.from_arrays(columns, schema=_STREAMS)
+    yield finish(len(table), lambda places, names: table.select(names).take(numbers_array(places)))

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipeline.core.errors import StoreRefused
+from pipeline.store.arrow_arrays import int64_of, numbers_array
 from pipeline.store.filter_bounds import AskedFilter, FilterBounds
 
 _PLACE = "\0place"
@@ -29,6 +30,36 @@ Finish = Callable[[int, Decode], list[pa.RecordBatch]]
 
 BlockScan = Callable[[FilterBounds, Finish], Iterator[list[pa.RecordBatch]]]
 """Finishes blocks that together have all rows within bounds, and others if need be."""
+
+
+class StoredRows:
+    """What `ds.Scanner` offers, for rows that are read as they are taken: Arrow's own reads on to the end when it is let go."""
+
+    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        self.projected_schema = self.dataset_schema = schema
+        self._batches = batches
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        """The rows as a stream of Arrow."""
+        return pa.RecordBatchReader.from_batches(self.projected_schema, self._batches)
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        return self._batches
+
+    def to_table(self) -> pa.Table:
+        return pa.Table.from_batches(self._batches, self.projected_schema)
+
+    def head(self, num_rows: int) -> pa.Table:
+        """The first rows; no more are read than it takes."""
+        taken: list[pa.RecordBatch] = []
+        missing = num_rows
+        while missing > 0 and (batch := next(self._batches, None)) is not None:
+            taken.append(batch.slice(0, missing))
+            missing -= len(taken[-1])
+        return pa.Table.from_batches(taken, self.projected_schema)
+
+    def count_rows(self) -> int:
+        return sum(batch.num_rows for batch in self._batches)
 
 
 class StoredDataset(ds.Dataset):
@@ -58,7 +89,7 @@ class StoredDataset(ds.Dataset):
         columns: Sequence[str] | dict[str, pc.Expression] | None = None,
         filter: pc.Expression | None = None,
         **options: Any,
-    ) -> ds.Scanner:
+    ) -> StoredRows | ds.Scanner:
         """Rows that `filter` lets through, a block at a time. `columns`: names, or new columns computed of them."""
         asked = AskedFilter(filter, self._schema)
         given = columns is None or isinstance(columns, dict)
@@ -68,15 +99,15 @@ class StoredDataset(ds.Dataset):
         if isinstance(columns, dict):
             names = [name for name in self._schema.names if _looked_at(name, columns, self._schema)]
         schema = pa.schema([self._schema.field(name) for name in names])
-        wanted = columns if isinstance(columns, dict) else None
+        batches = self._batches(asked, names, schema)
+        if not isinstance(columns, dict):
+            return StoredRows(schema, batches)
+        # Nobody reads ahead: a thread of Arrow that waits for this generator would not let the process end.
         kept = {
             name: options[name] for name in ("batch_size", "memory_pool") if options.get(name) is not None
         }
-        # Nobody reads ahead: a thread of Arrow that waits for this generator would not let the process end.
         kept |= {"use_threads": False, "batch_readahead": 0}
-        return ds.Scanner.from_batches(
-            self._batches(asked, names, schema), schema=schema, columns=wanted, **kept
-        )
+        return ds.Scanner.from_batches(batches, schema=schema, columns=columns, **kept)
 
     def to_table(self, columns: Any = None, filter: pc.Expression | None = None, **options: Any) -> pa.Table:
         """All rows that `filter` lets through."""
@@ -112,8 +143,8 @@ class StoredDataset(ds.Dataset):
             places = np.arange(count)
             table = decode(places, ["stream", *(name for name in early if name != "stream")])
             if asked.expression is not None:
-                kept = table.append_column(_PLACE, pa.array(places)).filter(asked.expression)
-                places = kept[_PLACE].to_numpy()
+                kept = table.append_column(_PLACE, numbers_array(places)).filter(asked.expression)
+                places = int64_of(kept[_PLACE])
                 table = kept
             if not len(places):
                 return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,12 +41,19 @@ def list_names(place: StorePlace) -> list[SegmentName]:
 
     `hot` is listed before `day`: an archive is in place before what it replaces goes away.
     """
-    return [
-        name
+    hot, day = (
+        [name for entry in place.list(folder) if (name := SegmentName.parse(folder, entry)) is not None]
         for folder in FOLDERS
-        for entry in place.list(folder)
-        if (name := SegmentName.parse(folder, entry)) is not None
-    ]
+    )
+    if place.far:
+        day = [name for name in day if not _on_its_way(place, name, hot)]
+    return hot + day
+
+
+def _on_its_way(place: StorePlace, archive: SegmentName, hot: Sequence[SegmentName]) -> bool:
+    """Whether not all of an archive is uploaded yet: its list of checksums comes last, and what it replaces goes after that."""
+    inside = any(archive.lo <= name.lo and name.hi <= archive.hi for name in hot)
+    return inside and not place.exists(f"{archive.path}/checksums.json")
 
 
 def list_epochs(place: StorePlace) -> list[EpochClaim]:
@@ -55,14 +62,23 @@ def list_epochs(place: StorePlace) -> list[EpochClaim]:
     So is one that goes away while they are read: a writer that starts has pruned it (`prune_epochs`), after it had deleted
     what the claim kept out.
     """
-    claims = [_claim(place, f"epoch/{entry}") for entry in place.list("epoch") if _EPOCH.fullmatch(entry)]
+    claims = [
+        _claim(place, f"epoch/{entry}", stamp)
+        for entry, stamp in place.stamps("epoch").items()
+        if _EPOCH.fullmatch(entry)
+    ]
     return sorted((claim for claim in claims if claim is not None), key=lambda claim: claim.epoch)
+
+
+def claimed_epoch(key: str) -> int:
+    """Number of the claim under a key; -1 for what is none."""
+    match = _EPOCH.fullmatch(key.rpartition("/")[2])
+    return int(match[1]) if match else -1
 
 
 def newest_epoch(place: StorePlace) -> int:
     """Number of the newest claim, filled in or not; -1 without any."""
-    entries = [match for entry in place.list("epoch") if (match := _EPOCH.fullmatch(entry))]
-    return max((int(match[1]) for match in entries), default=-1)
+    return max((claimed_epoch(entry) for entry in place.list("epoch")), default=-1)
 
 
 def prune_epochs(place: StorePlace, keep: int = KEPT_EPOCHS) -> None:
@@ -123,9 +139,8 @@ def _read_claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
         ) from error
 
 
-def _claim(place: StorePlace, key: str) -> EpochClaim | None:
+def _claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
     try:
-        stamp = place.stamp(key)
         return _read_claim(place, key, stamp) if stamp.size else None
     except FileNotFoundError:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -43,6 +44,24 @@ class StorePlaceTests:
         assert empty.list("nowhere") == []
         assert "hot" in empty.list()
 
+    def test_stamps_and_sizes_are_told_of_many_at_once(self, empty: StorePlace) -> None:
+        empty.put("hot/a.bin", b"first")
+        empty.put("hot/b.bin", b"")
+        empty.prepare("hot/below")
+        empty.put("hot/below/c.bin", b"xyz")
+        stamps = empty.stamps("hot")
+        assert set(stamps) == {"a.bin", "b.bin", "below"}
+        assert stamps["a.bin"] == empty.stamp("hot/a.bin")
+        assert empty.sizes("hot", ["a.bin", "below/c.bin", "none.bin"]) == {"a.bin": 5, "below/c.bin": 3}
+        assert empty.sizes("hot") == {"a.bin": 5, "b.bin": 0, "below/c.bin": 3}
+        assert empty.stamps("nowhere") == {}
+
+    def test_what_is_larger_than_it_may_be_is_not_read(self, empty: StorePlace) -> None:
+        empty.put("hot/a.bin", b"12345")
+        assert empty.read("hot/a.bin", 5) == b"12345"
+        with pytest.raises(OSError, match="larger"):
+            empty.read("hot/a.bin", 4)
+
     def test_a_missing_key_is_told(self, empty: StorePlace) -> None:
         for ask in (empty.read, empty.open, empty.stamp, empty.delete):
             with pytest.raises(FileNotFoundError):
@@ -57,14 +76,19 @@ class StorePlaceTests:
         assert hash(empty.below("streams/yard")) == hash(below)
         assert empty.below("streams/yard") == below
 
-    def test_ranges_are_read_and_outlive_the_key(self, empty: StorePlace) -> None:
-        empty.put("hot/a.bin", bytes(range(100)))
+    def test_ranges_are_read_also_when_the_key_goes_away(self, empty: StorePlace) -> None:
+        data = bytes(range(100)) * 10_000
+        empty.put("hot/a.bin", data)
         with empty.open("hot/a.bin") as file:
-            file.seek(90)
-            assert file.read(5) == bytes(range(90, 95))
+            for begin, count in ((90, 5), (500_001, 70_000), (0, 1), (999_990, 20)):
+                file.seek(begin)
+                assert file.read(count) == data[begin : begin + count]
             empty.delete("hot/a.bin")
             file.seek(-10, 2)
-            assert file.read() == bytes(range(90, 100))
+            assert file.read() == data[-10:]
+            file.seek(300_000)
+            with contextlib.suppress(FileNotFoundError):  # but never anything else than what was there
+                assert file.read(100) == data[300_000:300_100]
 
     def test_putting_again_replaces_and_changes_the_stamp(self, empty: StorePlace) -> None:
         empty.put("hot/a.bin", b"one")

@@ -269,7 +269,7 @@ class SimulatedRecorder(SimulatedProcess):
         super().__init__(cluster)
         self._actor = _RecorderActor(cluster)
 
-    def open(self, store: Path) -> Call:
+    def open(self, store: Path | str) -> Call:
         return self._call(lambda: None, work=False)
 
     def open_stream(self, plan: StreamPlan, attempt: int) -> Call:

@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.core.records import Batch, CaptionEvent, Gap, ResumePoint
 from pipeline.store import CaptionStore, Compaction
-from pipeline.store.archive_reader import DayArchiveReader
 from pipeline.store.damage import SegmentDamaged
 from pipeline.store.place import LocalPlace
-from tests.store_samples import BY_HAND, EVERYTHING, INFO, T0, S, batch, filled_store
+from tests.store_samples import BY_HAND, EVERYTHING, INFO, T0, S, batch, filled_store, opened_archive
 
 DAY = 86_400 * S
 
@@ -90,7 +89,7 @@ def test_each_file_damaged_gives_the_same_rows_or_is_told(
         try:
             if kind == "archive":
                 with pytest.raises(SegmentDamaged, match="restore it from a copy"):
-                    DayArchiveReader(next((cam / "day").iterdir())).verify()
+                    opened_archive(next((cam / "day").iterdir())).verify()
             # Asking takes longer than opening: it is done for some of the files of an archive, with each damage for others.
             asked = kind == "segments" or file.name == "checksums.json" or number % 9 == len(damage) % 9
             found = answers(path) if asked else whole
@@ -124,7 +123,7 @@ def test_an_archive_without_checksums_never_reads_as_zeros(stores: dict[str, Pat
             else:
                 file.write_bytes(changed)
             with pytest.raises(SegmentDamaged):
-                DayArchiveReader(archive)
+                opened_archive(archive)
         assert CaptionStore.open(path).captions(stream="cam").num_rows == 0
         file.write_bytes(data)
 

@@ -9,10 +9,19 @@ import zarr
 
 from pipeline.core.records import Batch, CaptionEvent, ResumePoint
 from pipeline.store import CaptionStore, Compaction
-from pipeline.store.archive_reader import DayArchiveReader
 from pipeline.store.day_archive import DAY_NS, closed_days
 from pipeline.store.segment_name import SegmentName
-from tests.store_samples import BY_HAND, EVERYTHING, INFO, T0, S, batch, check_everything, filled_store
+from tests.store_samples import (
+    BY_HAND,
+    EVERYTHING,
+    INFO,
+    T0,
+    S,
+    batch,
+    check_everything,
+    filled_store,
+    opened_archive,
+)
 
 MIDNIGHT = T0 // DAY_NS * DAY_NS + DAY_NS
 
@@ -97,7 +106,7 @@ def test_a_minute_is_found_through_the_index_without_reading_the_day(large: Capt
     start = T0 + 15_000 * S
     table = large.captions(start, start + 60 * S)
     assert table["frame"].to_pylist() == list(range(14_999, 15_061))
-    reader = DayArchiveReader(archive_of(large))
+    reader = opened_archive(archive_of(large))
     kind = type(reader.rows().cap)
     rows = reader.candidates(kind, start, start + 60 * S)
     assert rows is not None

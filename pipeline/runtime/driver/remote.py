@@ -83,7 +83,7 @@ class CaptionerProcess(Process, Protocol):
 class RecorderProcess(Process, Protocol):
     """The one writer of the store."""
 
-    def open(self, store: Path) -> Call: ...
+    def open(self, store: Path | str) -> Call: ...
 
     def open_stream(self, plan: StreamPlan, attempt: int) -> Call:
         """The `ResumePoint` behind which the stream goes on."""

@@ -183,7 +183,7 @@ class CaptionerActor(_Actor):
 class RecorderActor(_Actor):
     """The one writer of the store's streams in this run. Call `open` first."""
 
-    def open(self, store: Path) -> None:
+    def open(self, store: Path | str) -> None:
         self._store = store
         self._streams: dict[str, _Recording] = {}
 

@@ -80,7 +80,7 @@ class RayCaptioner(RayProcess):
 
 
 class RayRecorder(RayProcess):
-    def open(self, store: Path) -> Call:
+    def open(self, store: Path | str) -> Call:
         return self._actor.open.remote(store)
 
     def open_stream(self, plan: StreamPlan, attempt: int) -> Call:

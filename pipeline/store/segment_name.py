@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 DAY_LEVEL = 3
 AHEAD_NS = 86_400 * 10**9  # clocks of machines and cameras differ by a day where a zone was set wrong
@@ -45,6 +46,7 @@ class SegmentName:
         return cls(lo, hi, epoch, t_min, t_max, DAY_LEVEL, path)
 
     @classmethod
+    @lru_cache(maxsize=16_384)  # the same listing is read at every question
     def parse(cls, folder: str, name: str) -> SegmentName | None:
         """The segment that a file name in `hot` or `day` stands for; None for any other file."""
         match = (_DAY if folder == "day" else _HOT).fullmatch(name)

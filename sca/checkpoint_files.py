@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. UserError if the file is absent or holds something else."""
     try:
         value = parsed_json(read_small(path, MOST_JSON_BYTES))
-    except RecursionError:
-        raise UserError(
-            f"{path} is not readable JSON (nested too deep): fetch the checkpoint again"
-        ) from None
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: name a directory that holds a checkpoint") from error
     except (OSError, ValueError) as error:
@@ -36,6 +33,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object: fetch the checkpoint again")
     return value
+
+
+def check_digests(directory: Path, digests: Mapping[str, str], remedy: str) -> None:
+    """UserError unless each of the files is there with this SHA-256 (hexadecimal)."""
+    for name, wanted in digests.items():
+        path = directory / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing. {remedy}")
+        if sha256(path) != wanted:
+            raise UserError(f"{path} is damaged: its SHA-256 is not the one in config.json. {remedy}")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_file(directory: Path) -> Path:

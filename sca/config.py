@@ -300,7 +300,7 @@ class ScaConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> ScaConfig:
         """Read `to_dict`'s layout. UserError names every unknown or ill-typed entry."""
         try:
-            return TypeAdapter(cls).validate_python(dict(values))
+            return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
             raise UserError(
                 f"bad model configuration ({explain_settings(error, cls)}): compare it with ScaConfig in sca/config.py"

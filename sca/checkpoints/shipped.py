@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -12,9 +14,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sca.checkpoint_files import read_json
+from sca.checkpoint_files import check_digests, read_json, sha256
 from sca.checkpoints.strict_loading import build_without_weights, check, fill, tied_aliases
-from sca.checkpoints.tensor_files import read_tensors, sha256
+from sca.checkpoints.tensor_files import read_tensors
 from sca.config import AutomaticSettings, ScaConfig
 from sca.errors import UserError
 from sca.modeling import Sca
@@ -23,6 +25,8 @@ from sca.modeling.caption_judge import CaptionJudge
 FORMAT_VERSION = 2
 CONFIG, WEIGHTS, TOKENIZER, JUDGE = "config.json", "model.safetensors", "tokenizer.json", "judge.safetensors"
 _REMEDY = "Restore the directory from its origin, or train the model again"
+# Larger than any vocabulary, picture or layer, and more layers than anybody has trained.
+_LARGEST_NUMBER, _MOST_LAYERS = 1 << 20, 512
 _ENTRIES = {"format_version", "model", "automatic", "sha256"}
 
 
@@ -101,14 +105,12 @@ def load_shipped(
             f"{directory / CONFIG} is not of checkpoint format {FORMAT_VERSION} "
             f"(format_version {entries.get('format_version')!r}): use the release that wrote it, or restore the file"
         )
+    if not isinstance(entries["sha256"], Mapping):
+        raise UserError(f"{directory / CONFIG} has no checksums of its files. {_REMEDY}")
     judged = JUDGE in entries["sha256"]
-    for name in (WEIGHTS, TOKENIZER, JUDGE) if judged else (WEIGHTS, TOKENIZER):
-        path = directory / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing. {_REMEDY}")
-        if sha256(path) != entries["sha256"].get(name):
-            raise UserError(f"{path} is damaged: its SHA-256 is not the one in {CONFIG}. {_REMEDY}")
-    model = build_without_weights(ScaConfig.from_dict(entries["model"]), model_class)
+    names = (WEIGHTS, TOKENIZER, JUDGE) if judged else (WEIGHTS, TOKENIZER)
+    check_digests(directory, {name: str(entries["sha256"].get(name)) for name in names}, _REMEDY)
+    model = _built(directory / CONFIG, entries["model"], model_class)
     state = read_tensors(directory / WEIGHTS)
     check(str(directory / WEIGHTS), _stored(model), state, remedy=_REMEDY)
     fill(model, state, dtype=dtype)
@@ -120,6 +122,43 @@ def load_shipped(
         if judged
         else None,
     )
+
+
+def _built(path: Path, values: Any, model_class: type[Sca]) -> Sca:
+    """The model that a configuration asks for. UserError naming `path` for one that nobody could have written."""
+    remedy = f"{_REMEDY[0].lower()}{_REMEDY[1:]}"
+    for name, number in _numbers(values):
+        # Before anything is made of that size, or so many times.
+        most = _MOST_LAYERS if any(word in name for word in ("layer", "depth", "blocks")) else _LARGEST_NUMBER
+        if abs(number) > most:
+            raise UserError(f"{path}: {name} is {number:.3g}, more than {most}: {remedy}")
+    try:
+        return build_without_weights(ScaConfig.from_dict(values), model_class)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    # From torch, timm and transformers, in words of their own and of many kinds.
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+        AssertionError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+    ) as error:
+        told = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: no model can be built as it says ({told}): {remedy}") from error
+
+
+def _numbers(values: Any, name: str = "model") -> Iterator[tuple[str, float]]:
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _numbers(value, str(key))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _numbers(value, name)
+    elif isinstance(values, int | float):
+        yield name, values
 
 
 def _read_judge(path: Path, width: int) -> CaptionJudge:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -54,12 +53,6 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
             )
         state.update(tensors)
     return state
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_zip(path: Path) -> bool:

@@ -90,6 +90,11 @@ def file_of(nodeid: str) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {file: place for place, file in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(file_of(item.nodeid), len(FIRST)))
+    if LONG:
+        # Thousands of examples, perhaps on a busy machine: what hangs is found all the same.
+        for item in items:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(7200))
 
 
 class Workers:

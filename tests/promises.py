@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mended_kinds import table
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "promises.md"
 
@@ -313,6 +315,14 @@ def page(tests: Mapping[str, Sequence[str]]) -> str:
             if promise.topic == topic:
                 shown = ", ".join(f"`{test}`" for test in tests.get(name, ()))
                 lines.append(f"| {promise.text} | {shown} | {promise.since} |")
+    lines += [
+        "",
+        "## What once went wrong",
+        "",
+        "Each kind has a test that fails were it back.",
+        "",
+        *table(),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -359,25 +359,44 @@ def test_where_the_state_directory_is_no_place_the_temporary_one_is(
     assert not any((place / "theirs").iterdir())
 
 
-def test_who_is_too_slow_once_is_not_dead_and_who_listens_nowhere_is() -> None:
-    answers = iter(["slow", "", "slow", "slow", "slow", "", "refused", "", "refused", "refused"])
-    told = threading.Event()
+def test_who_is_too_slow_for_a_while_is_not_dead_and_who_listens_nowhere_is() -> None:
+    answers = iter(["slow", "", *["slow"] * 30, "", "refused", "", "refused", "slow", "refused"])
 
     def knock(address: str) -> None:
         answer = next(answers)
         if answer:
             raise Unanswered(refused=answer == "refused")
 
-    ended: list[str] = []
-    watch = RayWatch({"its raylet": "/socket"}, knock=knock, every_s=0.01, last_resort=ended.append)
-    until = time.monotonic() + 30
-    while watch.death is None and time.monotonic() < until:
-        told.wait(0.01)
+    watch, ended = watched(knock, silent_s=3600)
     assert watch.death == "its raylet"
     assert next(answers, None) is None, "no earlier"
-    watch.end()
     assert not ended
     assert "died" in death_text(watch.death)
+
+
+def test_who_stays_silent_is_dead() -> None:
+    asked: list[str] = []
+
+    def knock(address: str) -> None:
+        asked.append(address)
+        raise Unanswered(refused=False)
+
+    watch, _ = watched(knock, silent_s=0.2)
+    assert watch.death == "its raylet"
+    assert len(asked) > 1
+
+
+def watched(knock: Callable[[str], None], silent_s: float) -> tuple[RayWatch, list[str]]:
+    """Until a death is told."""
+    ended: list[str] = []
+    watch = RayWatch(
+        {"its raylet": "/socket"}, knock=knock, every_s=0.01, silent_s=silent_s, last_resort=ended.append
+    )
+    until = time.monotonic() + 30
+    while watch.death is None and time.monotonic() < until:
+        time.sleep(0.01)
+    watch.end()
+    return watch, ended
 
 
 def test_doors_are_sockets_of_both_kinds(tmp_path: Path) -> None:

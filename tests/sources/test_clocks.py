@@ -15,8 +15,6 @@ from pipeline.core.restarts import LossCause, RestartPolicy, backoff_s, reconnec
 from pipeline.sources.clocks import Arrival, LiveClock, SenderClock
 from pipeline.sources.unwatched import Unwatched
 
-pytestmark = pytest.mark.promise("sent-once")
-
 NS = 1_000_000_000
 HOUR = 3600 * NS
 NOON = 1_800_000_000 * NS
@@ -197,6 +195,7 @@ def test_the_policy_decides_what_is_opened_again() -> None:
     }
 
 
+@pytest.mark.promise("sent-once")
 def test_a_password_is_tried_again_only_where_it_was_accepted_and_seldom() -> None:
     again = {policy for policy in RestartPolicy if reconnects(policy, LossCause.REFUSED, accepted=True)}
     assert again == {RestartPolicy.ON_ERROR, RestartPolicy.ALWAYS}

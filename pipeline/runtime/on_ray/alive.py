@@ -22,7 +22,10 @@ _EVERY_S = 1.5
 _TIMEOUT_S = 4.0
 # Nobody listening is said at once; two times, as a full queue of connections looks alike on Unix sockets.
 _REFUSALS = 2
-# No answer in time may be a machine that is busy or a network that was gone for a moment.
+# No answer may be a machine that is busy or a network that was gone for a moment. It is judged by time, for a full queue of
+# connections is told at once.
+_SILENT_S = 20.0
+# After this program was stopped itself, one of these would be enough otherwise.
 _SILENCES = 4
 _LAST_RESORT_S = 12.0
 
@@ -66,11 +69,12 @@ class RayWatch:
         knock: Callable[[str], None] = knock,
         last_resort: Callable[[str], None] | None = None,
         every_s: float = _EVERY_S,
+        silent_s: float = _SILENT_S,
     ) -> None:
         self._doors = doors
         self._knock = knock
         self._last_resort = last_resort or end_now
-        self._every_s = every_s
+        self._every_s, self._silent_s = every_s, silent_s
         self._over = threading.Event()
         self.death: str | None = None
         self._thread = threading.Thread(target=self._run, name="ray-watch", daemon=True)
@@ -89,6 +93,7 @@ class RayWatch:
 
     def _run(self) -> None:
         refusals, silences = dict.fromkeys(self._doors, 0), dict.fromkeys(self._doors, 0)
+        answered_s = dict.fromkeys(self._doors, time.monotonic())
         while not self._over.wait(self._every_s):
             for what, address in self._doors.items():
                 try:
@@ -98,7 +103,9 @@ class RayWatch:
                     silences[what] += 1
                 else:
                     refusals[what] = silences[what] = 0
-                if refusals[what] >= _REFUSALS or silences[what] >= _SILENCES:
+                    answered_s[what] = time.monotonic()
+                silent = silences[what] >= _SILENCES and time.monotonic() - answered_s[what] >= self._silent_s
+                if silent or refusals[what] >= _REFUSALS:
                     self._died(what)
                     return
 

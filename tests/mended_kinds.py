@@ -87,6 +87,7 @@ KINDS = (
         (
             _GREETING + "test_a_password_goes_to_no_other_host",
             _GREETING + "test_the_same_host_gets_it_at_another_place_and_others_get_the_question_alone",
+            "tests/sources/test_web_films.py::test_another_host_that_a_server_leads_to_gets_no_password",
         ),
     ),
     MendedKind(

@@ -155,7 +155,7 @@ PROMISES = {
     ),
     "redirects": Promise(
         "Secrets",
-        "A password goes to no host but the one it was given for: an RTSP redirect elsewhere is refused and told, one within the host followed four times at most",
+        "A password goes to no host but the one it was given for: an RTSP redirect elsewhere is refused and told, one within the host followed four times at most; where an HTTP redirect or a playlist leads, nobody else is told it",
         "2026-11-28",
     ),
     "sent-once": Promise(

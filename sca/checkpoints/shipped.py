@@ -25,8 +25,8 @@ from sca.modeling.caption_judge import CaptionJudge
 FORMAT_VERSION = 2
 CONFIG, WEIGHTS, TOKENIZER, JUDGE = "config.json", "model.safetensors", "tokenizer.json", "judge.safetensors"
 _REMEDY = "Restore the directory from its origin, or train the model again"
-# Larger than any vocabulary, picture or layer, and more layers than anybody has trained.
-_LARGEST_NUMBER, _MOST_LAYERS = 1 << 20, 512
+# The largest vocabulary and context; the layers and the side in pixels of more than anybody has trained: tables grow with the square of it.
+_LARGEST_NUMBER, _MOST_LAYERS, _LARGEST_SIDE = 1 << 20, 512, 1 << 13
 _ENTRIES = {"format_version", "model", "automatic", "sha256"}
 
 
@@ -129,7 +129,11 @@ def _built(path: Path, values: Any, model_class: type[Sca]) -> Sca:
     remedy = f"{_REMEDY[0].lower()}{_REMEDY[1:]}"
     for name, number in _numbers(values):
         # Before anything is made of that size, or so many times.
-        most = _MOST_LAYERS if any(word in name for word in ("layer", "depth", "blocks")) else _LARGEST_NUMBER
+        most = _LARGEST_NUMBER
+        if any(word in name for word in ("layer", "depth", "blocks")):
+            most = _MOST_LAYERS
+        elif name in ("image_size", "caption_size") or "grid" in name:
+            most = _LARGEST_SIDE
         if abs(number) > most:
             raise UserError(f"{path}: {name} is {number:.3g}, more than {most}: {remedy}")
     try:

@@ -123,6 +123,35 @@ def test_login_is_sent_and_never_told(film: Path) -> None:
     assert len([one for one in tries if one]) == 1, "cameras lock accounts"
 
 
+@pytest.mark.promise("redirects")
+@pytest.mark.parametrize("how", ["302", "307", "playlist"])
+def test_another_host_that_a_server_leads_to_gets_no_password(how: str) -> None:
+    elsewhere: list[str | None] = []
+
+    def other(request: Handler) -> None:
+        elsewhere.append(request.headers.get("Authorization"))
+        request.send("text/plain", b"", 401, WWW_Authenticate='Basic realm="other"')
+
+    with serving(other) as there:
+        place = there.replace("127.0.0.1", "localhost")
+        listed = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{place}/0.ts\n#EXT-X-ENDLIST\n"
+
+        def named(request: Handler) -> None:
+            if "Authorization" not in request.headers:
+                request.send("text/plain", b"", 401, WWW_Authenticate='Basic realm="film"')
+            elif how == "playlist":
+                request.send("application/vnd.apple.mpegurl", listed.encode())
+            else:
+                request.send("text/plain", b"", int(how), Location=f"{place}/clip.mp4")
+
+        name = "clip.m3u8" if how == "playlist" else "clip.mp4"
+        with serving(named) as address, pytest.raises(ValueError, match="connect") as error:
+            open_source(f"{address.replace('http://', 'http://user:hunter2@')}/{name}")
+    assert elsewhere
+    assert set(elsewhere) == {None}
+    assert "hunter2" not in str(error.value)
+
+
 def test_whoever_waits_for_a_server_that_has_fallen_silent_can_look_around(film: Path) -> None:
     content, silent = film.read_bytes(), threading.Event()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,7 +34,9 @@ class EpochClaim:
     pid: int
 
     def document(self) -> bytes:
-        return json.dumps({"start_seq": self.start_seq, "host": self.host, "pid": self.pid}).encode()
+        """With its own number and a checksum: one digit that is another would make commits count that do not, or none."""
+        told = {"start_seq": self.start_seq, "host": self.host, "pid": self.pid, "epoch": self.epoch}
+        return json.dumps({**told, "crc32": _checksum(told)}).encode()
 
 
 def list_names(place: StorePlace) -> list[SegmentName]:
@@ -131,12 +134,21 @@ def _read_claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
         document = parsed_json(place.read(key) or b"null")
         if document is None:
             return None
+        if "crc32" in document:  # earlier versions wrote none
+            if document.pop("crc32") != _checksum(document):
+                raise ValueError("it has another checksum than it was written with")
+            if document["epoch"] != epoch:
+                raise ValueError(f"it is that of writer {document['epoch']}")
         return EpochClaim(epoch, int(document["start_seq"]), str(document["host"]), int(document["pid"]))
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise StoreRefused(
             f"{place.where}/{key} is damaged ({error}), which tells from where on its writer's commits count: restore it "
             "from a copy, or delete it if only one program at a time has ever written this stream"
         ) from error
+
+
+def _checksum(told: Mapping[str, object]) -> int:
+    return zlib.crc32(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch, CaptionEvent, Gap, ResumePoint
 from pipeline.store import CaptionStore, Compaction
 from pipeline.store.damage import SegmentDamaged
@@ -260,3 +261,22 @@ def test_stray_files_change_nothing_and_what_cannot_be_read_is_told(tmp_path: Pa
     (cam / "zarr.json").write_text('{"zarr_format":3,"node_type":"group","attributes":{}}')
     with pytest.raises(ValueError, match=r"zarr\.json is damaged .*restore that file from a copy"):
         CaptionStore.open(store.path).streams()
+
+
+def test_a_claim_with_another_digit_or_of_another_writer_is_told(tmp_path: Path) -> None:
+    """It says from where on its writer's commits count: with a wrong number rows would go in silence."""
+    store = filled_store(tmp_path / "a.zarr", 2)
+    for _ in range(2):
+        with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+            writer.commit(batch(writer.resume.frame + 1))
+    epochs = tmp_path / "a.zarr/streams/cam/epoch"
+    claim = epochs / "0002.json"
+    whole = claim.read_bytes()
+    assert b'"start_seq": 3' in whole
+    for spoiled in (whole.replace(b'"start_seq": 3', b'"start_seq": 1'), (epochs / "0001.json").read_bytes()):
+        claim.write_bytes(spoiled)
+        with pytest.raises(StoreRefused, match=r"0002\.json is damaged"):
+            CaptionStore.open(tmp_path / "a.zarr").captions()
+    # As earlier versions wrote it.
+    claim.write_bytes(b'{"start_seq": 3, "host": "here", "pid": 7}')
+    assert CaptionStore.open(tmp_path / "a.zarr").resume("cam").frame == 3

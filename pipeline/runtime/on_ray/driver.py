@@ -43,13 +43,13 @@ class RayCluster:
     def __init__(self, plan: RunPlan, session: RaySession) -> None:
         self._needs = plan.config.runtime
         self._session = session
+        self._eyes: RayPerception | None = None
         self._look_around()
 
     def _look_around(self) -> None:
         self._uses_gpu = self._needs.device != "cpu" and self._session.has_gpu
         here = ray.get_runtime_context().get_node_id()
         self._here = NodeAffinitySchedulingStrategy(here, soft=False)
-        self._eyes: RayPerception | None = None
 
     def source(self, plan: StreamPlan) -> RaySource:
         network = plan.source.kind is SourceKind.LIVE
@@ -111,6 +111,7 @@ class RayCluster:
         return self._session.renewable
 
     def renew(self) -> None:
+        self._eyes = None  # nothing of the old one may be held
         self._session.renew()
         self._look_around()
 

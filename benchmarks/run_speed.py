@@ -171,12 +171,22 @@ def shares(runs: dict[Path, list[Run]]) -> list[str]:
 
 
 def show_views(clip: Path, options: Sequence[str]) -> None:
-    """What a keyframe behind the first takes, by the number of its views."""
+    """What a keyframe behind the first takes, by the number of its views: the whole picture and windows, without crops."""
     before = 0.0
     print(f"\nA keyframe behind the first, inline, {clip.stem}", flush=True)
     for views in VIEWS:
         run = run_once(
-            clip, [*options, "--runtime", "inline", "--set", f"perception.views={views}"], memory=False
+            clip,
+            [
+                *options,
+                "--runtime",
+                "inline",
+                "--set",
+                f"perception.views={views}",
+                "--set",
+                "perception.closer=0",
+            ],
+            memory=False,
         )
         more = f", {run.keyframe_ms - before:+.0f} ms for the last one" if views else ""
         print(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipeline.core.regions import Expected, box_area
+from pipeline.core.stage_times import TimedStage, timed
 from pipeline.perception.candidates import Candidates, Limits, View
 from pipeline.perception.remembered import TrackMemory, is_recent
 from pipeline.perception.sightings import Group, RegionModel
@@ -65,7 +66,8 @@ def look_closer(
     crops = crops_around(boxes, shown, (height, width), side, most)
     if not crops:
         return list(groups)
-    encodings = model.encode_batch([window.crop(rgb) for window, _ in crops])
+    with timed(TimedStage.ENCODE):
+        encodings = model.encode_batch([window.crop(rgb) for window, _ in crops])
     keys = np.concatenate([group.keys for group in groups])
     places = np.concatenate([np.full(len(group.found), group.place) for group in groups])
     nearer: list[Group] = []

@@ -143,6 +143,8 @@ class LongRun:
                     return int(reply.status)
             except urllib.error.HTTPError as error:
                 return error.code
+            except OSError:  # a busy machine: asked again
+                return 0
 
         wait_until(lambda: answer() == wanted, self.process)
 

@@ -18,6 +18,8 @@ from sca.regions import Array, ImageEncoding, Segmentation
 
 # Which masks are regions, and which are the same region twice.
 
+# Boxes of two prompts' masks that agree better than this are of one thing. A guess.
+_SAME_THING = 0.7
 # The picture's grid on which masks of several views are compared: cells along its longer side. As fine as the decoder's.
 _GRID = 80
 
@@ -142,7 +144,8 @@ class Candidates:
 
     `prompts`: (N,) rows of `segmentation`; `which`: (N,) the mask of it. `boxes`: (P, 4) box prompts xyxy pixels of the
     picture, None for points. `by_box`: (N,) bool, the region is the prompt's box and not the mask. `masks`: (N, h, w)
-    bool on the decoder's grid, cut to the view. `iou`, `area` (share of the picture), `stability`: (N,).
+    bool on the decoder's grid, cut to the view. `iou`, `area` (share of the picture), `stability`: (N,). `support`: (N,),
+    how many masks of other prompts say the same.
     """
 
     view: View
@@ -155,6 +158,7 @@ class Candidates:
     iou: np.ndarray
     area: np.ndarray
     stability: np.ndarray
+    support: np.ndarray
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -184,6 +188,7 @@ class Candidates:
             iou=on_host(segmentation.iou).reshape(-1).astype(np.float32),
             area=area * np.float32(view.share),
             stability=stability,
+            support=np.zeros(count * kinds, np.float32),
         )
 
     def keep(self, index: np.ndarray) -> Candidates:
@@ -197,7 +202,14 @@ class Candidates:
             iou=self.iou[index],
             area=self.area[index],
             stability=self.stability[index],
+            support=self.support[index],
         )
+
+    def supported(self) -> Candidates:
+        """The same, knowing how many prompts say each: a point that many neighbours agree with lies in a thing."""
+        boxes = self.mask_boxes()
+        same = (box_iou(boxes, boxes) > _SAME_THING) & (self.prompts[:, None] != self.prompts[None])
+        return replace(self, support=same.sum(axis=1).astype(np.float32))
 
     def compact(self) -> Candidates:
         """The same without the prompts that none of them is of: what a batch of prompts gave is large."""

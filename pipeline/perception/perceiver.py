@@ -315,6 +315,7 @@ class Perception:
         height, width = view.window.size
         pixels = points * (width, height) + view.window.corner[:2]
         found, cut = self._prompt(view, points=pixels[:, None]).passing(self._limits).whole()
+        found = found.supported()
         found = found.keep(distinct_boxes(found.mask_boxes(), quality(found), _TWIN_BOX_IOU)).compact()
         return Group(found, np.full(len(found), -1), 2), cut
 

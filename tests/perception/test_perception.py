@@ -16,7 +16,7 @@ from pipeline.core.regions import Expected
 from pipeline.perception.candidates import Candidates, View, distinct, mask_statistics
 from pipeline.perception.perceiver import Perception
 from pipeline.perception.probing import PerceptionOptions, ProbeOptions
-from pipeline.perception.sightings import Group, each_once
+from pipeline.perception.sightings import Group, each_once, quality
 from pipeline.perception.views import whole_of, windows_of
 from pipeline.sources.picture import from_array
 from sca.modeling import ImageFeatures
@@ -295,3 +295,25 @@ def test_tracks_leave_room_for_what_is_new_and_are_not_merged_once_told_apart() 
     assert [len(one.found) for one in kept] == [3, 0]
     kept = each_once([known, new], 0.55, 4)
     assert [len(one.found) for one in kept] == [3, 1]
+
+
+def test_of_twins_the_one_that_most_prompts_agree_on_stays() -> None:
+    view = View(
+        whole_of((16, 16)), ImageEncoding(ImageFeatures(torch.zeros(1), None), (16, 16), (16, 16)), (16, 16)
+    )
+    # Four points say one thing; the surest, by a little, says half of it, and so does its own second mask.
+    boxes = [[(0, 0, 8, 4), (0, 0, 8, 4)], *([[(0, 0, 8, 8), (12, 12, 14, 14)]] * 4)]
+    logits = torch.full((5, 2, 16, 16), -5.0)
+    for row, kinds in enumerate(boxes):
+        for kind, (x0, y0, x1, y1) in enumerate(kinds):
+            logits[row, kind, y0:y1, x0:x1] = 5.0
+    iou = torch.tensor([[0.9, 0.8], *[[0.8, 0.1]] * 4])
+    found = Candidates.of(view, Segmentation(logits, iou, logits, logits, None), None, 1.0).supported()
+    assert found.support.tolist() == [0, 0, *[3, 3] * 4]  # a mask of the same prompt is no second opinion
+    best = found.keep(np.array([int(np.argmax(quality(found)))]))
+    assert best.mask_boxes().tolist() == [[0, 0, 8, 8]]
+    # A track that is known comes before what everybody agrees on.
+    known = Group(found.keep(np.array([0])), np.array([7]), 0)
+    new = Group(found, np.full(len(found), -1), 2)
+    first, _ = each_once([known, new], 0.4, 10, 0.4)
+    assert first.keys.tolist() == [7]

@@ -24,7 +24,7 @@ class ProbeOptions(Options):
         default=12, ge=1, le=64, description="points along a side: smaller things need a finer raster"
     )
     budget: int = Field(
-        default=8,
+        default=12,
         ge=0,
         description="points tried for new regions in a keyframe; 0: no region is looked for so",
     )
@@ -36,7 +36,7 @@ class PerceptionOptions(Options):
 
     probing: ProbeOptions = ProbeOptions()
     views: int = Field(
-        default=1,
+        default=2,
         ge=0,
         le=4,
         description="windows of the picture that are looked at by themselves in a keyframe, beside the whole; all four in "

@@ -215,7 +215,7 @@ def test_all_windows_are_encoded_in_one_batch_at_first_and_one_later(predictor: 
             batches.append(len(images))
             return encode(images)
 
-    perception = Perception(Counting(), OPTIONS.model_copy(update={"closer": 0}))
+    perception = Perception(Counting(), OPTIONS.model_copy(update={"closer": 0, "views": 1}))
     for index in range(3):
         found = perception.look(keyframe(index), NOBODY, view)
         assert (found.boxes >= 0).all()

@@ -176,7 +176,7 @@ class Compactor:
         self.mutex = threading.Lock()  # held while segments are being replaced
         self._place = place
         self._stream = place.where.rpartition("/")[2]
-        self._epoch = epoch
+        self.epoch = epoch
         self._settings = settings
         self._clock = clock
         self._wake = threading.Event()
@@ -220,7 +220,7 @@ class Compactor:
                     if not inputs:
                         break
                     try:
-                        merge(self._place, inputs, self._epoch)
+                        merge(self._place, inputs, self.epoch)
                     except SegmentRefused as error:
                         self._set_aside(error)
                     done += 1
@@ -247,7 +247,7 @@ class Compactor:
                     days = closed_days(segments, now_ns, clock_ns=self._clock(), skip=self._skipped())
                     for date, inputs in days:
                         try:
-                            made.append(build_day(self._place, folder, date, inputs, self._epoch))
+                            made.append(build_day(self._place, folder, date, inputs, self.epoch))
                         except SegmentRefused as error:
                             self._set_aside(error)
                             again = True  # the rest of that day, without it

@@ -168,7 +168,8 @@ class StreamWriter:
         Raises `StoreRefused` when the disk refuses, and for a damaged segment, which may hold some of them.
         """
         try:
-            with self._compactor.mutex:
+            with self._mutex, self._compactor.mutex:
+                self._begin_anew()
                 return erase(self._place, self._epoch, erased)
         except OSError as error:
             raise refusal(error, self._place.where, "erase from") from error
@@ -179,7 +180,8 @@ class StreamWriter:
         Raises `StoreRefused` when the disk refuses, and for a damaged one.
         """
         try:
-            with self._compactor.mutex:
+            with self._mutex, self._compactor.mutex:
+                self._begin_anew()
                 return upgrade(self._place, self._epoch)
         except OSError as error:
             raise refusal(error, self._place.where, "write to") from error
@@ -230,6 +232,11 @@ class StreamWriter:
         return StoreRefused(
             f"stream {self.stream} was taken over by another writer: stop this process, the other one goes on"
         )
+
+    def _begin_anew(self) -> None:
+        """Claim another epoch: an archive that this writer has built would be written anew under its own name, and no folder replaces another in one step."""
+        self._epoch, self._seq, _ = self._claim()
+        self._compactor.epoch = self._epoch
 
     def _claim(self) -> tuple[int, int, ResumePoint]:
         """Create the next epoch, then see what is stored: whoever commits with an older epoch now is fenced off."""

@@ -147,3 +147,16 @@ def test_the_command_erases_checks_counts_and_sets_damage_aside(tmp_path: Path) 
     assert f"{newest.name} was moved to" in run("repair", path)
     assert (tmp_path / "a.zarr.damaged/streams/cam/hot" / newest.name).exists()
     assert "files are missing" in run("check", path)
+
+
+def test_the_writer_that_built_an_archive_erases_from_it(tmp_path: Path) -> None:
+    store = CaptionStore.create(tmp_path / "a.zarr")
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        for number in range(4):
+            writer.commit(batch(number))
+        assert len(writer.archive_closed_days(T0 + 2 * 86_400 * S)) == 1
+        assert writer.erase(ErasedRows(track=101)) > 0
+        writer.commit(batch(4))
+    tracks = CaptionStore.open(tmp_path / "a.zarr").captions()["track"].to_pylist()
+    assert 101 not in tracks
+    assert {1, 100, 102, 103, 104} == set(tracks)

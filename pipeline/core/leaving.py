@@ -38,7 +38,7 @@ def end_as_by_ctrl_c() -> None:
 def asked_to_stop(ask: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """The first Ctrl-C, SIGTERM or SIGHUP calls `ask`; one that comes a second later or more breaks off (KeyboardInterrupt).
 
-    What comes within that second is the same wish, and a SIGHUP always. What is ignored stays ignored.
+    What comes within that second is the same wish, and a SIGHUP always. Under `nohup` SIGHUP stays ignored.
     """
     first_s: float | None = None
 
@@ -51,7 +51,8 @@ def asked_to_stop(ask: Callable[[], None], clock: Callable[[], float] = time.mon
             raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in _STOPS}
-    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    # A script's background jobs are born with SIGINT ignored, and yet whoever sends one means it.
+    heard = [number for number, was in before.items() if number != signal.SIGHUP or was is not signal.SIG_IGN]
     for number in heard:
         signal.signal(number, hear)
     try:

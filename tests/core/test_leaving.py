@@ -52,7 +52,17 @@ def test_a_second_wish_breaks_off_and_an_echo_of_the_first_does_not(
         assert asked == [0.0]
 
 
-def test_what_is_ignored_stays_so_and_all_is_put_back() -> None:
+def test_a_background_job_of_a_script_hears_ctrl_c() -> None:
+    """Its shell had it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asked: list[bool] = []
+    with asked_to_stop(lambda: asked.append(True)):
+        signal.raise_signal(signal.SIGINT)
+    assert asked
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_under_nohup_sighup_stays_ignored_and_all_is_put_back() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     before = [signal.getsignal(number) for number in STOPS]
     with asked_to_stop(lambda: pytest.fail("nobody asked")):

@@ -247,7 +247,7 @@ def test_a_run_goes_on_with_a_new_ray_when_its_own_was_killed(
     assert len(set(rows)) == len(rows), "repeated"
     keyframes = sorted({frame for frame, _ in rows})
     assert max(after - before for before, after in itertools.pairwise(keyframes)) <= 2 * LONGEST_STEP
-    assert not any("Traceback" in line for _, line in run.told)
+    assert not any("Traceback" in line for _, line in run.told), [line for _, line in run.told]
 
 
 @pytest.mark.skipif(not LONG, reason="starts Ray six times: make test-all")

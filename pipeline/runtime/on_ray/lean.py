@@ -16,7 +16,7 @@ _AGENTS = ("--dashboard_agent_command=", "--runtime_env_agent_command=")
 _WORKERS = "--num_prestart_python_workers="
 _UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 # The raylet keeps back its answer to us until so many workers are there: those that a run needs at once, not one a processor.
-_FIRST_WORKERS = 2
+_FIRST_WORKERS = 3
 # What an agent that serves nothing tells the raylet. Of runtime environments it is told a port, and asks there when one is wanted.
 _NOT_SERVED = -1
 _NOBODYS_PORT = 1

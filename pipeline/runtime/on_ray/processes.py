@@ -21,16 +21,13 @@ _CONTROL = "control"
 
 
 class RayProcess:
-    """An actor. Ray never restarts one: the driver does, since a stage alone does not know where its streams go on.
+    """An actor. Ray never restarts one: the driver does, since a stage alone does not know where its streams go on."""
 
-    `after`: calls that must have ended before its process starts.
-    """
-
-    def __init__(self, cls: type, after: Sequence[Call] = (), **options: Any) -> None:
+    def __init__(self, cls: type, **options: Any) -> None:
         given = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0, **options}
         # Ray's own types know no concurrency groups.
         remote: Any = ray.remote
-        self._actor: Any = remote(concurrency_groups={_CONTROL: 2}, **given)(cls).remote(*after)
+        self._actor: Any = remote(concurrency_groups={_CONTROL: 2}, **given)(cls).remote()
         self._life = self._actor.life.options(concurrency_group=_CONTROL).remote()
 
     @property
@@ -55,11 +52,8 @@ class RaySource(RayProcess):
 
 
 class RayPerception(RayProcess):
-    loading: Call | None = None
-
     def load(self, config: RunConfig) -> Call:
-        self.loading = self._actor.load.remote(config)
-        return self.loading
+        return self._actor.load.remote(config)
 
     def open_stream(self, plan: StreamPlan, attempt: int, next_track: int) -> Call:
         return self._actor.open_stream.remote(plan, attempt, next_track)

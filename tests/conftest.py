@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Models in tests are tiny: more threads only wait for each other, badly so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A run asks its own threads not to spin while they wait, before torch is loaded; here torch is loaded long before a run.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Engines that one test builds serve the next, and the next run; nobody's own cache is touched.
 os.environ["SCA_ENGINE_CACHE"] = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "engines")
 # Nor is anybody's own state.
@@ -35,6 +38,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("day", deadline=None, max_examples=60)
 settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile("long" if LONG else "day")
+
+
+@pytest.fixture(autouse=True)
+def _torch_computes_with_as_many_threads_as_before() -> Iterator[None]:
+    """A run in the test's own process takes all processors, and the next test would add up in another order."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch is not None else 1
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
 
 RAY = "whole runs on Ray"
 # Whole runs keep both processors busy by themselves and have deadlines: never two of them at the same time.

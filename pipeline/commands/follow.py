@@ -166,7 +166,7 @@ def _gap_line(gap: NewGap, zone: tzinfo) -> str:
 
 
 def _read_cursor(path: Path) -> str | None:
-    """The cursor in a file; None where there is no file yet, or an empty one."""
+    """The cursor in a file; None where there is no file yet."""
     try:
         text = read_regular(path, _MOST_CURSOR_BYTES).decode()
     except FileNotFoundError:
@@ -175,7 +175,11 @@ def _read_cursor(path: Path) -> str | None:
         raise UserError(f"{path} is no cursor: give another file, or delete it to begin now") from None
     except OSError as error:
         raise refusal(error, path, "read the cursor") from error
-    return text.strip() or None
+    if not text.strip():  # cut off, perhaps by a full disk: to begin now would leave out what came since
+        raise UserError(
+            f"{path} is empty, so it does not tell where to go on: restore it, or delete it to begin now"
+        )
+    return text
 
 
 def _write_cursor(feed: CaptionFeed, path: Path | None, printed: bool) -> None:

@@ -106,7 +106,7 @@ class GapReason(StrEnum):
 
     OUTAGE: no picture came. CORRUPT: pictures came that cannot be shown. DROPPED: they came faster than they were
     looked at. SHED: they had waited for longer than the budget of age. LOST: the store's files of that time are missing.
-    DAMAGED: they are there and cannot be read.
+    DAMAGED: they are there and cannot be read. FORGOTTEN: they were there, and retention has deleted them.
     RESIZED: of no length, and nothing is missing: from here on the source's pictures have another size.
     """
 
@@ -116,6 +116,7 @@ class GapReason(StrEnum):
     SHED = "shed"
     LOST = "lost"
     DAMAGED = "damaged"
+    FORGOTTEN = "forgotten"
     RESIZED = "resized"
 
 

@@ -66,7 +66,7 @@ class DayArchiveReader:
             raise self._failed(error) from error
         self._schema = schema_number(self.attrs, f"day archive {self.path}")
         try:
-            hold_against_name(self.attrs, stream, key)
+            hold_against_name(self.attrs, place, key)
             if self._sums is None:
                 self._check_without_checksums()
         except _DAMAGE as error:

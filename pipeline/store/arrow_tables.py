@@ -80,20 +80,17 @@ def clock_table(stream: str, found: Sequence[Selection]) -> pa.Table:
     return _table(stream, found, ("stream", "t", "pts_s", "epoch", "clock", "drift_ppm"), makers)
 
 
-def gap_table(stream: str, found: Sequence[Selection], lost: Sequence[TimeSpan]) -> pa.Table:
-    """Gaps of one stream; `lost`: wall ns of stretches whose segments are missing from the store."""
-    starts = [*_joined(found, "t_start", np.int64).tolist(), *(span.start for span in lost)]
-    ends = [*_joined(found, "t_end", np.int64).tolist(), *(span.end for span in lost)]
-    reasons = [*_texts(found, "reason").to_pylist(), *(GapReason.LOST.value for _ in lost)]
-    frames = [*_joined(found, "frames", np.uint32).tolist(), *(0 for _ in lost)]
-    return _gaps(stream, starts, ends, reasons, frames)
+def gap_table(stream: str, found: Sequence[Selection]) -> pa.Table:
+    """Gaps of one stream that are stored."""
+    starts, ends = (_joined(found, name, np.int64).tolist() for name in ("t_start", "t_end"))
+    frames = _joined(found, "frames", np.uint32).tolist()
+    return _gaps(stream, starts, ends, _texts(found, "reason").to_pylist(), frames)
 
 
-def damage_table(stream: str, spans: Sequence[TimeSpan]) -> pa.Table:
-    """Gaps of one stream where its segments are damaged, wall ns."""
-    count = len(spans)
-    reasons = [GapReason.DAMAGED.value] * count
-    return _gaps(stream, [s.start for s in spans], [s.end for s in spans], reasons, [0] * count)
+def missing_table(stream: str, missing: Sequence[tuple[TimeSpan, GapReason]]) -> pa.Table:
+    """Gaps of one stream where what was stored is not there, or cannot be read, wall ns."""
+    starts, ends = [span.start for span, _ in missing], [span.end for span, _ in missing]
+    return _gaps(stream, starts, ends, [reason.value for _, reason in missing], [0] * len(missing))
 
 
 def overlapping(gaps: pa.Table, start: int | None, end: int | None) -> pa.Table:

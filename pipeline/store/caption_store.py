@@ -117,14 +117,15 @@ class CaptionStore(StoreReader):
         writer = StreamWriter(place.for_writer(), model=info.model, compaction=compaction, clock=clock)
         try:
             known = self._info(stream)
-            if known is not None:
-                info = StreamInfo.from_attributes({**info.attributes(), "start_wall_ns": known.start_wall_ns})
-            if info != known:
-                document = json.dumps(group_document(info.attributes())).encode()
-                place.put("zarr.json", document)
-        except OSError as error:
+            info = info.going_on_from(known)
+            if known is None or info != known or not known.identity:
+                place.put("zarr.json", info.document(stream))
+            writer.identity = info.identity
+        except BaseException as error:
             writer.close()
-            raise refusal(error, place.where, "write to") from error
+            if isinstance(error, OSError):
+                raise refusal(error, place.where, "write to") from error
+            raise
         return writer
 
     def captions(
@@ -222,15 +223,15 @@ class CaptionStore(StoreReader):
     ) -> pa.Table:
         """Stretches that overlap [start, end] and were not watched: stream, t_start, t_end, reason, frames.
 
-        Segments that are missing show with the reason "lost", those that a question so far could not read with "damaged".
+        Segments that are missing show with the reason "lost", those that a question so far could not read with "damaged", and what
+        came before the first that is there with "forgotten".
         """
         from pipeline.store import arrow_tables
 
         wanted = RowFilter(*time_window(start, end))
-        tables = self._ask(stream, wanted, lambda n, s: arrow_tables.gap_table(n, find_gaps(s, wanted), ()))
+        tables = self._ask(stream, wanted, lambda n, s: arrow_tables.gap_table(n, find_gaps(s, wanted)))
         for name in self._chosen(stream):
-            lost, damaged = self._missing(name)
-            tables += [arrow_tables.gap_table(name, (), lost), arrow_tables.damage_table(name, damaged)]
+            tables.append(arrow_tables.missing_table(name, self._missing(name)))
         tables = [arrow_tables.overlapping(table, wanted.start, wanted.end) for table in tables]
         return arrow_tables.by_time(tables, "t_start", None)
 

@@ -136,6 +136,7 @@ def _write_merged(
         created_ns=attrs["created_ns"],
         resume=resume_of(attrs),
         model=attrs["model"],
+        stream_id=attrs.get("stream_id", ""),
     )
     place.put(output.path, encode_segment(JoinedSegments(readers), attributes))
     return output

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.core.errors import StoreRefused
+from pipeline.store.place import StorePlace
 from pipeline.store.segment_name import SegmentName
+from pipeline.store.stream_info import identity_of
 
 
 class SegmentRefused(StoreRefused):
@@ -34,8 +36,8 @@ def _holds_counts(rows: object) -> bool:
     return isinstance(rows, Mapping) and all(type(count) is int and count >= 0 for count in rows.values())
 
 
-def hold_against_name(attrs: Mapping[str, Any], stream: str, key: str) -> None:
-    """Raise ValueError where the root attributes are those of another stream or of other commits than the name tells.
+def hold_against_name(attrs: Mapping[str, Any], place: StorePlace, key: str) -> None:
+    """Raise ValueError where the root attributes are those of another stream, another store or other commits than the name tells.
 
     A key that is no name of a segment (a file that lies elsewhere) is held against nothing.
     """
@@ -54,7 +56,10 @@ def hold_against_name(attrs: Mapping[str, Any], stream: str, key: str) -> None:
         raise ValueError(f"its attributes lack {error}") from None
     if not whole:
         raise ValueError("its attributes are not those of a segment")
-    if whose != stream:
+    if whose != place.where.rpartition("/")[2]:
         raise ValueError(f"its content is that of stream {whose!r}")
+    # Streams and segments of earlier versions have no identity.
+    if attrs.get("stream_id") and identity_of(place) not in ("", attrs["stream_id"]):
+        raise ValueError("its content is that of a stream of this name in another store")
     if told != (name.lo, name.hi, name.epoch, name.t_min, name.t_max, name.level):
         raise ValueError("its content is that of other commits than its name tells")

@@ -118,6 +118,7 @@ def write_day(
         created_ns=attrs["created_ns"],
         resume=resume_of(attrs),
         model=attrs["model"],
+        stream_id=attrs.get("stream_id", ""),
     ).document(rows)
     final = directory / output.path
     temporary = final.with_name(f"{final.name}{TEMPORARY}{os.getpid()}")

@@ -60,8 +60,13 @@ def open_regular(path: Path) -> BinaryIO:
 def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
     """All bytes of a regular file. Raises OSError, for one that is larger than `most` too."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size <= most and len(data := file.read(most + 1)) <= most:
-            return data
+        # As much room as is asked for is taken before the first byte is read; a file that has grown meanwhile is read on.
+        data = b""
+        if os.fstat(file.fileno()).st_size <= most:
+            while len(data) <= most and (more := file.read(min(os.fstat(file.fileno()).st_size, most) + 1)):
+                data += more
+            if len(data) <= most:
+                return data
     raise OSError(errno.EINVAL, f"this is larger than {most >> 20} MiB", str(path))
 
 

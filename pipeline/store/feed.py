@@ -26,9 +26,9 @@ from pipeline.store.row_filter import RowFilter
 from pipeline.store.row_query import Selection, StoredSegment, gaps_among, matching_captions, open_segment
 from pipeline.store.segment_name import SegmentName, Visible
 from pipeline.store.stream_directory import list_epochs, list_visible, newest_epoch
-from pipeline.store.stream_info import StreamInfo
+from pipeline.store.stream_info import StreamInfo, identity_of
 
-FORGOTTEN = "forgotten"
+FORGOTTEN = GapReason.FORGOTTEN
 """Why nothing is told of commits that retention has deleted before they were told."""
 
 _ATTEMPTS = 5
@@ -90,6 +90,7 @@ class CaptionFeed:
         self._store, self._segments, self._named, self._wanted = store, segments, tuple(streams), wanted
         self._poll_s, self._masks, self._embeddings = poll_s, masks, embeddings
         self._positions: dict[str, StreamPosition] = {}
+        self._identities: dict[str, str] = {}
         self._seen: dict[str, tuple[Visible, Stamp | None]] = {}
         self._waiting: dict[tuple[str, str], float] = {}
         self._go_on(cursor)
@@ -97,7 +98,7 @@ class CaptionFeed:
     @property
     def cursor(self) -> str:
         """Where the feed is, as text; give it to `follow` again."""
-        return FeedCursor(self._positions).text()
+        return FeedCursor(self._positions, self._identities).text()
 
     def __iter__(self) -> Iterator[NewCaption | NewGap]:
         while True:
@@ -109,7 +110,10 @@ class CaptionFeed:
         for name in self._named or self._store.streams():
             # A stream that began after the feed is told from its beginning.
             position = self._positions.setdefault(name, StreamPosition())
-            yield from self._new(name, self._store.place_of_stream(name), position)
+            place = self._store.place_of_stream(name)
+            if name not in self._identities:
+                self._identities[name] = identity_of(place)
+            yield from self._new(name, place, position)
 
     def _go_on(self, cursor: FeedCursor | None) -> None:
         infos = self._store.streams()
@@ -124,9 +128,12 @@ class CaptionFeed:
                 known = StreamPosition(segments[0].lo - 1 if segments else -1)
             elif known is None:
                 known = self._at_the_end(place)
-            if known.commit >= list_visible(place).next_seq:
+            whose = cursor.identities.get(name) if cursor is not None else None
+            self._identities[name] = identity_of(place)
+            other = bool(whose) and self._identities[name] not in ("", whose)
+            if other or known.commit >= list_visible(place).next_seq:
                 raise UserError(
-                    f"the cursor is further than {place.where} goes: it belongs to another store, or this one was made anew; "
+                    f"the cursor is {'not of' if other else 'further than'} {place.where}{'' if other else ' goes'}: it belongs to another store, or this one was made anew; "
                     "begin without it"
                 )
             self._positions[name] = known

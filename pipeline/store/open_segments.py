@@ -60,7 +60,7 @@ class OpenSegments:
         while attempts < _ATTEMPTS:
             names: list[SegmentName] = []
             try:
-                shown = list_visible(place, without=damaged.keys())
+                shown = self._shown(place, damaged)
                 names = [name for name in shown.segments if name.overlaps(start, end)]
                 answer = question([self._reader(place, name) for name in names])
                 self.remember(place, shown, damaged)
@@ -94,7 +94,7 @@ class OpenSegments:
         while True:
             names: list[SegmentName] = []
             try:
-                shown = list_visible(place, without=damaged.keys())
+                shown = self._shown(place, damaged)
                 self.remember(place, shown, damaged)
                 names = [name for name in shown.segments if name.overlaps(wanted.start, wanted.end)]
                 blocks = scan_captions(
@@ -119,6 +119,14 @@ class OpenSegments:
                 self._drop(place, names)
             except OSError as error:
                 raise refusal(error, place.where, "read") from error
+
+    def _shown(self, place: StorePlace, damaged: dict[str, SegmentDamaged]) -> Visible:
+        shown = list_visible(place, without=damaged.keys())
+        if shown.ends and not shown.segments:
+            raise StoreRefused(
+                f"{place.where} holds nothing, though its writers left {shown.ends[-1][1]} commits: restore its folders from a copy"
+            )
+        return shown
 
     def damage(self, place: StorePlace | None = None) -> list[DamagedFile]:
         """What could not be read so far and still cannot, by time; of one stream or of all."""

@@ -43,6 +43,7 @@ def rewrite(
         created_ns=segment.attrs["created_ns"],
         resume=resume_of(segment.attrs),
         model=segment.attrs["model"],
+        stream_id=segment.attrs.get("stream_id", ""),
     )
     place.put(output.path, encode_segment(rows, attributes))
 

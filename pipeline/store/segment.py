@@ -30,7 +30,7 @@ class TableRows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SegmentAttributes:
-    """Root attributes of a segment. Commits [lo, hi), wall ns, and where the stream goes on after it."""
+    """Root attributes of a segment. Commits [lo, hi), wall ns, and where the stream goes on after it. `stream_id`: its `identity`."""
 
     stream: str
     lo: int
@@ -42,6 +42,7 @@ class SegmentAttributes:
     created_ns: int
     resume: ResumePoint
     model: str = ""
+    stream_id: str = ""
 
     def document(self, rows: TableRows) -> dict[str, Any]:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("lo", "hi", "resume")}
@@ -157,7 +158,7 @@ class SegmentReader:
             self._file.close()
             raise
         try:
-            hold_against_name(self.attrs, place.where.rpartition("/")[2], key)
+            hold_against_name(self.attrs, place, key)
         except ValueError as error:
             self._file.close()
             raise self._file.damaged(error) from error

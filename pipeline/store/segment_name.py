@@ -16,8 +16,9 @@ def is_ahead(wall_ns: int, clock_ns: int | None) -> bool:
     return clock_ns is not None and wall_ns > clock_ns + AHEAD_NS
 
 
-_HOT = re.compile(r"(\d{12,})-(\d{12,})\.e(\d{4,})\.(\d+)-(\d+)\.L([012])\.zarr\.zip")
-_DAY = re.compile(r"\d{4}-\d\d-\d\d\.(\d{12,})-(\d{12,})\.e(\d{4,})\.(\d+)-(\d+)\.zarr")
+# In any case: some disks and archives of files change it.
+_HOT = re.compile(r"(\d{12,})-(\d{12,})\.e(\d{4,})\.(\d+)-(\d+)\.L([012])\.zarr\.zip", re.IGNORECASE)
+_DAY = re.compile(r"\d{4}-\d\d-\d\d\.(\d{12,})-(\d{12,})\.e(\d{4,})\.(\d+)-(\d+)\.zarr", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,14 @@ class SegmentName:
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """The segments that make up a stream, in order of commit, and the commits [lo, hi) that are missing."""
+    """The segments that make up a stream, in order of commit, and the commits [lo, hi) that are missing.
+
+    `ends`: those that were once there, as claims tell, and were gone from the end when the next writer came, or are now.
+    """
 
     segments: tuple[SegmentName, ...]
     holes: tuple[tuple[int, int], ...] = ()
+    ends: tuple[tuple[int, int], ...] = ()
 
     @property
     def next_seq(self) -> int:

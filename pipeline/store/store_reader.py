@@ -34,7 +34,7 @@ from pipeline.store.row_query import (
     find_observations,
     searched_texts,
 )
-from pipeline.store.stream_directory import list_visible, lost_spans
+from pipeline.store.stream_directory import FOLDERS, list_visible, lost_spans
 from pipeline.store.stream_info import StreamInfo
 from pipeline.store.stream_writer import newest_resume
 from pipeline.store.text_index import TextIndex, TextModel
@@ -58,7 +58,12 @@ class StoreReader:
     def streams(self) -> dict[str, StreamInfo]:
         """Every stream of the store by name."""
         try:
-            names = sorted(name for name in self._place.list("streams") if name != "zarr.json")
+            entries = self._place.list("streams")
+            names = sorted(name for name in entries if name != "zarr.json")
+            if not entries:  # it has a description of its own from the first moment on
+                raise StoreRefused(
+                    f"{self._place.where}/streams is missing or empty, where the streams of a store lie: restore it from a copy"
+                )
         except OSError as error:
             raise refusal(error, self._place.where, "read") from error
         return {name: info for name in names if (info := self._info(name)) is not None}
@@ -212,12 +217,7 @@ class StoreReader:
         """What `gaps` finds in one stream as plain values: when, and why; by start."""
         wanted = RowFilter(*time_window(start, end))
         (found,) = self._ask(stream, wanted, lambda _, s: plain_gaps(find_gaps(s, wanted)))
-        lost, damaged = self._missing(stream)
-        told = [
-            *found,
-            *((span, GapReason.LOST) for span in lost),
-            *((span, GapReason.DAMAGED) for span in damaged),
-        ]
+        told = [*found, *self._missing(stream)]
         return sorted(
             (gap for gap in told if gap[0].overlaps(wanted.start, wanted.end)), key=lambda gap: gap[0].start
         )
@@ -284,8 +284,9 @@ class StoreReader:
     def _info(self, stream: str) -> StreamInfo | None:
         try:
             document = parsed_json(self._stream_place(stream).read("zarr.json"))
-            return StreamInfo.from_attributes(document["attributes"])
+            return StreamInfo.from_attributes(document["attributes"], stream)
         except (FileNotFoundError, NotADirectoryError):
+            self._refuse_undescribed(stream)
             return None
         except OSError as error:
             raise refusal(error, f"{self._stream_place(stream).where}/zarr.json", "read") from error
@@ -293,6 +294,20 @@ class StoreReader:
             raise StoreRefused(
                 f"{self._stream_place(stream).where}/zarr.json is damaged ({error}): restore that file from a copy"
             ) from error
+
+    def _refuse_undescribed(self, stream: str) -> None:
+        """Raise `StoreRefused` where something of a stream is left that nothing describes: no row comes before its description."""
+        place = self._stream_place(stream)
+        try:
+            left = [folder for folder in FOLDERS if place.list(folder)]
+        except (FileNotFoundError, NotADirectoryError):  # a stray file
+            return
+        except OSError as error:
+            raise refusal(error, place.where, "read") from error
+        if left:
+            raise StoreRefused(
+                f"{place.where}/zarr.json is missing, which describes what lies beside it: restore that file from a copy"
+            )
 
     def _chosen(self, stream: str | None) -> list[str]:
         """The named stream, or all of them. Raises `StoreRefused` with the nearest name."""
@@ -315,9 +330,14 @@ class StoreReader:
             for name in self._chosen(stream)
         ]
 
-    def _missing(self, stream: str) -> tuple[list[TimeSpan], list[TimeSpan]]:
-        """When segments of a stream are lost, and when those that a question so far could not read."""
+    def _missing(self, stream: str) -> list[tuple[TimeSpan, GapReason]]:
+        """When segments of a stream are not there any more, and when those that a question so far could not read."""
         place = self._stream_place(stream)
-        lost = lost_spans(list_visible(place))
+        shown = list_visible(place)
+        found = [(span, GapReason.LOST) for span in lost_spans(shown)]
+        if shown.segments and shown.segments[0].lo > 0:
+            info, first = self._info(stream), shown.segments[0].t_min
+            begun = info.start_wall_ns if info is not None else 0
+            found.append((TimeSpan(min(max(begun, 0), first - 1), first - 1), GapReason.FORGOTTEN))
         self._open.recheck(place)
-        return lost, [file.span for file in self._open.damage(place)]
+        return found + [(file.span, GapReason.DAMAGED) for file in self._open.damage(place)]

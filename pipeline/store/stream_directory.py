@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pipeline.core.clock import TimeSpan
@@ -26,16 +26,24 @@ KEPT_EPOCHS = 16
 
 @dataclass(frozen=True, slots=True)
 class EpochClaim:
-    """A writer's claim on the stream: it commits from `start_seq` on. Written once, never changed."""
+    """A writer's claim on the stream: it commits from `start_seq` on. `end_seq`: the commit after its last, told when it was closed."""
 
     epoch: int
     start_seq: int
     host: str
     pid: int
+    end_seq: int | None = None
+
+    @property
+    def reached(self) -> int:
+        """So many commits there were, at least, when it was written."""
+        return max(self.start_seq, self.end_seq or 0)
 
     def document(self) -> bytes:
         """With its own number and a checksum: one digit that is another would make commits count that do not, or none."""
         told = {"start_seq": self.start_seq, "host": self.host, "pid": self.pid, "epoch": self.epoch}
+        if self.end_seq is not None:
+            told["end_seq"] = self.end_seq
         return json.dumps({**told, "crc32": _checksum(told)}).encode()
 
 
@@ -113,7 +121,7 @@ def list_visible(place: StorePlace, without: Collection[str] = frozenset()) -> V
     a second listing as well is really lost, and named in `holes`.
     """
     shown = _visible_now(place, without)
-    return _visible_now(place, without) if shown.holes else shown
+    return _visible_now(place, without) if shown.holes or shown.ends else shown
 
 
 def remove_temporaries(place: StorePlace) -> None:
@@ -124,7 +132,32 @@ def remove_temporaries(place: StorePlace) -> None:
 
 def _visible_now(place: StorePlace, without: Collection[str]) -> Visible:
     names = [name for name in list_names(place) if name.path not in without]
-    return visible(names, {claim.epoch: claim.start_seq for claim in list_epochs(place)})
+    claims = list_epochs(place)
+    if claims:
+        _refuse_emptied(place, {n.epoch for n in names} - {claim.epoch for claim in claims}, claims[0].epoch)
+    shown = visible(names, {claim.epoch: claim.start_seq for claim in claims})
+    # What a writer has on its disk may not be uploaded yet.
+    ends = () if place.far or without else _lost_ends(claims, shown.next_seq)
+    return replace(shown, ends=ends) if ends else shown
+
+
+def _refuse_emptied(place: StorePlace, unknown: Collection[int], oldest: int) -> None:
+    """Raise `StoreRefused` for the claim of a writer that has committed, and so had filled it in, but which is empty now."""
+    for epoch in unknown:
+        key = f"epoch/{epoch:04d}.json"
+        if epoch > oldest and place.exists(key):
+            raise _damaged_claim(place, key, ValueError("it is empty"))
+
+
+def _lost_ends(claims: Sequence[EpochClaim], next_seq: int) -> tuple[tuple[int, int], ...]:
+    """Commits [lo, hi) that there were when a writer began or was closed, and that were gone from the end when the next one came.
+
+    Retention leaves the last segment alone, so that a stream never becomes shorter by itself.
+    """
+    after = [*(claim.start_seq for claim in claims[1:]), next_seq]
+    return tuple(
+        (seq, claim.reached) for claim, seq in zip(claims, after, strict=False) if seq < claim.reached
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -139,12 +172,23 @@ def _read_claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
                 raise ValueError("it has another checksum than it was written with")
             if document["epoch"] != epoch:
                 raise ValueError(f"it is that of writer {document['epoch']}")
-        return EpochClaim(epoch, int(document["start_seq"]), str(document["host"]), int(document["pid"]))
+        end = document.get("end_seq")
+        return EpochClaim(
+            epoch,
+            int(document["start_seq"]),
+            str(document["host"]),
+            int(document["pid"]),
+            end if end is None else int(end),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise StoreRefused(
-            f"{place.where}/{key} is damaged ({error}), which tells from where on its writer's commits count: restore it "
-            "from a copy, or delete it if only one program at a time has ever written this stream"
-        ) from error
+        raise _damaged_claim(place, key, error) from error
+
+
+def _damaged_claim(place: StorePlace, key: str, error: Exception) -> StoreRefused:
+    return StoreRefused(
+        f"{place.where}/{key} is damaged ({error}), which tells from where on its writer's commits count: restore it "
+        "from a copy, or delete it if only one program at a time has ever written this stream"
+    )
 
 
 def _checksum(told: Mapping[str, object]) -> int:
@@ -159,10 +203,16 @@ def _claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
 
 
 def lost_spans(shown: Visible) -> list[TimeSpan]:
-    """Wall ns between the neighbours of each missing segment."""
+    """Wall ns between the neighbours of each missing segment; of one at the end no more than a moment is known."""
     spans = []
     for lo, hi in shown.holes:
         before = next(s for s in shown.segments if s.hi == lo)
         after = next(s for s in shown.segments if s.lo == hi)
         spans.append(TimeSpan(before.t_max, max(before.t_max, after.t_min)))
+    for lo, _ in shown.ends:
+        first = max((s.t_max for s in shown.segments if s.lo < lo), default=None)
+        last = min((s.t_min for s in shown.segments if s.lo >= lo), default=first)
+        if last is not None:
+            first = last if first is None else first
+            spans.append(TimeSpan(first, max(first, last)))
     return spans

@@ -55,9 +55,10 @@ class StreamWriter:
         self.stream = place.where.rpartition("/")[2]
         self._place = place
         self._model = model
+        self.identity = ""  # of the stream, as its description has it
         self._mutex = threading.Lock()
         self._closed = False
-        self._uncertain = False
+        self._uncertain = self._committed = False
         self._told_of_numbers = False
         self._clock = clock
         settings = compaction or Compaction()
@@ -71,6 +72,7 @@ class StreamWriter:
                 if settings.enabled:  # on a full disk nothing can be written before it
                     forget_by(place, settings, clock())
                 self._epoch, self._seq, self._resume = self._claim()
+                self._start_seq = self._seq
                 prune_epochs(place)
             except BaseException:
                 self._lock.release()
@@ -123,9 +125,11 @@ class StreamWriter:
                 created_ns=time.time_ns(),
                 resume=resume,
                 model=self._model,
+                stream_id=self.identity,
             )
             self._put(name, encode_segment(rows, attributes))
             self._seq += 1
+            self._committed = True
             self._resume = resume
         self._compactor.committed(name.lo)
 
@@ -193,6 +197,7 @@ class StreamWriter:
                 return
             self._closed = True
         self._compactor.close()
+        self._tell_the_end()
         self._lock.release()
 
     def __enter__(self) -> StreamWriter:
@@ -236,7 +241,21 @@ class StreamWriter:
     def _begin_anew(self) -> None:
         """Claim another epoch: an archive that this writer has built would be written anew under its own name, and no folder replaces another in one step."""
         self._epoch, self._seq, _ = self._claim()
+        self._start_seq = self._seq
         self._compactor.epoch = self._epoch
+
+    def _tell_the_end(self) -> None:
+        """Add to the claim how far it came, so that a copy that lacks the last commits can be told from one that never had them."""
+        if (
+            self._place.far or self._uncertain or not self._committed
+        ):  # what is uploaded later would be missing until then
+            return
+        try:
+            if newest_epoch(self._place) == self._epoch:
+                claim = EpochClaim(self._epoch, self._start_seq, socket.gethostname(), os.getpid(), self._seq)
+                self._place.put(f"epoch/{self._epoch:04d}.json", claim.document())
+        except OSError as error:  # a full disk must not end a run that has stored all it could
+            log.warning("stream %s: its end could not be written down: %s", self.stream, error)
 
     def _claim(self) -> tuple[int, int, ResumePoint]:
         """Create the next epoch, then see what is stored: whoever commits with an older epoch now is fenced off."""

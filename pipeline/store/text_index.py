@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 FOLDER = "about"
 """Of a stream's place. Below it is a folder for each model."""
 
-_MAGIC = b"texts/1\n"
+_MAGIC = b"texts/2\n"
+_ENDING = ".vectors"
 _DIGEST = 16
 # Every question after which texts have come adds a part; so many are joined to one.
 _MOST_PARTS = 8
@@ -67,14 +68,18 @@ class TextIndex:
         return np.concatenate(blocks)
 
     def _parts(self) -> list[tuple[str, list[bytes], np.ndarray]]:
-        found = []
-        for name in sorted(self._place.list(self._folder)):
+        found: list[tuple[str, list[bytes], np.ndarray]] = []
+        try:
+            names = sorted(name for name in self._place.list(self._folder) if name.endswith(_ENDING))
+        except OSError:  # no folder lies there; what is computed cannot be kept, which is told then
+            return found
+        for name in names:
             try:
-                part = _read(self._place.read(f"{self._folder}/{name}"), self._model.width)
+                part = _read(self._place.read(f"{self._folder}/{name}"), self._model)
             except OSError:  # joined with others since it was listed
                 continue
-            if part is not None:
-                found.append((name, *part))
+            # What is no part goes when parts are joined.
+            found.append((name, *(part or ([], np.empty((0, self._model.width), np.float16)))))
         return found
 
     def _keep(
@@ -86,8 +91,8 @@ class TextIndex:
     ) -> None:
         joined = len(parts) >= _MOST_PARTS
         keys = list(dict.fromkeys(used if joined else new))
-        data = _written(keys, np.stack([known[key] for key in keys]))
-        name = f"{hashlib.blake2b(data, digest_size=8).hexdigest()}.vectors"
+        data = _written(self._model.name, keys, np.stack([known[key] for key in keys]))
+        name = f"{hashlib.blake2b(data, digest_size=8).hexdigest()}{_ENDING}"
         try:
             self._place.prepare(self._folder)
             self._place.put(f"{self._folder}/{name}", data)
@@ -104,21 +109,22 @@ def forget_texts(place: StorePlace) -> None:
         place.delete(FOLDER)
 
 
-def _written(keys: Sequence[bytes], vectors: np.ndarray) -> bytes:
+def _written(model: str, keys: Sequence[bytes], vectors: np.ndarray) -> bytes:
+    """The checksum is of the model's name too: vectors of another mean something else."""
     body = len(keys).to_bytes(8, "little") + b"".join(keys) + vectors.astype("<f2").tobytes()
-    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+    return _MAGIC + zlib.crc32(body, zlib.crc32(model.encode())).to_bytes(4, "little") + body
 
 
-def _read(data: bytes, width: int) -> tuple[list[bytes], np.ndarray] | None:
-    """Digests, and vectors (n, width) half floats; None for what is no such part."""
+def _read(data: bytes, model: TextModel) -> tuple[list[bytes], np.ndarray] | None:
+    """Digests, and vectors (n, width) half floats; None for what is no such part of this model."""
     body = data[len(_MAGIC) + 4 :]
-    if not data.startswith(_MAGIC) or zlib.crc32(body) != int.from_bytes(
+    if not data.startswith(_MAGIC) or zlib.crc32(body, zlib.crc32(model.name.encode())) != int.from_bytes(
         data[len(_MAGIC) : len(_MAGIC) + 4], "little"
     ):
         return None
     count = int.from_bytes(body[:8], "little")
     digests, vectors = body[8 : 8 + count * _DIGEST], body[8 + count * _DIGEST :]
-    if len(digests) != count * _DIGEST or len(vectors) != count * width * 2:
+    if len(digests) != count * _DIGEST or len(vectors) != count * model.width * 2:
         return None
     keys = [digests[at : at + _DIGEST] for at in range(0, len(digests), _DIGEST)]
-    return keys, np.frombuffer(vectors, "<f2").reshape(count, width)
+    return keys, np.frombuffer(vectors, "<f2").reshape(count, model.width)

@@ -89,3 +89,13 @@ def test_mistakes_are_one_line(tmp_path: Path, options: tuple[str, ...], message
     found = CliRunner().invoke(app, ["query", str(store.path), *typed])
     assert isinstance(found.exception, UserError)
     assert message in str(found.exception)
+
+
+def test_a_cursor_file_that_was_emptied_does_not_begin_anew_in_silence(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "a.zarr", 2)
+    cursor = tmp_path / "cursor.json"
+    cursor.write_text("\n")
+    with pytest.raises(UserError, match=r"cursor\.json is empty"):
+        CliRunner().invoke(
+            app, ["query", str(store.path), "--follow", "--cursor", str(cursor)], catch_exceptions=False
+        )

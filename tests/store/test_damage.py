@@ -1,6 +1,7 @@
 """A damaged store gives the rows that were written, or says what it lacks; it never gives another answer."""
 
 import errno
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.core.errors import StoreRefused
-from pipeline.core.records import Batch, CaptionEvent, Gap, ResumePoint
+from pipeline.core.records import Batch, CaptionEvent, Gap, GapReason, ResumePoint
 from pipeline.store import CaptionStore, Compaction
 from pipeline.store.damage import SegmentDamaged
 from pipeline.store.place import LocalPlace
@@ -234,9 +235,11 @@ def test_an_archive_deleted_under_a_reader_is_listed_again(stores: dict[str, Pat
     whole = store.captions(stream="cam", columns=EVERYTHING).to_pylist()
     shutil.copytree(archive, tmp_path / "copy")
     LocalPlace(path / "streams/cam").delete(f"day/{archive.name}")
-    assert store.observations(stream="cam").num_rows == 0
-    assert store.captions(stream="cam", columns=EVERYTHING).num_rows in (0, len(whole))
-    assert not list((path / "streams/cam/day").iterdir())
+    for _ in range(2):
+        with pytest.raises(StoreRefused, match="holds nothing, though its writers left 3 commits"):
+            store.captions(stream="cam", columns=EVERYTHING)
+    shutil.copytree(tmp_path / "copy", archive)
+    assert store.captions(stream="cam", columns=EVERYTHING).to_pylist() == whole
 
 
 def test_stray_files_change_nothing_and_what_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -280,3 +283,103 @@ def test_a_claim_with_another_digit_or_of_another_writer_is_told(tmp_path: Path)
     # As earlier versions wrote it.
     claim.write_bytes(b'{"start_seq": 3, "host": "here", "pid": 7}')
     assert CaptionStore.open(tmp_path / "a.zarr").resume("cam").frame == 3
+
+
+def lost(store: CaptionStore) -> bool:
+    return GapReason.LOST in store.gaps()["reason"].to_pylist()
+
+
+def test_commits_that_are_missing_at_the_end_are_told_before_and_after_another_writer(tmp_path: Path) -> None:
+    """As in a copy that was cut off: folders are copied in order of their names, claims before segments."""
+    path = tmp_path / "a.zarr"
+    store = filled_store(path, 6)
+    whole = store.captions()
+    for segment in sorted((path / "streams/cam/hot").iterdir())[-2:]:
+        segment.unlink()
+    store = CaptionStore.open(path)
+    assert lost(store)
+    assert 0 < len(store.captions()) < len(whole)
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        assert lost(store)
+        writer.commit(batch(9))
+    assert lost(CaptionStore.open(path))
+    for segment in (path / "streams/cam/hot").iterdir():
+        segment.unlink()
+    with pytest.raises(StoreRefused, match="holds nothing, though its writers left"):
+        CaptionStore.open(path).captions()
+
+
+def test_a_segment_of_another_store_is_not_taken_for_one_of_these(tmp_path: Path) -> None:
+    store, other = (filled_store(tmp_path / name, 4) for name in ("a.zarr", "b.zarr"))
+    whole = store.captions().to_pylist()
+    ours, theirs = (sorted((s.path / "streams/cam/hot").iterdir()) for s in (store, other))
+    shutil.copy(theirs[1], ours[1])
+    store = CaptionStore.open(tmp_path / "a.zarr")
+    rows = store.captions().to_pylist()
+    assert all(row in whole for row in rows)
+    assert len(rows) < len(whole)
+    assert ["another store" in file.reason for file in store.damage()] == [True]
+    # Nor in a newer writer's name, nor by a merge.
+    shutil.copy(theirs[2], ours[2].with_name(ours[2].name.replace(".e0000.", ".e0007.")))
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        writer.compact()
+    rows = CaptionStore.open(tmp_path / "a.zarr").captions().to_pylist()
+    assert all(row in whole for row in rows)
+    # A store that is copied or moved as a whole stays what it is.
+    shutil.move(tmp_path / "b.zarr", tmp_path / "c.zarr")
+    assert CaptionStore.open(tmp_path / "c.zarr").captions().to_pylist() == whole
+
+
+def test_a_description_of_a_stream_with_another_digit_or_of_another_or_missing_is_told(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.zarr"
+    store = filled_store(path, 2)
+    with store.writer("yard", INFO, compaction=BY_HAND) as writer:
+        writer.commit(batch(0))
+    description = path / "streams/cam/zarr.json"
+    whole = description.read_bytes()
+    start = f'"start_wall_ns": {T0}'.encode()
+    assert start in whole
+    for spoiled in (
+        whole.replace(start, start.replace(b"179", b"178")),
+        whole.replace(b'"width": 640', b'"width": 740'),
+        (path / "streams/yard/zarr.json").read_bytes(),
+    ):
+        description.write_bytes(spoiled)
+        with pytest.raises(StoreRefused, match=r"cam/zarr\.json is damaged .*restore that file"):
+            CaptionStore.open(path).streams()
+    description.unlink()
+    with pytest.raises(StoreRefused, match=r"cam/zarr\.json is missing"):
+        CaptionStore.open(path).captions()
+    description.write_bytes(whole)
+    (path / "streams").rename(path / "STREAMS")
+    with pytest.raises(StoreRefused, match="streams is missing or empty"):
+        CaptionStore.open(path).captions()
+    (path / "STREAMS").rename(path / "streams")
+    # As earlier versions wrote it.
+    document = json.loads(whole)
+    for name in ("crc32", "stream", "identity"):
+        del document["attributes"][name]
+    description.write_text(json.dumps(document))
+    assert CaptionStore.open(path).streams()["cam"] == INFO
+    with CaptionStore.open(path).writer("cam", INFO, compaction=BY_HAND):
+        assert CaptionStore.open(path).streams()["cam"].identity
+
+
+def test_names_in_another_case_are_read(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "a.zarr", 3)
+    whole = store.captions().to_pylist()
+    for segment in (tmp_path / "a.zarr/streams/cam/hot").iterdir():
+        segment.rename(segment.with_name(segment.name.upper()))
+    assert CaptionStore.open(tmp_path / "a.zarr").captions().to_pylist() == whole
+
+
+def test_the_emptied_claim_of_a_writer_that_has_committed_is_told(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "a.zarr", 2)
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        writer.commit(batch(2))
+    claims = sorted((tmp_path / "a.zarr/streams/cam/epoch").iterdir())
+    claims[-1].write_bytes(b"")
+    with pytest.raises(StoreRefused, match=r"json is damaged \(it is empty\)"):
+        CaptionStore.open(tmp_path / "a.zarr").captions()

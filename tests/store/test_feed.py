@@ -187,6 +187,18 @@ def test_a_cursor_of_another_store_is_refused(tmp_path: Path) -> None:
         filled_store(tmp_path / "b.zarr", 2).follow(cursor=feed.cursor)
 
 
+def test_a_cursor_with_another_digit_or_of_another_store_as_long_is_refused(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "a.zarr", 5)
+    feed = store.follow(0)
+    list(feed.poll())
+    assert '"commit":4,' in feed.cursor
+    with pytest.raises(UserError, match="another checksum"):
+        store.follow(cursor=feed.cursor.replace('"commit":4,', '"commit":3,'))
+    assert not told_keys(store.follow(cursor=json.dumps(json.loads(feed.cursor), indent=2)))
+    with pytest.raises(UserError, match="another store"):
+        filled_store(tmp_path / "b.zarr", 9).follow(cursor=feed.cursor)
+
+
 def follow_into(path: Path, file: Path) -> None:
     """Follow until killed. What was heard and the cursor behind it are one line, as one row of a database would be."""
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []

@@ -19,7 +19,7 @@ import typer
 
 from pipeline.commands.lazy_commands import LazyCommand, LazyGroup
 from pipeline.core.errors import StageFailed, UserError
-from pipeline.core.leaving import end_as_by_ctrl_c, leave
+from pipeline.core.leaving import end_as_by_ctrl_c, leave, ours_alone
 from pipeline.core.redaction import redact_argument, redact_text
 from pipeline.core.shown_text import shown
 from sca.child_processes import leave_working_directory
@@ -129,7 +129,9 @@ def main() -> None:
     if not sys.warnoptions:
         # Libraries warn of what they read, in words of the file.
         warnings.simplefilter("ignore")
-    leave(_run())
+    with ours_alone():
+        code = _run()
+    leave(code)
 
 
 def whole_streams() -> None:

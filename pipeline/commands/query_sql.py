@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import sys
+from collections.abc import Iterator
 from datetime import tzinfo
 
 from rich.table import Table
@@ -11,6 +14,7 @@ from rich.table import Table
 from pipeline.commands.damage_exit import leave_with_damage
 from pipeline.commands.extras import require
 from pipeline.commands.terminal import PlainConsole, quiet_pipe, say
+from pipeline.core.leaving import process_is_ours
 from pipeline.core.shown_text import json_text, shown
 from pipeline.export.csv import table_csv_lines
 from pipeline.store import CaptionStore
@@ -24,15 +28,18 @@ PIPED_WIDTH = 140
 def query_sql(path: str, statement: str, zone: tzinfo, output: str, limit: int | None, strict: bool) -> None:
     """Print what a statement gives as a table, JSON lines or CSV. Raises `UserError` for one that is no SELECT, or a wrong one."""
     require("query --sql", "sql")
+    with _without_pandas():
+        import pyarrow.dataset  # noqa: F401
     from pipeline.query.sql import ask_sql, plain_value, shown_value
 
     with CaptionStore.open(path, strict=strict) as store:
         if strict:
             store.verify()
-        found = ask_sql(store, statement, zone)
+        most = SHOWN_ROWS if limit is None and output == "table" else limit
+        found = ask_sql(store, statement, zone, None if most is None else most + 1)
         with quiet_pipe():
             if output == "table":
-                most = SHOWN_ROWS if limit is None else limit
+                assert most is not None
                 rows = list(itertools.islice(found.rows, most + 1))
                 _print_table(
                     found.names,
@@ -55,6 +62,34 @@ def query_sql(path: str, statement: str, zone: tzinfo, output: str, limit: int |
                 reasons = ", ".join(sorted({str(reason) for _, reason in store.unwatched(name)})) or "no rows"
                 say(f"{name}: {share:.1%} of what was recorded was watched ({reasons})", error=True)
         leave_with_damage(store.damage())
+
+
+class _NoPandas:
+    """A finder of modules to which pandas is not installed."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("No module named 'pandas'", name=name)
+
+
+@contextlib.contextmanager
+def _without_pandas() -> Iterator[None]:
+    """Arrow's data sets import pandas, a second and 70 MB, to see whether one value is of it. None of ours is.
+
+    Arrow looks once in a process, so this is for one that ends with this command.
+    """
+    if "pandas" in sys.modules or not process_is_ours():
+        yield
+        return
+    os.environ.setdefault(
+        "ARROW_DEFAULT_MEMORY_POOL", "system"
+    )  # another one holds 5 MB before its first use
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _cell(value: object) -> object:

@@ -21,6 +21,22 @@ READER_THREAD = "live-"
 
 _PATIENCE_S = 0.3
 _abandoned = threading.Event()
+_ours = threading.Event()
+
+
+@contextmanager
+def ours_alone() -> Iterator[None]:
+    """This process ends with what is done here: nobody else has anything in it, or will import something into it."""
+    _ours.set()
+    try:
+        yield
+    finally:
+        _ours.clear()
+
+
+def process_is_ours() -> bool:
+    """Whether `ours_alone` holds."""
+    return _ours.is_set()
 
 
 def end_as_by_ctrl_c() -> None:

@@ -39,8 +39,9 @@ class SqlRows:
     rows: Iterator[tuple[Any, ...]]
 
 
-def ask_sql(store: CaptionStore, statement: str, zone: tzinfo) -> SqlRows:
+def ask_sql(store: CaptionStore, statement: str, zone: tzinfo, most: int | None = None) -> SqlRows:
     """What one SELECT over the tables of a store gives (`pipeline.store.store_tables.TABLES`). `zone`: of times without an offset.
+    `most`: no more rows than these are looked for.
 
     Raises `UserError` for anything else, also while rows are taken; what a stored table raises stays what it is.
     """
@@ -60,12 +61,13 @@ def ask_sql(store: CaptionStore, statement: str, zone: tzinfo) -> SqlRows:
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise UserError("--sql takes one SELECT: the tables are " + ", ".join(TABLES))
     try:
-        reader = connection.sql(statement).to_arrow_reader(_ROWS)
+        found = connection.sql(statement)
+        names = tuple(found.columns)
+        if twice := next((one for one in names if names.count(one) > 1), None):
+            raise UserError(f"--sql: two columns are called {twice!r}; name them apart with AS")
+        reader = (found if most is None else found.limit(most)).to_arrow_reader(_ROWS)
     except (duckdb.Error, pa.ArrowException) as error:
         raise _refused(error, tables) from None
-    names = tuple(reader.schema.names)
-    if twice := next((one for one in names if names.count(one) > 1), None):
-        raise UserError(f"--sql: two columns are called {twice!r}; name them apart with AS")
     return SqlRows(names, _rows(reader, tables, connection))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from tests.duration import by_day
 from tests.store_samples import filled_store
 
 pytest.importorskip("duckdb")
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +127,17 @@ def test_a_missing_duckdb_is_one_line_with_the_remedy(
     monkeypatch.setattr("pipeline.commands.extras.find_spec", lambda name: None)
     found = ask(store, "SELECT 1")
     assert "pip install 'segment-caption-stream[sql]'" in str(found.exception)
+
+
+def test_a_few_rows_need_no_pandas_and_leave_it_to_whoever_wants_it(store: CaptionStore) -> None:
+    ask = """
+import sys
+from pipeline.cli import main
+sys.argv = ["sca", "query", sys.argv[1], "--sql", "SELECT track FROM captions", "--limit", "1"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code and "duckdb" in sys.modules and "pandas" not in sys.modules
+import pandas
+"""
+    subprocess.run([sys.executable, "-c", ask, str(store.path)], check=True, cwd=ROOT, timeout=300)

@@ -19,11 +19,11 @@ from tests.videos import write_video
 NS = 1_000_000_000
 
 
-def path(track: int = 1, text: str = "a dog", score: float = 0.8) -> TrackPath:
+def path(track: int = 1, text: str = "a dog", score: float = 0.8, down: int = 0) -> TrackPath:
     return TrackPath(
         track,
         np.array([0, NS, 6 * NS]),
-        np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], float),
+        np.add([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], [0.0, down, 0.0, down]),
         np.array([0]),
         np.array([2 * NS]),
         (text,),
@@ -39,7 +39,7 @@ def test_boxes_are_interpolated_by_time_but_not_over_long_gaps() -> None:
 
 
 def test_unsure_captions_are_not_shown_and_sure_ones_come_first() -> None:
-    paths = [path(1, "a dog", 0.4), path(2, "a cat", 0.9), path(3, "a cow", 0.1)]
+    paths = [path(1, "a dog", 0.4), path(2, "a cat", 0.9, down=20), path(3, "a cow", 0.1)]
     display = DisplayOptions(min_score=0.3, sure_score=0.5)
     labels = labels_at(paths, NS // 2, 3 * NS, display)
     assert [(label.track, label.text) for label in labels] == [(2, "a cat"), (1, "a dog?")]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.captioning.attributes import without_false_colours
 from pipeline.core.regions import CaptionRequest, RegionCaption
 from pipeline.core.stage_times import TimedStage, timed
 from sca.regions import Caption
@@ -44,6 +45,7 @@ class Captioner:
 
 
 def _attach(request: CaptionRequest, caption: Caption) -> RegionCaption:
+    seen = request.colours
     return RegionCaption(
         track=request.track,
         frame=request.frame,
@@ -51,7 +53,7 @@ def _attach(request: CaptionRequest, caption: Caption) -> RegionCaption:
         box=request.box,
         mask=request.mask,
         feature=request.feature,
-        text=caption.text,
+        text=caption.text if seen is None else without_false_colours(caption.text, seen),
         score=caption.score,
         logprob=caption.logprob,
     )

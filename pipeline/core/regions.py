@@ -97,7 +97,10 @@ class Regions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaptionRequest:
-    """A region that needs a caption. `tokens`: (Nc, C) float16 caption tokens; `box` xyxy pixels; `feature` (D,) float32."""
+    """A region that needs a caption. `tokens`: (Nc, C) float16 caption tokens; `box` xyxy pixels; `feature` (D,) float32.
+
+    `colours`: the basic colour terms that its pixels bear out; None where nobody has looked.
+    """
 
     track: int
     frame: int
@@ -106,6 +109,7 @@ class CaptionRequest:
     mask: RleMask | None
     feature: np.ndarray
     tokens: np.ndarray
+    colours: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ import numpy as np
 
 from pipeline.captioning.gate import CaptionGate, CaptionGateOptions
 from pipeline.core.frame import Frame
+from pipeline.core.masks import decode_mask
 from pipeline.core.motion import motion_since
 from pipeline.core.regions import AnalysedKeyframe, Avoided, CaptionRequest, EndedTrack, Regions
 from pipeline.core.stage_times import TimedStage, timed
+from pipeline.perception.colours import colours_of
 from pipeline.perception.perceiver import Perception, Sightings
 from pipeline.tracking.association import Candidates
 from pipeline.tracking.interface import FollowsMotion, TrackingOptions, open_tracker
@@ -101,15 +103,19 @@ class StreamAnalysis:
         requests = []
         for index in chosen:
             x1, y1, x2, y2 = (float(value) for value in found.boxes[index])
+            mask = found.masks[index]
             requests.append(
                 CaptionRequest(
                     track=int(update.track_ids[index]),
                     frame=frame.index,
                     time=frame.time,
                     box=(x1, y1, x2, y2),
-                    mask=found.masks[index],
+                    mask=mask,
                     feature=found.features[index],
                     tokens=found.caption_tokens[index],
+                    colours=colours_of(
+                        frame.rgb, found.boxes[index], None if mask is None else decode_mask(mask)
+                    ),
                 )
             )
         ended = (*cut_off, *update.ended)

@@ -10,6 +10,8 @@ size; regions a picture; processor milliseconds of a picture, of which the encod
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import tempfile
 import time
 from collections import defaultdict
@@ -45,6 +47,15 @@ def pictures(film: Path, moments: list[float]) -> dict[float, np.ndarray]:
     return {moment: rgb for moment, (_, rgb) in nearest.items()}
 
 
+def resized(model: Path, size: int, copy: Path) -> Path:
+    """A copy of a model whose input has another side; its weights are convolutions' and do not mind."""
+    shutil.copytree(model, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["model"]["image_size"] = size
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
 def looked_at(perception: Perception, rgb: np.ndarray) -> np.ndarray:
     """Boxes (N, 4) xyxy of what the first look at a picture finds."""
     nobody = Expected((), np.zeros((0, 4), np.float32))
@@ -60,7 +71,9 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, action="append", default=[])
     parser.add_argument("--sizes", default="256,320,384,448")
     parser.add_argument("--points", type=int, default=144, help="of the whole picture and of each window")
-    parser.add_argument("--model", default="demo")
+    parser.add_argument(
+        "--model", default="sca/shipped/demo", help="a folder as `sca.save_shipped` writes it"
+    )
     args = parser.parse_args()
     frames = read_annotations(args.things)
     by_clip: defaultdict[str, list[AnnotatedFrame]] = defaultdict(list)
@@ -75,7 +88,8 @@ def main() -> None:
     print("| input | looked at | " + " | ".join(SIZES) + " | regions | ms | encoder |")
     print("| --- " * (5 + len(SIZES)) + "|")
     for size in map(int, args.sizes.split(",")):
-        model = accelerate(sca.load(args.model, image_size=size))
+        with tempfile.TemporaryDirectory() as folder:
+            model = accelerate(sca.load(resized(Path(args.model), size, Path(folder) / "model")))
         for views, name in ((0, "whole"), (4, "and 4 windows")):
             options = PerceptionOptions(
                 views=views,

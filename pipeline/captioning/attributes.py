@@ -22,12 +22,15 @@ _TERM = {
     "tan": "brown",
 }
 _JOINS = ("and", ",")
+# Say which of a colour it is, and nothing without one.
+_SHADES = ("light", "dark", "bright", "pale", "deep")
 
 
 def without_false_colours(text: str, colours: Collection[str]) -> str:
     """`text` without the colour words that are not among `colours`, those that the region's pixels bear out.
 
-    "a red and white car" on a white one becomes "a white car". A colour that describes nothing ("the red") stays, and so does a text
+    A language model that learnt from few pictures says the commonest colour where it does not know: the pixels do. "a red and
+    white car" on a white one becomes "a white car". A colour that describes nothing ("the red") stays, and so does a text
     without colours, to the letter.
     """
     words = text.split()
@@ -38,13 +41,15 @@ def without_false_colours(text: str, colours: Collection[str]) -> str:
         return text
     kept: list[str] = []
     gone = False
-    for word, wrong in zip(words, false, strict=True):
+    for place, (word, wrong) in enumerate(zip(words, false, strict=True), start=1):
         if wrong:
             gone = True
-            if kept and kept[-1] in _JOINS:
+            if kept and kept[-1] in _SHADES:
                 kept.pop()
+            if len(kept) > 1 and kept[-1] in _JOINS and kept[-2] in _TERM:
+                kept.pop()  # it joined two colours, of which one is left
             continue
-        if gone and word in _JOINS and (not kept or kept[-1] not in _TERM):
+        if gone and place < len(words) and word in _JOINS and (not kept or kept[-1] not in _TERM):
             continue
         if gone and kept and kept[-1] in ("a", "an"):
             kept[-1] = _article(word)

@@ -344,7 +344,11 @@ def _masks(masks: Sequence[RleMask | None]) -> tuple[np.ndarray, np.ndarray, np.
 
 def _embeddings(rows: Sequence[np.ndarray]) -> np.ndarray:
     """(n, D) half floats. Shorter rows (another model, or none at all) are filled up with NaN."""
-    width = max((len(row) for row in rows), default=0)
+    lengths = {len(row) for row in rows}
+    width = max(lengths, default=0)
+    if len(lengths) == 1 and width:
+        with np.errstate(over="ignore"):
+            return np.stack(rows).astype("<f2")
     table = np.full((len(rows), width), np.nan, "<f2")
     with np.errstate(over="ignore"):  # becomes an infinity, which whoever made the rows looks for
         for line, row in zip(table, rows, strict=True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numcodecs
@@ -17,6 +19,7 @@ _ZSTD_LEVEL = {Codec.ZSTD: 3, Codec.ZSTD_FAST: 1}
 _BLOSC_LEVEL = 5
 
 
+@cache
 def compressor(codec: Codec) -> Any:
     """The numcodecs compressor that writes chunks of this codec."""
     if codec is Codec.SHUFFLED:
@@ -60,21 +63,44 @@ def attributes(spec: ColumnSpec) -> dict[str, Any]:
     return {"units": WALL_CLOCK_UNITS} if spec.wall_clock else {}
 
 
-def array_document(group: str, name: str, spec: ColumnSpec, array: np.ndarray) -> dict[str, Any]:
+def array_text(group: str, name: str, spec: ColumnSpec, array: np.ndarray) -> str:
     """`zarr.json` of one column."""
-    chunk = [chunk_rows(spec, len(array)), *(max(1, n) for n in array.shape[1:])]
-    return {
+    chunk = (chunk_rows(spec, len(array)), *(max(1, n) for n in array.shape[1:]))
+    before, between, after = _array_parts(group, name, spec, array.dtype)
+    return f"{before}{_sizes(array.shape)}{between}{_sizes(chunk)}{after}"
+
+
+@lru_cache(maxsize=512)  # of every commit only the sizes differ
+def _array_parts(group: str, name: str, spec: ColumnSpec, dtype: np.dtype) -> tuple[str, str, str]:
+    document = {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": list(array.shape),
-        "data_type": array.dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "shape": "\0",
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": "\0"}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0.0 if array.dtype.kind == "f" else 0,
-        "codecs": codec_documents(spec, array.dtype),
+        "fill_value": 0.0 if dtype.kind == "f" else 0,
+        "codecs": codec_documents(spec, dtype),
         "attributes": attributes(spec),
         "dimension_names": dimension_names(group, name, spec),
     }
+    before, between, after = _text(document).split(json.dumps("\0"))
+    return before, between, after
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+def root_text(attrs: Mapping[str, Any], members: Mapping[str, str]) -> str:
+    """`zarr.json` of a root group, in which the texts of its members' metadata are consolidated."""
+    before, after = _text(group_document(attrs, {"\0": {}})).rsplit(f"{json.dumps(chr(0))}:{{}}", 1)
+    inside = ",".join(f"{json.dumps(path)}:{text}" for path, text in members.items())
+    return f"{before}{inside}{after}"
 
 
 def group_document(

@@ -25,7 +25,8 @@ from pipeline.store.columns import ColumnSpec
 from pipeline.store.damage import SegmentDamaged
 from pipeline.store.decoded_cache import DECODED, cache_of, drop_file, next_file_number
 from pipeline.store.place import StorePlace
-from pipeline.store.zarr_metadata import array_document, chunk_rows, compressor, group_document
+from pipeline.store.stored_zip import stored_entry, stored_zip
+from pipeline.store.zarr_metadata import array_text, chunk_rows, compressor, group_document, root_text
 from sca.small_files import parsed_json
 
 _DAMAGE = (
@@ -39,6 +40,8 @@ _MOST_ARRAY = 1 << 30
 _DAMAGE_CODES = (errno.EINVAL, errno.EIO)
 # A file of less is read at once and needs no handle while it is open.
 _SMALL = 1 << 20
+_BLOSC, _ZSTD = numcodecs.Blosc(), numcodecs.Zstd()
+_GROUP = json.dumps(group_document({}), separators=(",", ":"))
 
 
 class ColumnSource(Protocol):
@@ -56,26 +59,23 @@ class ColumnSource(Protocol):
 
 def encode(tables: Iterable[ColumnSource], attrs: Mapping[str, Any]) -> bytes:
     """The bytes of a `.zarr.zip` with a group per table that has rows. `attrs`: of the root group, JSON-like."""
-    members: dict[str, dict[str, Any]] = {}
+    members: dict[str, str] = {}
     columns: list[tuple[str, ColumnSpec, Any]] = []
     for table in tables:
         if not len(table):
             continue
-        members[table.group] = group_document({})
+        members[table.group] = _GROUP
         specs = table.specs()
         for name, array in table.arrays().items():
             path = f"{table.group}/{name}"
-            members[path] = array_document(table.group, name, specs[name], array)
+            members[path] = array_text(table.group, name, specs[name], array)
             columns.append((path, specs[name], array))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(_entry("zarr.json"), _json(group_document(attrs, members)))
-        for path, document in members.items():
-            archive.writestr(_entry(f"{path}/zarr.json"), _json(document))
-        for path, spec, array in columns:
-            for number, data in enumerate(_encoded_chunks(spec, array) if array.size else ()):
-                archive.writestr(_entry(f"{path}/c/{number}{'/0' * (len(array.shape) - 1)}"), data)
-    return buffer.getvalue()
+    entries = [("zarr.json", root_text(attrs, members).encode())]
+    entries += [(f"{path}/zarr.json", text.encode()) for path, text in members.items()]
+    for path, spec, array in columns:
+        for number, data in enumerate(_encoded_chunks(spec, array) if array.size else ()):
+            entries.append((f"{path}/c/{number}{'/0' * (len(array.shape) - 1)}", data))
+    return stored_zip(entries)
 
 
 def _encoded_chunks(spec: ColumnSpec, array: Any) -> Iterator[bytes]:
@@ -99,15 +99,16 @@ class ZarrZip:
         self._key = key
         self.number = next_file_number()
         self._file = place.open(key)
+        self._data: bytes | None = None
         # A store lets a segment go while another thread may still read it: who drops it last closes the file.
         weakref.finalize(self, drop_file, self.number)
         weakref.finalize(self, self._file.close)
         try:
             if self._file.seek(0, io.SEEK_END) <= _SMALL:
                 self._file.seek(0)
-                data = self._file.read()
+                self._data = self._file.read()
                 self._file.close()
-                self._file = io.BytesIO(data)
+                self._file = io.BytesIO(self._data)
             self._zip = zipfile.ZipFile(self._file)
             root = parsed_json(self._bytes("zarr.json", _MOST_DOCUMENT))
             self.attrs: dict[str, Any] = root["attributes"]
@@ -203,15 +204,16 @@ class ZarrZip:
 
     def _bytes(self, name: str, most: int) -> bytes:
         """An entry of the zip. Raises ValueError where it would be larger than `most`."""
-        size = self._zip.getinfo(name).file_size
-        if size > most:
-            raise ValueError(f"{name} would take {size} bytes")
-        return self._zip.read(name)
+        info = self._zip.getinfo(name)
+        if info.file_size > most:
+            raise ValueError(f"{name} would take {info.file_size} bytes")
+        found = None if self._data is None else stored_entry(self._data, info)
+        return self._zip.read(name) if found is None else found
 
     def _chunks(self, path: str, numbers: Iterable[int]) -> np.ndarray:
         layout = self._layout(path)
         dtype, shape = layout.dtype, (layout.chunk[0], *layout.shape[1:])
-        decoder = numcodecs.Blosc() if layout.blosc else numcodecs.Zstd()
+        decoder = _BLOSC if layout.blosc else _ZSTD
         tail = "/0" * (len(shape) - 1)
         parts = []
         try:
@@ -279,12 +281,3 @@ def _sizes(found: object, least: int) -> tuple[int, ...]:
     if not all(type(size) is int and size >= least for size in found):
         raise ValueError("no size of an array")
     return tuple(found)
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    """A fixed date makes equal rows equal bytes."""
-    return zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()

@@ -1,5 +1,6 @@
 """The file format of a segment, read by us and by others."""
 
+import io
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.store.columns import TABLES
 from pipeline.store.place import LocalPlace
 from pipeline.store.segment import SCHEMA, SegmentAttributes, SegmentReader, encode_segment
 from pipeline.store.segment_rows import SegmentRows, newest_versions, take_ragged
+from pipeline.store.stored_zip import stored_entry, stored_zip
 from pipeline.store.zarr_zip import encode
 from tests.store_samples import T0, S, batch, newest_events
 
@@ -217,3 +219,21 @@ def test_a_segment_whose_masks_end_elsewhere_is_damaged_and_never_merged(segment
     reader.close()
     with pytest.raises(ValueError, match=r"is damaged \(the masks of obs do not end where it tells\)"):
         SegmentReader(LocalPlace(segment.parent), segment.name).rows()
+
+
+def test_a_stored_zip_is_what_zipfile_would_write_and_an_entry_of_it_is_held_against_its_checksum() -> None:
+    entries = [("zarr.json", b"{}"), ("cap/t/c/0", bytes(range(256)) * 9), ("cap/mask_bytes/c/0", b"")]
+    data = stored_zip(entries)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in entries:
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+    assert data == buffer.getvalue()
+    infos = zipfile.ZipFile(buffer).infolist()
+    assert [stored_entry(data, info) for info in infos] == [content for _, content in entries]
+    for at in range(infos[1].header_offset, infos[2].header_offset):
+        spoiled = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        try:
+            assert stored_entry(spoiled, infos[1]) == entries[1][1]
+        except zipfile.BadZipFile:
+            pass

@@ -1,4 +1,5 @@
-"""A real S3 server and the network before it, for the tests that ask for them."""
+# ruff: noqa: F811 - fixtures that fixtures ask for
+"""A real S3 server and the network before it, for the tests that ask for them; stores lie in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.memory_folders import temporary_files_in_memory, tmp_path, tmp_path_factory  # noqa: F401 - fixtures
 from tests.s3_server import Network, bucket_environment, s3_server
 
 

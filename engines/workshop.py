@@ -343,10 +343,21 @@ def digest_weights(module: nn.Module) -> str:
     return sha.hexdigest()
 
 
-def digest_code(module: nn.Module) -> str:
-    """SHA-256 over the structure of a module and the source files that its submodules come from.
+# What every module has, and what changes while nothing that it computes does.
+_NO_NUMBERS = frozenset(vars(nn.Module()))
 
-    Only files outside torch are read: torch's version is a part of the key by itself.
+
+def _is_plain(value: object) -> bool:
+    """Whether a module's attribute is a setting whose text is the same in every process."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(one) for one in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def digest_code(module: nn.Module) -> str:
+    """SHA-256 over the structure of a module, the numbers that it computes with and the source files that its submodules come from.
+
+    Two models may have the same weights and shapes, and differ in the size of a picture or in an epsilon. Only files outside torch are read: torch's version is a part of the key by itself.
     """
     files = set()
     for part in module.modules():
@@ -355,6 +366,9 @@ def digest_code(module: nn.Module) -> str:
         if file and not type(part).__module__.startswith("torch."):
             files.add(file)
     sha = hashlib.sha256(repr(module).encode())
+    for name, part in module.named_modules():
+        own = {key: value for key, value in vars(part).items() if key not in _NO_NUMBERS and _is_plain(value)}
+        sha.update(f"{name}|{sorted(own.items())}|".encode())
     # By content, because two files may share a name and their folders differ from machine to machine.
     for content in sorted(digest_file(Path(file)) for file in files):
         sha.update(content.encode())

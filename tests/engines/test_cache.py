@@ -227,6 +227,21 @@ print(digest_code(mask_decoder_stage(sca.load("demo").model, 4).module))
     assert there.strip() == digest_code(mask_decoder_stage(demo.model, 4).module)
 
 
+@pytest.mark.parametrize("setting", ["eps", "num_heads"])
+def test_a_setting_that_no_weight_shows_is_another_engine(demo: Predictor, setting: str) -> None:
+    """Pictures brought to another size before the same weights once had the answers of the first one's engine."""
+    module = mask_decoder_stage(demo.model, 4).module
+    before = digest_code(module)
+    part = next(part for part in module.modules() if hasattr(part, setting))
+    kept = getattr(part, setting)
+    try:
+        setattr(part, setting, kept * 2)
+        assert digest_code(module) != before
+    finally:
+        setattr(part, setting, kept)
+    assert digest_code(module) == before
+
+
 def test_new_weights_make_the_old_engine_stale_and_the_flag_refuses_to_build(bench: Bench) -> None:
     stage = small_stage(seed=1)
     ready = bench.obtain(stage, lambda: probes(stage), policy=BuildPolicy.NEVER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -50,6 +51,21 @@ class AutomaticSettings:
                 raise UserError(f"{name} {value} must be at least 1: give a positive count")
         if self.crop_layers < 0 or self.min_mask_region_area < 0:
             raise UserError("crop_layers and min_mask_region_area must not be negative: use 0 for none")
+        # A file may say anything; four crop layers are 341 pictures, 256 points a side 65,536 prompts of each.
+        if self.points_per_side > 256 or self.points_per_batch > 65_536 or self.crop_layers > 4:
+            raise UserError(
+                f"points_per_side {self.points_per_side}, points_per_batch {self.points_per_batch} and crop_layers "
+                f"{self.crop_layers} may be 256, 65536 and 4 at most: give less"
+            )
+        for field_ in dataclasses.fields(self):
+            value = getattr(self, field_.name)
+            whole = isinstance(field_.default, int)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise UserError(
+                    f"{field_.name} {value!r} must be a {'whole ' if whole else ''}number: give one"
+                )
+            if not math.isfinite(value):
+                raise UserError(f"{field_.name} {value} must be a finite number: give one")
 
     def to_dict(self) -> dict[str, float]:
         """Plain values, ready for JSON."""

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from sca.checkpoint_files import read_json
 from sca.checkpoints.released_tokenizer import ReleasedTokenizer, load_released_tokenizer
 from sca.checkpoints.sam import sam_to_our_names
-from sca.checkpoints.strict_loading import build_without_weights, fill
+from sca.checkpoints.strict_loading import build_without_weights, fill, told_of
 from sca.checkpoints.tensor_files import read_tensors, read_weights
 from sca.config import (
     LanguageModelConfig,
@@ -55,8 +55,11 @@ def assemble(
     """
     given = read_weights(sam) if sam.is_dir() else read_tensors(sam)
     text = language_configuration(language_model)
-    config = assembled_config(sam_shape(given, sam), text, name=str(language_model), **changes)
-    model = build_without_weights(config, model_class)
+    with told_of(sam, "name a SAM such as facebook/sam-vit-base"):
+        shape = sam_shape(given, sam)
+    config = assembled_config(shape, text, name=str(language_model), **changes)
+    with told_of(language_model, "name a SAM and a language model such as gpt2"):
+        model = build_without_weights(config, model_class)
     fill(model, sam_to_our_names(model, given, origin=str(sam)), dtype=dtype)
     model.language_model = _language_model(language_model, text, dtype)
     _freshen(model, dtype)
@@ -201,9 +204,9 @@ def language_configuration(directory: Path) -> PreTrainedConfig:
         found: PreTrainedConfig = AutoConfig.from_pretrained(
             str(directory), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # its own checks of a configuration raise errors of many kinds
         raise UserError(
-            f"{directory} is no causal language model of transformers ({str(error).splitlines()[0]}): name one such as gpt2"
+            f"{directory} is no causal language model of transformers ({' '.join(str(error).split())[:200]}): name one such as gpt2"
         ) from error
     if found.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
@@ -224,7 +227,7 @@ def _language_model(directory: Path, text: PreTrainedConfig, dtype: torch.dtype)
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise UserError(
-            f"{directory} cannot be loaded as a causal language model ({str(error).splitlines()[0]}): fetch it again"
+            f"{directory} cannot be loaded as a causal language model ({' '.join(str(error).split())[:200]}): fetch it again"
         ) from error
     model, report = loaded
     lacks = sorted(report["missing_keys"])

@@ -16,6 +16,7 @@ from sca.checkpoints.strict_loading import (
     fill,
     resize_position_tables,
     tied_aliases,
+    told_of,
 )
 from sca.checkpoints.tensor_files import read_weights
 from sca.config import ScaConfig, with_image_size
@@ -40,11 +41,14 @@ def load_released(
     that are stored so are not copied but mapped. UserError, naming the file, lists every tensor that is missing,
     unexpected, of the wrong shape, or not finite.
     """
-    config = ScaConfig.from_released(read_json(directory / "config.json"))
+    values = read_json(directory / "config.json")
+    with told_of(directory / "config.json", _REMEDY[0].lower() + _REMEDY[1:]):
+        config = ScaConfig.from_released(values)
     if image_size is not None:
         config = with_image_size(config, image_size)
     weights = weights_file(directory)
-    model = build_without_weights(config, model_class)
+    with told_of(directory / "config.json", _REMEDY[0].lower() + _REMEDY[1:]):
+        model = build_without_weights(config, model_class)
     state = to_our_names(model, read_weights(directory), origin=str(weights), resize=image_size is not None)
     check_finite(str(weights), state, remedy=_REMEDY)
     fill(model, state, dtype=dtype)

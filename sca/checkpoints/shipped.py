@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sca.checkpoint_files import check_digests, read_json, sha256
-from sca.checkpoints.strict_loading import build_without_weights, check, fill, tied_aliases
+from sca.checkpoints.strict_loading import build_without_weights, check, fill, tied_aliases, told_of
 from sca.checkpoints.tensor_files import read_tensors
 from sca.config import AutomaticSettings, ScaConfig
 from sca.errors import UserError
@@ -27,6 +27,7 @@ CONFIG, WEIGHTS, TOKENIZER, JUDGE = "config.json", "model.safetensors", "tokeniz
 _REMEDY = "Restore the directory from its origin, or train the model again"
 # The largest vocabulary and context; the layers and the side in pixels of more than anybody has trained: tables grow with the square of it.
 _LARGEST_NUMBER, _MOST_LAYERS, _LARGEST_SIDE = 1 << 20, 512, 1 << 13
+_LARGEST_TEXT = 64 << 20
 _ENTRIES = {"format_version", "model", "automatic", "sha256"}
 
 
@@ -109,15 +110,21 @@ def load_shipped(
         raise UserError(f"{directory / CONFIG} has no checksums of its files. {_REMEDY}")
     judged = JUDGE in entries["sha256"]
     names = (WEIGHTS, TOKENIZER, JUDGE) if judged else (WEIGHTS, TOKENIZER)
-    check_digests(directory, {name: str(entries["sha256"].get(name)) for name in names}, _REMEDY)
     model = _built(directory / CONFIG, entries["model"], model_class)
+    automatic = _automatic(directory / CONFIG, entries["automatic"])
+    for name in names:
+        # Before a file is read as a whole that may have any length.
+        most = _LARGEST_TEXT if name == TOKENIZER else _LARGEST_TEXT + 8 * _elements(model)
+        if (path := directory / name).is_file() and path.stat().st_size > most:
+            raise UserError(f"{path} is larger than any such file of this model. {_REMEDY}")
+    check_digests(directory, {name: str(entries["sha256"].get(name)) for name in names}, _REMEDY)
     state = read_tensors(directory / WEIGHTS)
     check(str(directory / WEIGHTS), _stored(model), state, remedy=_REMEDY)
     fill(model, state, dtype=dtype)
     return ShippedCheckpoint(
         model=model,
         tokenizer=Tokenizer.from_file(str(directory / TOKENIZER)),
-        automatic=AutomaticSettings.from_dict(entries["automatic"]),
+        automatic=automatic,
         judge=_read_judge(directory / JUDGE, int(model.language_model.config.hidden_size))
         if judged
         else None,
@@ -136,22 +143,19 @@ def _built(path: Path, values: Any, model_class: type[Sca]) -> Sca:
             most = _LARGEST_SIDE
         if abs(number) > most:
             raise UserError(f"{path}: {name} is {number:.3g}, more than {most}: {remedy}")
-    try:
+    with told_of(path, remedy):
         return build_without_weights(ScaConfig.from_dict(values), model_class)
+
+
+def _automatic(path: Path, values: Any) -> AutomaticSettings:
+    try:
+        return AutomaticSettings.from_dict(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    # From torch, timm and transformers, in words of their own and of many kinds.
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-        AssertionError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-    ) as error:
-        told = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: no model can be built as it says ({told}): {remedy}") from error
+
+
+def _elements(model: Sca) -> int:
+    return sum(value.numel() for value in model.state_dict().values())
 
 
 def _numbers(values: Any, name: str = "model") -> Iterator[tuple[str, float]]:

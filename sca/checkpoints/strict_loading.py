@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,28 +21,83 @@ from sca.modeling import Sca
 from sca.modeling.image_encoder import resize_position_grid
 
 _SHOWN = 8
+# The largest released model makes some 2,000 tensors and 30 MiB of positions and buffers: what asks for much more than that is none.
+_MOST_TENSORS, _MOST_BYTES = 6_000, 256 << 20
+_MAKES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange})
 
 
 class _WithoutStorage(TorchFunctionMode):
     """In this thread, inside the block, `torch.empty` gives tensors of the meta device: no memory, and nothing to fill.
 
     Modules make their weights with it. What they compute (buffers, tables of positions) is made by other functions and
-    is real, which a device context for everything would lose.
+    is real, which a device context for everything would lose. UserError for a model that nobody has: of more tensors
+    than `_MOST_TENSORS`, or of more than `_MOST_BYTES` that are real, before these are allocated.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tensors = self._bytes = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
-        if func is torch.empty and given.get("device") is None:
-            given["device"] = "meta"
-        return func(*args, **given)
+        if func in _MAKES:
+            self._tensors += 1
+            if func is torch.empty and given.get("device") is None:
+                given["device"] = "meta"
+            else:
+                self._bytes += _bytes_of(func, args, given)
+            if self._tensors > _MOST_TENSORS:
+                raise UserError(f"it asks for a model of more than {_MOST_TENSORS} tensors")
+        made = func(*args, **given)
+        if func not in _MAKES and isinstance(made, Tensor) and not made.is_meta and made._base is None:
+            # Products of tables, such as those of rotary positions: each is told of when it is there.
+            self._bytes += made.nbytes if made.nbytes > _MOST_BYTES else 0
+        if self._bytes > _MOST_BYTES:
+            raise UserError(f"it asks for tables of positions of more than {_MOST_BYTES >> 20} MiB")
+        return made
+
+
+def _bytes_of(func: Any, args: tuple[Any, ...], given: Mapping[str, Any]) -> int:
+    """At most so many bytes are allocated for a tensor of these arguments; refused here, since the kernel may grant them."""
+    sizes = [given.get("size", ()), *args[: 1 if func is torch.full else None]]
+    if func is torch.arange:
+        numbers = [abs(value) for value in (*args, given.get("end", 0)) if isinstance(value, int | float)]
+        elements = math.ceil(max(numbers, default=0))
+    else:
+        flat = [n for size in sizes for n in (size if isinstance(size, tuple | list) else (size,))]
+        elements = math.prod(max(int(n), 0) for n in flat)
+    if elements * 8 > _MOST_BYTES:
+        raise UserError(f"it asks for a table of {elements:.3g} numbers")
+    return elements * 4
+
+
+@contextmanager
+def told_of(path: Path, remedy: str) -> Iterator[None]:
+    """What goes wrong while a model is built as the file says is the file's fault: one UserError that names it."""
+    try:
+        yield
+    except UserError as error:
+        told = str(error)
+        raise UserError(told if str(path) in told else f"{path}: {told}: {remedy}") from None
+    except Exception as error:  # from torch, timm and transformers, in words of their own and of many kinds
+        told = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: no model can be built as it says ({told}): {remedy}") from error
 
 
 def build_without_weights(config: ScaConfig, model_class: type[Sca] = Sca) -> Sca:
     """A model (`model_class`: `Sca` or a subclass) whose large parameters are still on the meta device, to be filled by `fill`. Its buffers are real."""
-    with _WithoutStorage():
-        model = model_class(config).eval()
+    # What torch and transformers find odd about a configuration is told by what comes of it, in one line.
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with _WithoutStorage(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = model_class(config).eval()
+    finally:
+        logger.setLevel(level)
     unfilled = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     assert not unfilled, f"buffers that a module fills after torch.empty: {unfilled}"
     return model

@@ -27,6 +27,7 @@ from tests.duration import by_day
 pytestmark = pytest.mark.promise("checkpoints-bounded")
 
 LONGEST_S = 20
+RELEASED = Path(__file__).parent.parent / "fixtures" / "parity_snapshot"
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,12 @@ def test_each_file_that_lies_is_named(folder: Path, name: str, data: bytes) -> N
         (("model", "encoder", "out_channels"), 1),
         (("model", "language_model", "settings", "n_layer"), 2**31),
         (("model", "language_model", "settings", "n_positions"), 2**40),
+        (("model", "language_model", "settings", "vocab_size"), 1.5),
+        (("model", "mask_decoder", "num_multimask_outputs"), 2**20),
+        (("automatic", "points_per_side"), 2**20),
+        (("automatic", "crop_layers"), 30),
+        (("automatic", "pred_iou_thresh"), float("nan")),
+        (("automatic", "points_per_batch"), "64"),
         (("sha256",), None),
     ],
 )
@@ -99,6 +106,39 @@ def test_a_configuration_that_nobody_could_have_written_is_refused(
         inner = inner[name]
     inner[place[-1]] = value
     assert str(folder / "config.json") in refused(folder, "config.json", json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("vision_config", "num_hidden_layers"), 2**20),
+        (("vision_config", "image_size"), 2**16),
+        (("vision_config", "num_attention_heads"), 0),
+        (("vision_config", "hidden_size"), -1),
+        (("mask_caption_decoder_config", "num_multimask_outputs"), 2**20),
+        (("num_task_tokens",), -1),
+        (("text_config",), {"model_type": "deepseek_v3"}),
+        (("text_config", "vocab_size"), "many"),
+    ],
+)
+def test_so_is_one_in_the_released_layout(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
+    """Before anything of that size is allocated: the model is counted while it is built without its weights."""
+    other = Path(shutil.copytree(RELEASED, tmp_path / "other"))
+    document = json.loads((other / "config.json").read_bytes())
+    inner = document
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    assert str(other / "config.json") in refused(other, "config.json", json.dumps(document).encode())
+
+
+def test_a_file_that_is_larger_than_its_model_is_not_read(folder: Path, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "tokenizer.json"):
+        other = Path(shutil.copytree(folder, tmp_path / name))
+        with (other / name).open("r+b") as file:
+            file.truncate(1 << 42)
+        with pytest.raises(UserError, match=f"{name} is larger"):
+            sca.load(other)
 
 
 @settings(max_examples=by_day(15, 500), suppress_health_check=[HealthCheck.function_scoped_fixture])

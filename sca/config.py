@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +11,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sca.errors import UserError
 from sca.setting_errors import explain_settings
+
+# The least and the most, for a file may say anything: four crop layers are 341 pictures, 256 points a side 65,536 prompts of each.
+_AUTOMATIC_COUNTS = {
+    "points_per_side": (1, 256),
+    "points_per_batch": (1, 65_536),
+    "crop_layers": (0, 4),
+    "crop_points_downscale": (1, 64),
+    "min_mask_region_area": (0, 1 << 30),
+}
 
 # Thresholds of anything mode. They belong to a model: its predicted IoU and the sharpness of its masks set their scale.
 
@@ -41,31 +49,15 @@ class AutomaticSettings:
     min_mask_region_area: int = 0
 
     def __post_init__(self) -> None:
-        counts = {
-            "points_per_side": self.points_per_side,
-            "points_per_batch": self.points_per_batch,
-            "crop_points_downscale": self.crop_points_downscale,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise UserError(f"{name} {value} must be at least 1: give a positive count")
-        if self.crop_layers < 0 or self.min_mask_region_area < 0:
-            raise UserError("crop_layers and min_mask_region_area must not be negative: use 0 for none")
-        # A file may say anything; four crop layers are 341 pictures, 256 points a side 65,536 prompts of each.
-        if self.points_per_side > 256 or self.points_per_batch > 65_536 or self.crop_layers > 4:
-            raise UserError(
-                f"points_per_side {self.points_per_side}, points_per_batch {self.points_per_batch} and crop_layers "
-                f"{self.crop_layers} may be 256, 65536 and 4 at most: give less"
-            )
         for field_ in dataclasses.fields(self):
-            value = getattr(self, field_.name)
-            whole = isinstance(field_.default, int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            name, value = field_.name, getattr(self, field_.name)
+            least, most = _AUTOMATIC_COUNTS.get(name, (-1e6, 1e6))
+            counted = name in _AUTOMATIC_COUNTS
+            fits = isinstance(value, int if counted else int | float) and not isinstance(value, bool)
+            if not fits or not least <= value <= most:
                 raise UserError(
-                    f"{field_.name} {value!r} must be a {'whole ' if whole else ''}number: give one"
+                    f"{name} {value!r} must be a {'whole ' if counted else ''}number from {least:g} to {most:g}: give one"
                 )
-            if not math.isfinite(value):
-                raise UserError(f"{field_.name} {value} must be a finite number: give one")
 
     def to_dict(self) -> dict[str, float]:
         """Plain values, ready for JSON."""

@@ -134,6 +134,14 @@ KINDS = (
         ),
     ),
     MendedKind(
+        "A configuration within every bound still asked for gigabytes, or minutes, of building; the released layout had no bounds",
+        (
+            "tests/sca/test_hostile_checkpoints.py::test_a_configuration_that_nobody_could_have_written_is_refused",
+            "tests/sca/test_hostile_checkpoints.py::test_so_is_one_in_the_released_layout",
+            "tests/sca/test_hostile_checkpoints.py::test_a_file_that_is_larger_than_its_model_is_not_read",
+        ),
+    ),
+    MendedKind(
         "Half requests took a thread each until no file could be opened; the metrics port knew no time limit",
         (_HEALTH + "test_half_requests_are_bounded_and_keep_nobody_out",),
     ),

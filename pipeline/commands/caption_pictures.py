@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels
 from pipeline.drawing.moving_masks import whole_mask
 from pipeline.sources.deep_pixels import value_range
 from pipeline.sources.picture_files import Page, pages_of, read_page
+from pipeline.store.durable_files import refusal
 from sca.model_names import check_device_name, find_model
 from sca.prompt_files import Kind, Picture, PromptFile
 from sca.prompts import Prompts
@@ -118,7 +120,7 @@ def caption_pictures(request: CaptionRequest) -> None:
             f"{request.prompts.path} has no {request.prompts.kind} for what was named: write some into it"
         )
     predictor = sca.load(request.model, request.device)
-    with ExitStack() as stack:
+    with _telling_of(request.out), ExitStack() as stack:
         if str(request.out) == STANDARD_OUTPUT:
             file: BinaryIO | None = None
         else:
@@ -141,6 +143,17 @@ def caption_pictures(request: CaptionRequest) -> None:
         )
     if request.draw is not None:
         say(f"drawn: {request.draw}", error=True)
+
+
+@contextmanager
+def _telling_of(out: Path) -> Iterator[None]:
+    """A full disk is told with the name of what could not be written; other errors name their files themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise refusal(error, out, "write") from error
+        raise
 
 
 def _prompts(request: CaptionRequest, path: Path) -> Prompts | None:

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.core.errors import UserError
+from pipeline.store.durable_files import refusal
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="Recipe, such as configs/train/demo.yaml.")],
@@ -35,14 +38,28 @@ def train(
 
     Can be cut at any moment: the same command goes on where it stopped.
     """
-    from sca.training.checkpoints import export_checkpoint
     from sca.training.config import read_training_config
+
+    recipe = read_training_config(config)
+    _check_folders(data, out)
+    # After what can be wrong with the command: these bring torch.
+    from sca.training.checkpoints import export_checkpoint
     from sca.training.run import train as run
     from sca.training.trainer import CHECKPOINT
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    recipe = read_training_config(config)
     if not export_only:
         run(recipe, data, out, initial, device)
     export_checkpoint(out / CHECKPOINT, data, out / "model", reader=recipe.reader)
     typer.echo(f"{out / 'model'}")
+
+
+def _check_folders(data: Path, out: Path) -> None:
+    if not data.is_dir():
+        raise UserError(f"{data} is no folder: --data names the one with the annotations and pictures")
+    if (out.exists() or out.is_symlink()) and not out.is_dir():
+        raise UserError(f"{out} is no folder: --out names one for checkpoints, caches and the log")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(error, out, "write") from None

@@ -64,6 +64,10 @@ _MISTYPED = re.compile(
 _BEFORE = "'\"(<[="
 _PATH = re.compile(r"/[^/]|\.|~")
 _AT = re.compile(r"@(?=[\w\[.*])")
+# A token in place of a user name, without a password: told from a file's name by a host that is an address or has a port.
+_HOST_ALONE = re.compile(
+    r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.%]+\])(:\d+)?(?=[/?#]|\W*$)|[\w.-]+:\d{1,5}(?=[/?#]|\W*$)"
+)
 _HEADER = re.compile(r"\b((?:proxy-)?authorization|(?:set-)?cookie)(['\"]?\s*[:=]\s*)[^\n]+", re.IGNORECASE)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+|\*\*\*)?(:(\d{1,5}|\*\*\*))?")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
@@ -81,8 +85,11 @@ def redact_url(uri: str) -> str:
     changes nothing.
     """
     scheme = _SCHEME.match(uri)
-    if scheme is None or scheme.group().lower() == "file://":
+    if scheme is None:
         return uri
+    if scheme.group().lower() == "file://":
+        host, slash, path = uri[scheme.end() :].partition("/")
+        return f"file://{HIDDEN}@{host.rpartition('@')[2]}{slash}{path}" if "@" in host else uri
     rest = BLANK.sub(HIDDEN, uri[scheme.end() :]).rpartition("@")[2]
     authority = re.split(r"[/?#;&\s]", rest, maxsplit=1)[0]
     tail = rest[len(authority) :]
@@ -124,9 +131,11 @@ def _plain(text: str) -> str:
 
 
 def _without_login(word: str) -> str:
-    """`word` without what stands before the last `@` of `user:password@host`."""
+    """`word` without what stands before the last `@` of `user:password@host`, or of `token@10.0.0.9`."""
     at = max((found.start() for found in _AT.finditer(word)), default=-1)
     colon = word.find(":", 0, max(at, 0))
+    if colon < 0 and at > 0 and _HOST_ALONE.match(word, at + 1):
+        colon = at
     if colon < 0:
         return word
     start = 1 + max(word.rfind(mark, 0, colon) for mark in _BEFORE)

@@ -106,7 +106,7 @@ def _file_path(rest: str, *, slashes: bool) -> str:
         host, slash, path = rest.partition("/")
         if host not in ("", "localhost") and not os.path.lexists(rest):
             raise SourceRefused(
-                f"file://{shown(host)}/...: a file address names a file of this machine: write file:///PATH, with three "
+                f"file://{shown(host.rpartition('@')[2])}/...: a file address names a file of this machine: write file:///PATH, with three "
                 "slashes, or the path alone"
             )
         rest = slash + path if host in ("", "localhost") else rest

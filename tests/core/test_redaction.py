@@ -85,6 +85,10 @@ MISTYPED = [
     "rtsp: //10.0.0.9/hunter2",
     "ttp//admin:hunter2@10.0.0.9/live",
     "rtsp%3A%2F%2F10.0.0.9%2Fhunter2",
+    "hunter2@10.0.0.9/live",
+    "hunter2@10.0.0.9:554",
+    "hunter2@[fe80::1]:554/live",
+    "user=hunter2@camera:554/live",
     "Authorization: Basic hunter2==",
     "Cookie: a=1; b=hunter2",
 ]
@@ -113,6 +117,7 @@ def test_what_was_meant_to_be_an_address_holds_no_secret_either(word: str) -> No
         "./a:b@c.mp4",
         "udp, /dev/video0",
         "files/http/a.mp4",
+        "me@home.mp4 and dog@10.0.0.mp4",
     ],
 )
 def test_what_is_no_address_stays(text: str) -> None:

@@ -243,6 +243,11 @@ PROMISES = {
         "Of no password in any part of an address does more than a harmless word survive (property over passwords)",
         "2026-11-28",
     ),
+    "store-removed": Promise(
+        "Stopping",
+        "A store that is removed, moved or replaced while a run writes to it is told as that, ends the run, and is neither made anew nor mixed with what stands in its place",
+        "2026-11-28",
+    ),
     "kill": Promise(
         "Stopping",
         "`kill -9` at any moment loses no committed row and repeats none",

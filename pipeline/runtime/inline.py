@@ -105,7 +105,7 @@ class _Watching:
         """Watch the stream behind its last commit until it ends or a stop is asked for."""
         stream, config, tally, observer = self._stream, self._stream.config, self._tally, self._observer
         own = psutil.Process()
-        store = CaptionStore.open(self._store)
+        store = CaptionStore.open_planned(self._store)
         with store.writer(stream.stream, stream.info, compaction=housekeeping(stream)) as writer:
             resume = writer.resume
             recorder = Recorder(writer, config.recording, config.events)

@@ -77,6 +77,15 @@ class CaptionStore(StoreReader):
         return cls(place)
 
     @classmethod
+    def open_planned(cls, path: str | Path) -> CaptionStore:
+        """Open the store that a run made or found as it began. Raises `StoreRefused`, in other words where it has gone since."""
+        if not (place := place_of(path)).far and not place.exists("zarr.json"):
+            raise StoreRefused(
+                f"{path} was removed or moved while the run went on: put it back, or run again with another --store"
+            )
+        return cls.open(path)
+
+    @classmethod
     def open(cls, path: str | Path, *, strict: bool = False) -> CaptionStore:
         """Open an existing store. Raises `StoreRefused` when it is not one, or one of another schema."""
         place = place_of(path)

@@ -214,7 +214,12 @@ class StreamWriter:
             with contextlib.suppress(FileNotFoundError):
                 if newest_epoch(self._place) > self._epoch:
                     raise self._taken_over()
+            if self._is_gone():
+                raise self._removed()
             self._place.put(name.path, data)
+            if self._is_gone():
+                self._take_back(name)
+                raise self._removed()
             with contextlib.suppress(FileNotFoundError):
                 if newest_epoch(self._place) > self._epoch:
                     self._take_back(name)
@@ -223,7 +228,30 @@ class StreamWriter:
             # The rename may have come before the failure: a batch that was refused must not be seen.
             self._take_back(name)
             self._compactor.refused()
+            if self._is_gone():
+                raise self._removed() from error
             raise refusal(error, f"{self._place.where}/{name.path}", "write") from error
+
+    def _is_gone(self) -> bool:
+        """Whether this writer's claim is no longer there, as when the folder was removed, moved or put back from a copy.
+
+        Not asked over a network, where each write is refused to a writer that has lost its lease.
+        """
+        if self._place.far:
+            return False
+        key, stamp = self._claimed
+        try:
+            return self._place.stamp(key) != stamp
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+
+    def _removed(self) -> StoreRefused:
+        self._uncertain = True
+        where = self._place.where.removesuffix(f"/streams/{self.stream}")
+        return StoreRefused(
+            f"{where} was removed, moved or replaced while stream {self.stream} was written to it: what was stored there is where "
+            "it went, the rows since are stored nowhere; put it back, or run again with another --store"
+        )
 
     def _take_back(self, name: SegmentName) -> None:
         try:
@@ -265,6 +293,8 @@ class StreamWriter:
         shown = list_visible(self._place)
         claim = EpochClaim(epoch, shown.next_seq, socket.gethostname(), os.getpid())
         self._place.put(key, claim.document())
+        if not self._place.far:
+            self._claimed = key, self._place.stamp(key)
         return epoch, shown.next_seq, newest_resume(self._place, shown)
 
 

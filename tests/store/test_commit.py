@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 from pipeline.core.clock import DAY_NS
+from pipeline.core.errors import StoreRefused
 from pipeline.core.frame import ClockSource
 from pipeline.core.records import Batch, Gap, ResumePoint
 from pipeline.store import CaptionStore, Compaction, StreamInfo, open
@@ -463,3 +464,40 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def _move(path: Path) -> None:
+    path.rename(path.with_name("elsewhere.zarr"))
+
+
+def _replace(path: Path) -> None:
+    """As by another run, under the same stream and with a claim of the same number."""
+    path.rename(path.with_name("elsewhere.zarr"))
+    CaptionStore.create(path).writer("cam", INFO, compaction=BY_HAND).close()
+
+
+@pytest.mark.promise("store-removed")
+@pytest.mark.parametrize("change", [_remove, _move, _replace])
+def test_a_store_that_goes_while_it_is_written_is_told_and_not_made_anew(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "s.zarr"
+    with CaptionStore.create(path).writer("cam", INFO, compaction=BY_HAND) as writer:
+        writer.commit(batch(0))
+        change(path)
+        for number in (1, 2):
+            with pytest.raises(StoreRefused, match=r"was removed, moved or replaced|open a new one"):
+                writer.commit(batch(number))
+    left = sorted(file.name for file in path.glob("streams/cam/hot/*"))
+    assert left == []
+    if not path.exists():
+        with pytest.raises(StoreRefused, match="was removed or moved while the run went on"):
+            CaptionStore.open_planned(path)
+    elsewhere = path.with_name("elsewhere.zarr")
+    if elsewhere.exists():
+        with CaptionStore.open(elsewhere) as moved:
+            check_everything(moved, 1)

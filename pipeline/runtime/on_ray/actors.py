@@ -194,7 +194,9 @@ class RecorderActor(_Actor):
         from pipeline.store import CaptionStore
 
         self.close_stream(plan.stream, attempt)
-        writer = CaptionStore.open(self._store).writer(plan.stream, plan.info, compaction=housekeeping(plan))
+        writer = CaptionStore.open_planned(self._store).writer(
+            plan.stream, plan.info, compaction=housekeeping(plan)
+        )
         recorder = Recorder(writer, plan.config.recording, plan.config.events)
         self._streams[plan.stream] = _Recording(attempt, writer, recorder)
         return writer.resume

@@ -101,7 +101,7 @@ def obtain_engines(
     """Every stage of a predictor's model with the engine that `accelerate` would put in its place."""
     device = probe(str(predictor.device))
     workshop = Workshop(cache or EngineCache(), device, report)
-    probes = ModelProbes(predictor.model, frames)
+    probes = ModelProbes(predictor.model, frames, predictor.automatic)
     made = []
     for stage, chosen, kind in stages_for(predictor.model, backend, precision, device, max_prompts, part):
         make_probes = partial(probes.of, stage.name)
@@ -111,13 +111,22 @@ def obtain_engines(
 
 
 def engine_stages(
-    model: Sca, encoder: ReadyEngine, decoder: ReadyEngine, mixer: ReadyEngine, *, max_prompts: int
+    model: Sca,
+    encoder: ReadyEngine,
+    decoder: ReadyEngine,
+    mixer: ReadyEngine,
+    captions: ReadyEngine | None = None,
+    *,
+    max_prompts: int,
 ) -> Stages:
     """Engines in the place of a model's modules. What an engine was not built for goes to the module."""
     eager = eager_stages(model)
 
     def encode_image(pixels: Tensor) -> ImageFeatures:
         maps = in_chunks(encoder.engine, MAX_FRAMES, (pixels,), ())
+        if captions is not None:
+            (caption_map,) = in_chunks(captions.engine, MAX_FRAMES, (pixels,), ())
+            return ImageFeatures(maps[0], torch.cat([maps[1], caption_map], dim=1))
         return ImageFeatures(maps[0], maps[1] if len(maps) > 1 else None)
 
     def decode_masks(embedding: Tensor, sparse: Tensor, dense: Tensor, multimask: bool) -> MaskDecoding:
@@ -145,7 +154,8 @@ def engine_stages(
 
         return in_chunks(run, max_prompts, (tokens, features, boxes.float()), maps)[0]
 
-    origin = tuple(ready.summary() for ready in (encoder, decoder, mixer))
+    ready_engines = (encoder, decoder, mixer, captions)
+    origin = tuple(ready.summary() for ready in ready_engines if ready is not None)
     return replace(eager, encode_image=encode_image, decode_masks=decode_masks, mix=mix, origin=origin)
 
 

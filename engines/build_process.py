@@ -20,7 +20,7 @@ def main(argument: str) -> None:
     from engines.acceleration import obtain_engines
     from engines.cache import EngineCache
     from sca.compiled.essentials import essentials_of
-    from sca.stages.names import LANGUAGE, VISION
+    from sca.stages.names import LANGUAGE, vision_stages
 
     torch.set_num_threads(os.cpu_count() or 1)
     device = request.device
@@ -31,7 +31,8 @@ def main(argument: str) -> None:
     predictor = sca.load(request.model, device=device)
     made = obtain_engines(predictor, request.backend, cache=cache, report=_say)
     parts = None
-    if [ready.stage for _, ready in made if ready.backend == "openvino"] == [*VISION, *LANGUAGE]:
+    wanted = [*vision_stages(predictor.config.has_caption_encoder), *LANGUAGE]
+    if [ready.stage for _, ready in made if ready.backend == "openvino"] == wanted:
         parts = essentials_of(predictor)
     beside = "" if parts is None else essentials_name(request)
     if parts is not None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from engines.verdicts import ParityReport, Timing
+from engines.verdicts import ParityReport, SeenReport, Timing
 from sca.small_files import parsed_json
 
 
@@ -150,7 +150,7 @@ class Manifest:
                     Verification(
                         item["machine"],
                         item["at"],
-                        ParityReport(**item["report"]),
+                        _report(item["report"]),
                         Timing(**item["timing"]),
                     )
                     for item in content["verifications"]
@@ -160,3 +160,9 @@ class Manifest:
             raise EngineRejected("side-car is missing") from error
         except (KeyError, TypeError, ValueError) as error:
             raise EngineRejected(f"side-car is damaged ({error})") from error
+
+
+def _report(content: dict[str, Any]) -> ParityReport:
+    """From JSON. TypeError for what is none."""
+    seen = content.pop("seen", None)
+    return ParityReport(**content, seen=None if seen is None else SeenReport(**seen))

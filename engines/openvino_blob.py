@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,43 @@ def properties(precision: Precision, threads: int) -> dict[str, Any]:
     }
 
 
-def load_blob(folder: Path, precision: Precision, threads: int) -> ArrayRunner:
+def section_name(place: int, precision: Precision) -> str:
+    """The file of a section of an engine that computes in several precisions: which it is, and its own."""
+    return f"section-{place}.{precision}.blob"
+
+
+def load_blob(folder: Path, precision: Precision, threads: int) -> Runner:
     """The compiled model that lies in `folder`, mapped and not read. RuntimeError if this plugin cannot use it."""
+    sections = sorted(folder.glob("section-*.blob"))
+    if not sections:
+        return _load(folder / BLOB_NAME, precision, threads)
+    return _Chain([_load(path, Precision(path.name.split(".")[1]), threads) for path in sections])
+
+
+def _load(path: Path, precision: Precision, threads: int) -> ArrayRunner:
     # Copy on write, for the plugin asks for memory that it may write to; it never does, so nothing is copied.
-    with open(folder / BLOB_NAME, "rb") as file:
+    with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensor = runtime().Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
     runner = ArrayRunner(core().import_model(tensor, "CPU", properties(precision, threads)), mapped)
     runner.give_back()
     return runner
+
+
+Runner = Callable[..., tuple[np.ndarray, ...]]
+"""Arrays in, arrays out."""
+
+
+class _Chain:
+    """Sections of an engine in different precisions, one after the other."""
+
+    def __init__(self, sections: Sequence[ArrayRunner]) -> None:
+        self._sections = sections
+
+    def __call__(self, *values: np.ndarray) -> tuple[np.ndarray, ...]:
+        for section in self._sections:
+            values = section(*values)
+        return values
 
 
 class ArrayRunner:

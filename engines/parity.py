@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engines.verdicts import ParityReport, Timing
+from engines.verdicts import ParityReport, SeenReport, Timing
 from sca.stages.spec import OutputKind, Stage, StageOutput
 
 ROUNDS = 5
@@ -40,16 +40,23 @@ def time_beside(
     return Timing(min(pair[0] for pair in pairs), min(pair[1] for pair in pairs))
 
 
+See = Callable[[Callable[..., tuple[Tensor, ...]]], SeenReport | None]
+"""From an engine to what somebody would see change with it; None where a model finds too few regions to tell."""
+
 ReadTokens = Callable[[Sequence[Sequence[Tensor]]], Tensor]
 """From a stage's outputs for all probes to the greedy tokens that the rest of the model makes of them, (R, T) int64."""
 
 
 @dataclass(frozen=True)
 class Probes:
-    """What an engine is checked on: inputs of the stage from real frames, and how its outputs become captions."""
+    """What an engine is checked on: inputs of the stage from real frames, and how its outputs become captions.
+
+    `see`: how an engine in 16 bits is judged besides.
+    """
 
     inputs: Sequence[Sequence[Tensor]]
     read_tokens: ReadTokens | None = None
+    see: See | None = None
 
 
 def cosine(expected: Tensor, got: Tensor) -> float:

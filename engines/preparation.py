@@ -131,10 +131,10 @@ def open_compiled(
     from engines.cache import check_files
     from engines.devices import Precision
     from engines.manifest import EngineRejected, Manifest
-    from engines.openvino_blob import ArrayRunner, load_blob
+    from engines.openvino_blob import Runner, load_blob
     from sca.compiled.essentials import Essentials
     from sca.compiled.predictor import Batches, CompiledPredictor, LanguageEngines, VisionEngines
-    from sca.stages.names import LANGUAGE, VISION
+    from sca.stages.names import LANGUAGE, VISION, vision_stages
 
     root = (cache or Cache()).root
     if not prepared.essentials:
@@ -147,7 +147,7 @@ def open_compiled(
         if part == "all" or (manifest.key.stage in VISION) == (part == "vision")
     ]
 
-    def load(folder: Path, manifest: Manifest) -> ArrayRunner:
+    def load(folder: Path, manifest: Manifest) -> Runner:
         check_files(folder, manifest)
         return load_blob(folder, Precision(manifest.key.precision), threads)
 
@@ -155,10 +155,11 @@ def open_compiled(
     with ThreadPoolExecutor(max(1, min(len(chosen), os.cpu_count() or 1))) as pool:
         loaded = pool.map(load, *zip(*chosen, strict=True)) if chosen else ()
         runners = {manifest.key.stage: runner for (_, manifest), runner in zip(chosen, loaded, strict=True)}
-    wanted = {"all": (*VISION, *LANGUAGE), "vision": VISION, "language": LANGUAGE}[part]
+    seeing = vision_stages(parts.config.has_caption_encoder)
+    wanted = {"all": (*seeing, *LANGUAGE), "vision": seeing, "language": LANGUAGE}[part]
     if missing := [stage for stage in wanted if stage not in runners]:
         raise EngineRejected(f"engines were prepared without {missing[0]}")
-    vision = VisionEngines(*(runners[stage] for stage in VISION)) if part != "language" else None
+    vision = VisionEngines(*(runners[stage] for stage in seeing)) if part != "language" else None
     language = LanguageEngines(*(runners[stage] for stage in LANGUAGE)) if part != "vision" else None
     # Fewer at a time than the stages take: a processor gains nothing from more, and their memory grows with it (1100 MiB with
     # five pictures and 48 prompts, 770 so).

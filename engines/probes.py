@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from engines.parity import Probes
+from engines.seen import SeenRegions, image_with
+from sca.config import AutomaticSettings
 from sca.decoding.reference import MAX_NEW_TOKENS, decode
 from sca.decoding.slots import EagerSteps, SlotDecoder
 from sca.modeling import ImageFeatures, Sca
@@ -116,16 +118,26 @@ class _Region:
 class ModelProbes:
     """Probes for every stage of a model. The eager model is run once, at the first question, in float32."""
 
-    def __init__(self, model: Sca, frames: Sequence[np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        model: Sca,
+        frames: Sequence[np.ndarray] | None = None,
+        limits: AutomaticSettings = AutomaticSettings(),
+    ) -> None:
         self._model = model
         self._frames = list(frames) if frames is not None else reference_frames()
         assert self._frames
+        self._seen = SeenRegions(model, self._frames, limits)
 
     def of(self, stage: str) -> Probes:
         """The probes of the stage with this name."""
         match stage:
             case "image-encoder":
-                return Probes([(pixels,) for pixels in self._pixels], self._captions_of_images)
+                pixels = [(pixels,) for pixels in self._pixels]
+                return Probes(pixels, self._captions_of_images, self._seen.with_image_encoder)
+            case "caption-encoder":
+                pixels = [(pixels,) for pixels in self._pixels]
+                return Probes(pixels, self._captions_of_caption_maps, self._seen.with_caption_encoder)
             case "mask-decoder":
                 inputs = [
                     (self._images[region.frame].embedding, region.sparse, region.dense)
@@ -134,7 +146,9 @@ class ModelProbes:
                 return Probes(inputs, self._captions_of_masks)
             case "mixer":
                 return Probes(
-                    [self._mixer_inputs(region) for region in self._regions], self._captions_of_mixer
+                    [self._mixer_inputs(region) for region in self._regions],
+                    self._captions_of_mixer,
+                    self._seen.with_mixer,
                 )
             case "language-prefill":
                 return prefill_probes(self._model, self._prefixes)
@@ -203,11 +217,26 @@ class ModelProbes:
         maps = (image.embedding,) if image.region_map is None else (image.embedding, image.region_map)
         return region.tokens, region.features, *maps, region.boxes
 
-    @torch.inference_mode()
     def _captions_of_images(self, outputs: Sequence[Sequence[Tensor]]) -> Tensor:
+        return self._captions_with(
+            [
+                image_with(known, maps[0], maps[1] if len(maps) > 1 else None)
+                for known, maps in zip(self._images, outputs, strict=True)
+            ]
+        )
+
+    def _captions_of_caption_maps(self, outputs: Sequence[Sequence[Tensor]]) -> Tensor:
+        return self._captions_with(
+            [
+                image_with(known, caption_map=caption_map)
+                for known, (caption_map,) in zip(self._images, outputs, strict=True)
+            ]
+        )
+
+    @torch.inference_mode()
+    def _captions_with(self, images: Sequence[ImageFeatures]) -> Tensor:
         mixed = []
-        for frame, maps in enumerate(outputs):
-            image = ImageFeatures(maps[0], maps[1] if len(maps) > 1 else None)
+        for frame, image in enumerate(images):
             region = next(region for region in self._regions if region.frame == frame)
             tokens, features = self._fuse(image, region.sparse, region.dense)
             mixed.append(self._model.mix(image, tokens, features, region.boxes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -33,15 +33,39 @@ class TextDecoder(Protocol):
     def decode(self, ids: list[int], /, *, skip_special_tokens: bool = ...) -> str | list[str]: ...
 
 
+class LaterMap:
+    """The caption map (1, Cc, h, h) of an image, made when it is first asked for: where nothing is described none is needed."""
+
+    def __init__(self, encode: Callable[..., tuple[Array, ...]], pixels: Array) -> None:
+        self._encode, self._pixels = encode, pixels
+        self._made: Array | None = None
+
+    @property
+    def is_made(self) -> bool:
+        return self._made is not None
+
+    def map(self) -> Array:
+        """It is kept; the second time costs nothing."""
+        if self._made is None:
+            (self._made,) = self._encode(self._pixels)
+        return self._made
+
+
 @dataclass(frozen=True, slots=True)
 class ImageEncoding:
     """One encoded image. `features`: of a batch of one; `original_size`, `input_size`: (height, width) of the image and
-    of its place, top left, in the model's input square.
+    of its place, top left, in the model's input square. `captions`: what is missing of `features.region_map`, if it is.
     """
 
     features: ImageFeatures
     original_size: Size
     input_size: Size
+    captions: LaterMap | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to compute for whoever describes regions of the image."""
+        return self.captions is None or self.captions.is_made
 
 
 @dataclass(frozen=True, slots=True)

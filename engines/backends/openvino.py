@@ -13,10 +13,10 @@ from torch import Tensor
 from engines.backends.interface import Engine, EngineBuildError, Report
 from engines.devices import Device, Precision
 from engines.onnx_export import export_shapes, quiet_exporters
-from engines.openvino_blob import BLOB_NAME, ArrayRunner, core, load_blob, properties
-from sca.stages.spec import DynamicAxis, Stage
+from engines.openvino_blob import BLOB_NAME, Runner, core, load_blob, properties, section_name
+from sca.stages.spec import DynamicAxis, Stage, StageInput, StageOutput
 
-RECIPE = 3
+RECIPE = 4
 
 
 class OpenVinoBackend:
@@ -43,40 +43,73 @@ class OpenVinoBackend:
     def build(
         self, stage: Stage, precision: Precision, device: Device, folder: Path, report: Report
     ) -> tuple[str, ...]:
-        from openvino.frontend import FrontEndManager
-        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
         report("tracing and converting")
-        example, _ = export_shapes(stage, torch.device("cpu"))
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        try:
-            with torch.no_grad(), quiet_exporters():
-                # By tracing, because torch.export needs ten times as long for the same graph, and a stage has no branch
-                # that a trace could miss. Through the frontend itself, because `openvino.convert_model` reports every
-                # call to its maker's telemetry.
-                traced = torch.jit.trace(stage.module.eval(), example, check_trace=False)
-                decoder = TorchScriptPythonDecoder(
-                    traced
-                )  # lends the model its weights: alive until it is saved
-                model = frontend.convert(frontend.load(decoder))
-        except Exception as error:  # tracer and frontend raise their own classes, by version
-            raise EngineBuildError(f"OpenVINO cannot convert {stage.name}: {_first_line(error)}") from error
-        _name_ports(model, stage)
-        report("compiling")
-        try:
-            # What the plugin made of the graph, not the graph: loading it again takes a fifth of the time.
-            compiled = core().compile_model(model, "CPU", properties(precision, torch.get_num_threads()))
-            (folder / BLOB_NAME).write_bytes(_as_bytes(compiled.export_model()))
-        except RuntimeError as error:
-            raise EngineBuildError(f"OpenVINO cannot compile {stage.name}: {_first_line(error)}") from error
-        del decoder
-        return ()
+        # Sections in one precision are one graph; the plugin computes a graph in one precision.
+        if precision is Precision.FLOAT32 or not stage.sections:
+            (folder / BLOB_NAME).write_bytes(_compiled(stage, precision, report))
+            return ()
+        parts = _sections(stage, precision)
+        for place, (part, kind) in enumerate(parts):
+            (folder / section_name(place, kind)).write_bytes(_compiled(part, kind, report))
+        return (f"sections in {', '.join(kind for _, kind in parts)}",)
 
     def load(self, stage: Stage, precision: Precision, device: Device, folder: Path) -> Engine:
         try:
             return _Runner(load_blob(folder, precision, torch.get_num_threads()))
         except RuntimeError as error:
             raise EngineBuildError(f"OpenVINO cannot load the engine: {_first_line(error)}") from error
+
+
+def _compiled(stage: Stage, precision: Precision, report: Report) -> bytes:
+    """What the plugin makes of a stage. EngineBuildError if it cannot."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    example, _ = export_shapes(stage, torch.device("cpu"))
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    try:
+        with torch.no_grad(), quiet_exporters():
+            # By tracing, because torch.export needs ten times as long for the same graph, and a stage has no branch
+            # that a trace could miss. Through the frontend itself, because `openvino.convert_model` reports every
+            # call to its maker's telemetry.
+            traced = torch.jit.trace(stage.module.eval(), example, check_trace=False)
+            decoder = TorchScriptPythonDecoder(traced)  # lends the model its weights: alive until it is saved
+            model = frontend.convert(frontend.load(decoder))
+    except Exception as error:  # tracer and frontend raise their own classes, by version
+        raise EngineBuildError(f"OpenVINO cannot convert {stage.name}: {_first_line(error)}") from error
+    _name_ports(model, stage)
+    report(f"compiling in {precision}")
+    try:
+        # What the plugin made of the graph, not the graph: loading it again takes a fifth of the time.
+        compiled = core().compile_model(model, "CPU", properties(precision, torch.get_num_threads()))
+        content = _as_bytes(compiled.export_model())
+    except RuntimeError as error:
+        raise EngineBuildError(f"OpenVINO cannot compile {stage.name}: {_first_line(error)}") from error
+    del decoder
+    return content
+
+
+@torch.no_grad()
+def _sections(stage: Stage, precision: Precision) -> list[tuple[Stage, Precision]]:
+    """The sections of a stage as stages, each with what it is computed in."""
+    parts: list[tuple[Stage, Precision]] = []
+    first = stage.inputs[0].shape[0]
+    inputs, values = stage.inputs, stage.example()
+    for place, section in enumerate(stage.sections):
+        values = section.module.eval()(*values)
+        last = place == len(stage.sections) - 1
+        outputs = (
+            stage.outputs
+            if last
+            else tuple(StageOutput(f"section_{place}_{row}") for row in range(len(values)))
+        )
+        part = Stage(stage.name, section.module, inputs, outputs)
+        parts.append((part, Precision.FLOAT32 if section.delicate else precision))
+        inputs = tuple(
+            StageInput(f"section_{place}_{row}", (first, *value.shape[1:]))
+            for row, value in enumerate(values)
+        )
+    return parts
 
 
 def _as_bytes(exported: Any) -> bytes:
@@ -87,7 +120,7 @@ def _as_bytes(exported: Any) -> bytes:
 class _Runner:
     """Runs a compiled model on torch CPU tensors without copying inputs."""
 
-    def __init__(self, run: ArrayRunner) -> None:
+    def __init__(self, run: Runner) -> None:
         self._run = run
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:

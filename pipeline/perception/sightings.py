@@ -151,6 +151,9 @@ def describe(model: RegionModel, group: Group, tracks: TrackMemory, keyframe: in
     anew = np.array(
         [row for row, old in enumerate(described) if better_described(old, keyframe, view.scale)], np.int64
     )
+    if len(anew) and view.encoding.captions is not None and not view.encoding.complete:
+        with timed(TimedStage.ENCODE):
+            view.encoding.captions.map()
     with timed(TimedStage.DESCRIBE):
         tokens = model.region_features(
             view.encoding, found.keep(anew).chosen(), boxes[anew] - view.window.corner

@@ -13,16 +13,17 @@ from sca.compiled.essentials import Essentials
 from sca.compiled.geometry import embed_boxes, embed_points, full_masks, scaled
 from sca.errors import UserError
 from sca.model_pictures import to_model_array
-from sca.regions import Caption, ImageEncoding, ImageFeatures, Segmentation
+from sca.regions import Caption, ImageEncoding, ImageFeatures, LaterMap, Segmentation
 
 
 @dataclass(frozen=True)
 class VisionEngines:
-    """The compiled stages of `sca.stages.vision`."""
+    """The compiled stages of `sca.stages.vision`; `encode_captions` only of models with a caption encoder."""
 
     encode: ArrayEngine
     decode_masks: ArrayEngine
     mix: ArrayEngine
+    encode_captions: ArrayEngine | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,13 @@ class CompiledPredictor:
             return []
         pixels, sizes = to_model_array(images, self.config)
         maps = _in_chunks(self._vision.encode, self._batches.pictures, (pixels,))
+        captions = self._vision.encode_captions
         return [
             ImageEncoding(
                 ImageFeatures(maps[0][i : i + 1], maps[1][i : i + 1] if len(maps) > 1 else None),
                 (image.shape[0], image.shape[1]),
                 sizes[i],
+                None if captions is None else LaterMap(captions, pixels[i : i + 1]),
             )
             for i, image in enumerate(images)
         ]
@@ -136,6 +139,8 @@ class CompiledPredictor:
         if where is None:
             raise UserError("this model pools features inside each region: give the boxes of the regions")
         maps = [one for one in encoding.features if one is not None]
+        if encoding.captions is not None:
+            maps[1] = np.concatenate([maps[1], encoding.captions.map()], axis=1)
         batched.append(scaled(where, encoding.original_size, encoding.input_size).astype(np.float32))
 
         def mix(tokens: np.ndarray, features: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, ...]:

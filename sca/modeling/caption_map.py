@@ -60,7 +60,7 @@ class CaptionBackbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> CaptionSources:
         """Normalised pixels (B, 3, S, S) of any side, brought to `size`."""
-        x16, x32 = self.backbone(_resized(pixels, self.size))
+        x16, x32 = self.backbone(resized(pixels, self.size))
         return CaptionSources(x16, x32, self.head(x32))
 
 
@@ -99,11 +99,11 @@ class CaptionMap(nn.Module):
         w16, w32, w_head = (part[:, :, None, None] for part in weight.split(self.channels, dim=1))
         # Projected before they are enlarged, which is the same and much less work.
         coarse = F.conv2d(sources.x32, w32) + F.conv2d(sources.head, w_head, bias)
-        return _resized(F.conv2d(sources.x16, w16), side) + _resized(coarse, side)
+        return resized(F.conv2d(sources.x16, w16), side) + resized(coarse, side)
 
     def stacked(self, sources: CaptionSources, side: int) -> Tensor:
         """The features that `forward` is linear in, at its own resolution: (B, c16 + c32 + c_head, side, side)."""
-        return torch.cat([_resized(source, side) for source in sources], dim=1)
+        return torch.cat([resized(source, side) for source in sources], dim=1)
 
     def of_pooled(self, pooled: Tensor, dropout: float = 0.0) -> Tensor:
         """What `forward` would give where its `stacked` sources have been pooled to (..., c16 + c32 + c_head)."""
@@ -117,5 +117,6 @@ class CaptionMap(nn.Module):
         self.deviation.copy_(stacked.std(dim=(0, 2, 3)) + 1e-2)
 
 
-def _resized(x: Tensor, side: int) -> Tensor:
+def resized(x: Tensor, side: int) -> Tensor:
+    """(B, C, h, w) as (B, C, side, side), bilinear."""
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)

@@ -59,17 +59,30 @@ class StageOutput:
 
 
 @dataclass(frozen=True, eq=False)
+class Section:
+    """A part of a stage's computation, tensors in and a tuple of tensors out.
+
+    `delicate`: it stays in float32 where the rest is computed in 16 bits, if the back end can do that.
+    """
+
+    module: nn.Module
+    delicate: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Stage:
     """A pure module together with what a compiler has to know of its inputs and outputs.
 
     The module takes its tensors by position, in the order of `inputs`, and returns a tuple in the order of `outputs`.
-    No branch in it depends on the values or the dynamic lengths of its inputs.
+    No branch in it depends on the values or the dynamic lengths of its inputs. `sections`: the same computation in parts, each
+    of which takes what the one before it gave; empty where it is one piece. Their tensors have the stage's first axis.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[StageInput, ...]
     outputs: tuple[StageOutput, ...]
+    sections: tuple[Section, ...] = ()
 
     def __post_init__(self) -> None:
         names = [spec.name for spec in self.inputs] + [output.name for output in self.outputs]

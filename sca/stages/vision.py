@@ -1,4 +1,4 @@
-"""A model's compilable stages: image encoder, mask decoder and mixer, each a pure module of tensors in, tensors out.
+"""A model's compilable stages: image encoder, mask decoder, mixer and the caption encoder of some, each a pure module of tensors in, tensors out.
 
 Mask decoder and mixer are two stages and not one, because masks are made for every prompt and captions only for the
 regions that survive filtering. The image is an input of batch one whatever the number of prompts: no stage holds a
@@ -6,6 +6,8 @@ copy of it per prompt before a prompt has changed it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from segment_anything.modeling import MaskDecoder
@@ -15,8 +17,8 @@ from torch.nn import functional as F
 from sca.modeling import Sca
 from sca.modeling.image_encoder import VitEncoder
 from sca.stages.fused_vit import FusedVit
-from sca.stages.names import IMAGE_ENCODER, MASK_DECODER, MAX_FRAMES, MIXER
-from sca.stages.spec import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
+from sca.stages.names import CAPTION_ENCODER, IMAGE_ENCODER, MASK_DECODER, MAX_FRAMES, MIXER
+from sca.stages.spec import DynamicAxis, OutputKind, Section, Stage, StageInput, StageOutput
 
 # SAM's mask upscaling as matrix products over image tokens: the same masks without transposed convolutions.
 
@@ -136,14 +138,43 @@ class MixerStage(nn.Module):
 
 @torch.no_grad()
 def image_encoder_stage(model: Sca, max_frames: int = MAX_FRAMES) -> Stage:
-    """The image encoder for one to `max_frames` frames at a time."""
+    """The image encoder for one to `max_frames` frames at a time; without the caption map where that is a stage of its own."""
+    outputs = [StageOutput("image_embedding")]
+    if model.needs_boxes and model.config.region_map_channels:
+        outputs.append(StageOutput("region_map"))
+    if not model.config.has_caption_encoder:
+        return _encoder_stage(IMAGE_ENCODER, model, ImageEncoderStage(model), outputs, max_frames)
+    from sca.stages.pyramid_sections import Chain, mask_sections
+
+    sections = mask_sections(model.image_encoder)  # type: ignore[arg-type]
+    module = Chain(section.module for section in sections)
+    return _encoder_stage(IMAGE_ENCODER, model, module, outputs, max_frames, sections)
+
+
+@torch.no_grad()
+def caption_encoder_stage(model: Sca, max_frames: int = MAX_FRAMES) -> Stage:
+    """The caption backbone and what is made of it, for one to `max_frames` frames at a time. Only of a model that has one."""
+    from sca.stages.pyramid_sections import Chain, caption_sections
+
+    encoder = model.image_encoder
+    fine = model.config.image_size // region_stride(model)
+    sections = caption_sections(encoder.caption_backbone, encoder.caption_map, fine)  # type: ignore[arg-type]
+    module = Chain(section.module for section in sections)
+    return _encoder_stage(CAPTION_ENCODER, model, module, [StageOutput("caption_map")], max_frames, sections)
+
+
+def _encoder_stage(
+    name: str,
+    model: Sca,
+    module: nn.Module,
+    outputs: Sequence[StageOutput],
+    max_frames: int,
+    sections: tuple[Section, ...] = (),
+) -> Stage:
     side = model.config.image_size
     frames = DynamicAxis("frames", 1, 1, max_frames) if max_frames > 1 else 1
-    outputs = [StageOutput("image_embedding")]
-    module = ImageEncoderStage(model).eval()
-    if module._with_region_map:
-        outputs.append(StageOutput("region_map"))
-    return Stage(IMAGE_ENCODER, module, (StageInput("pixels", (frames, 3, side, side)),), tuple(outputs))
+    pixels = StageInput("pixels", (frames, 3, side, side))
+    return Stage(name, module.eval(), (pixels,), tuple(outputs), sections)
 
 
 @torch.no_grad()
@@ -207,5 +238,10 @@ def region_stride(model: Sca) -> int:
 
 
 def model_stages(model: Sca, max_prompts: int) -> tuple[Stage, ...]:
-    """All compilable stages of a model, in the order in which a frame meets them."""
-    return image_encoder_stage(model), mask_decoder_stage(model, max_prompts), mixer_stage(model, max_prompts)
+    """All compilable stages of a model, in the order of `sca.stages.names.VISION`."""
+    stages = (
+        image_encoder_stage(model),
+        mask_decoder_stage(model, max_prompts),
+        mixer_stage(model, max_prompts),
+    )
+    return (*stages, caption_encoder_stage(model)) if model.config.has_caption_encoder else stages

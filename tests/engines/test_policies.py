@@ -14,7 +14,7 @@ from engines.devices import Device, Precision, choose_precision
 from engines.manifest import EngineKey
 from engines.parity import compare
 from engines.selection import attempts, language_choice
-from engines.verdicts import Timing
+from engines.verdicts import ParityReport, SeenReport, Timing
 from sca.stages.spec import DynamicAxis, OutputKind, Stage, StageInput, StageOutput
 from tests.engine_fixtures import small_stage
 
@@ -185,3 +185,16 @@ def test_one_bad_prompt_among_many_good_ones_is_seen() -> None:
 def test_a_stage_whose_input_and_output_share_a_name_is_refused() -> None:
     with pytest.raises(AssertionError, match="share a name"):
         Stage("s", torch.nn.Identity(), (StageInput("x", (1,)),), (StageOutput("x"),))
+
+
+def test_what_is_seen_decides_over_a_changed_word_and_is_said_with_figures() -> None:
+    report = ParityReport(3, 0.01, cosine=0.9995, same_tokens=False)
+    assert report.failures()
+    fine = replace(report, seen=SeenReport(100, 0.99, 0.98))
+    assert fine.passed
+    worse = replace(report, seen=SeenReport(100, 0.979, 0.97))
+    assert worse.failures() == (
+        "the same masks of 97.9% of 100 regions < 98%",
+        "the same captions of 97.0% of 100 regions < 98%",
+    )
+    assert not replace(fine, cosine=0.9).passed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from engines.backends.interface import Engine
 from engines.cache import EngineCache
 from engines.devices import probe
 from engines.probes import ModelProbes, reference_frames
+from engines.seen import SeenRegions
 from engines.workshop import BuildPolicy, Workshop
 from sca.predictor import Predictor
 from sca.stages.language import language_stages
+from sca.stages.names import LANGUAGE, VISION
 from sca.stages.spec import Stage
 from sca.stages.vision import model_stages
 from tests.duration import LONG
@@ -98,10 +101,56 @@ def test_every_number_of_prompts_gives_the_numbers_of_torch(
 def test_every_number_of_frames_gives_the_numbers_of_torch(
     frames: int, engines: dict[str, Engine], stages: dict[str, Stage]
 ) -> None:
-    stage = stages["image-encoder"]
-    inputs = stage.example(frames=frames)
-    for expected, got in zip(stage.module(*inputs), engines["image-encoder"](*inputs), strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    for name in ("image-encoder", "caption-encoder"):
+        inputs = stages[name].example(frames=frames)
+        for expected, got in zip(stages[name].module(*inputs), engines[name](*inputs), strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_the_two_encoders_give_what_the_model_gives(predictor: Predictor, stages: dict[str, Stage]) -> None:
+    (pixels,) = stages["image-encoder"].example(frames=1)
+    expected = predictor.model.encode_image(pixels)
+    embedding, fine = stages["image-encoder"].module(pixels)
+    (caption_map,) = stages["caption-encoder"].module(pixels)
+    torch.testing.assert_close(embedding, expected.embedding)
+    torch.testing.assert_close(torch.cat([fine, caption_map], dim=1), expected.region_map)
+
+
+@pytest.fixture(scope="module")
+def seen(predictor: Predictor) -> Iterator[SeenRegions]:
+    """One photograph of the three, for time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engines.seen.LEAST_REGIONS", 20)
+        yield SeenRegions(predictor.model, reference_frames()[2:], predictor.automatic)
+
+
+def test_what_is_seen_stays_with_an_encoder_that_computes_the_same(
+    seen: SeenRegions, engines: dict[str, Engine]
+) -> None:
+    report = seen.with_image_encoder(engines["image-encoder"])
+    assert report is not None
+    assert report.regions >= 20
+    assert (report.same_masks, report.same_captions) == (1.0, 1.0)
+    assert not report.failures()
+
+
+def test_masks_and_captions_that_change_are_counted_and_refuse_the_engine(
+    seen: SeenRegions, engines: dict[str, Engine]
+) -> None:
+    """Blurred pixels: most features look alike, but outlines move."""
+
+    def blurred(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return engines["image-encoder"](torch.nn.functional.avg_pool2d(pixels, 7, 1, 3))
+
+    report = seen.with_image_encoder(blurred)
+    assert report is not None
+    assert report.same_masks is not None
+    assert report.same_masks < 0.9
+    assert report.same_captions < 0.98
+    masks, captions = report.failures()
+    assert f"{report.same_masks:.1%} of {report.regions} regions" in masks
+    assert "captions" in captions
 
 
 @pytest.mark.parametrize("rows", [1, 7, 33])
@@ -133,7 +182,7 @@ def test_captions_of_several_callers_on_engines_are_those_of_eager(
 
 
 def test_on_cpu_openvino_computes_every_stage(accelerated: Predictor) -> None:
-    assert len(accelerated.stages.origin) == 5
+    assert [line.split(":")[0] for line in accelerated.stages.origin] == [*VISION, *LANGUAGE]
     assert all("openvino" in line for line in accelerated.stages.origin)
 
 

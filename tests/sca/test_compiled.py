@@ -21,7 +21,13 @@ from sca.predictor import Predictor
 from sca.regions import ImageEncoding, ImageFeatures, Segmentation
 from sca.stages.language import language_stages
 from sca.stages.vision import model_stages
-from tests.tiny_models import region_token_config, tiny_config, tiny_model, word_tokenizer
+from tests.tiny_models import (
+    region_reader_config,
+    region_token_config,
+    tiny_config,
+    tiny_model,
+    word_tokenizer,
+)
 
 SIDES = st.integers(1, 90)
 
@@ -158,3 +164,23 @@ def test_regions_on_a_device_and_on_arrays_are_selected_alike() -> None:
     arrays = Segmentation(*(rows.numpy(),) * 4, None)
     for index in (np.array([2, 0]), [1], np.array([True, False, False, True]), []):
         assert np.array_equal(chosen.select(index).iou.numpy(), arrays.select(index).iou)
+
+
+def test_the_caption_map_is_made_when_something_is_described_and_once() -> None:
+    torch.manual_seed(5)
+    model = tiny_model(region_reader_config())
+    reference = Predictor(model, word_tokenizer())
+    parts = essentials_of(reference)
+    assert parts is not None
+    light = without_torch(reference, parts)
+    encoding = light.encode_batch([picture(50, 60)])[0]
+    found = light.segment(encoding, boxes=np.array([[5.0, 5.0, 40.0, 40.0]]))
+    light.region_features(encoding, found.select([]))
+    assert not encoding.complete
+    described = light.region_features(encoding, found)
+    assert encoding.complete
+    assert encoding.captions is not None
+    assert encoding.captions.map() is encoding.captions.map()
+    same = reference.encode(picture(50, 60))
+    boxes = reference.segment(same, boxes=[[5.0, 5.0, 40.0, 40.0]])
+    assert alike(described, reference.region_features(same, boxes))

@@ -44,7 +44,7 @@ from pipeline.core.regions import Regions, box_iou
 from pipeline.drawing.annotate import TrackPath
 from pipeline.keyframes.reader import KeyframeReader
 from pipeline.perception.perceiver import Perception
-from pipeline.runtime.stages import inline_threads, load_predictor
+from pipeline.runtime.model_loading import inline_threads, load_predictor
 from pipeline.runtime.stream_analysis import StreamAnalysis
 from pipeline.settings.config import RunConfig, load_config
 from pipeline.sources import DecodedFrame, Source, open_source

@@ -32,9 +32,9 @@ from benchmarks.side_by_side import describe_machine
 from pipeline.core.clock import NS
 from pipeline.keyframes.reader import KeyframeReader
 from pipeline.runtime.inline import run_inline
+from pipeline.runtime.model_loading import load_predictor
 from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import RunObserver, StopRequest
-from pipeline.runtime.stages import load_predictor
 from pipeline.settings.config import load_config
 from pipeline.sources import open_source
 from sca.automatic import AutomaticMaskGenerator

@@ -263,6 +263,9 @@ def is_entry(path: Path) -> bool:
         ("pipeline.store", ("torch", "ray")),
         # What the source and the recorder processes of a run load.
         ("pipeline.runtime.stages", ("torch", "transformers")),
+        # What perception and captioner wait for before they load the model.
+        ("pipeline.runtime.model_loading", ("torch", "transformers", "av", "cv2", "numpy")),
+        ("pipeline.runtime.on_ray.actors", ("torch", "ray", "av", "cv2", "numcodecs")),
         # What its perception and its captioner load where all engines are OpenVINO's.
         (
             "engines.openvino_blob, engines.cache, sca.compiled.predictor, pipeline.runtime.stream_analysis",

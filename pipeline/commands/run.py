@@ -20,6 +20,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.leaving import asked_to_stop
 
 if TYPE_CHECKING:
+    from pipeline.runtime.model_loading import EarlyModel
     from pipeline.runtime.plan import RunPlan
     from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
 
@@ -132,9 +133,7 @@ def run(
     with console.status("opening"), run_logs(log_format, console):
         from pipeline.core.clock import NS, iso_ns
         from pipeline.core.output_files import check_output
-        from pipeline.runtime.plan import plan_run
         from pipeline.settings.stream_list import stream_requests
-        from pipeline.store.place import typed_address
         from sca.model_names import find_model
 
         config, requests = stream_requests(inputs, preset=preset, settings=settings or [], changes=given)
@@ -151,6 +150,14 @@ def run(
             probe(config.runtime.device)
         if annotate is not None:
             check_annotation([request.uri for request in requests], annotate)
+        early = None
+        if config.runtime.kind == "inline" and config.runtime.engine != "eager":
+            from pipeline.runtime.model_loading import EarlyModel
+
+            early = EarlyModel(config)
+        from pipeline.runtime.plan import plan_run
+        from pipeline.store.place import typed_address
+
         start_ns = None if start is None else iso_ns(start)
         at = None if store is None else typed_address(store)
         plan = plan_run(requests, config, store=at, start_ns=start_ns, name=name)
@@ -170,7 +177,7 @@ def run(
             from pipeline.commands.run_profile import profiled
 
             during.enter_context(profiled(PlainConsole(file=console.file)))
-        stopped = _execute(plan, console, metrics_port, metrics_address)
+        stopped = _execute(plan, early, console, metrics_port, metrics_address)
     if stopped:
         console.print(
             f"Stopped. Everything so far is in {plan.store}; run the same command to go on.", soft_wrap=True
@@ -203,7 +210,9 @@ def check_annotation(inputs: list[str], output: Path) -> None:
         raise UserError(f"--annotate {error}") from None
 
 
-def _execute(plan: RunPlan, console: Console, port: int | None, address: str) -> bool:
+def _execute(
+    plan: RunPlan, early: EarlyModel | None, console: Console, port: int | None, address: str
+) -> bool:
     """Run what is left of the plan. Returns whether it was stopped before the end."""
     from dataclasses import replace
 
@@ -224,7 +233,7 @@ def _execute(plan: RunPlan, console: Console, port: int | None, address: str) ->
         plan = engines_for(replace(plan, streams=todo), console)
         during.enter_context(asked_to_stop(stop.set))
         display = during.enter_context(RunDisplay(console, time.monotonic))
-        progress = _run(plan, Observers(ProgressOnly(display.update), *observers), stop)
+        progress = _run(plan, early, Observers(ProgressOnly(display.update), *observers), stop)
     return stop.is_set and not all(stream.finished for stream in progress)
 
 
@@ -242,11 +251,13 @@ def _served(plan: RunPlan, console: Console, port: int, address: str) -> Iterato
         yield [metrics, health]
 
 
-def _run(plan: RunPlan, observer: RunObserver, stop: StopRequest) -> list[StreamProgress]:
+def _run(
+    plan: RunPlan, early: EarlyModel | None, observer: RunObserver, stop: StopRequest
+) -> list[StreamProgress]:
     if plan.config.runtime.kind == "inline":
         from pipeline.runtime.inline import run_inline
 
-        return run_inline(plan, observer, stop)
+        return run_inline(plan, observer, stop, None if early is None else early.taken())
     from pipeline.runtime.on_ray.driver import run_on_ray
 
     return run_on_ray(plan, observer, stop)

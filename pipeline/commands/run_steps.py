@@ -17,7 +17,6 @@ from rich.text import Text
 from engines.preparation import EngineRequest, PreparationFailed, find_prepared, prepare
 from pipeline.core.clock import NS
 from pipeline.core.shown_text import shown
-from pipeline.drawing.annotate import track_paths, write_annotated
 from pipeline.runtime.plan import RunPlan
 from pipeline.sources import open_source
 from pipeline.sources.standing import StandingPictures
@@ -68,6 +67,8 @@ _GAP_INTERVALS = 1.5
 
 def annotate_run(plan: RunPlan, output: Path, console: Console) -> None:
     """Write the annotated video of a run with one stream."""
+    from pipeline.drawing.annotate import track_paths, write_annotated
+
     (stream,) = plan.streams
     with CaptionStore.open(plan.store) as store:
         paths = track_paths(store, stream.stream)

@@ -19,9 +19,9 @@ from pipeline.evaluation.annotations import AnnotatedFrame, Thing, find_clips, f
 from pipeline.evaluation.chota import chota, moments_of
 from pipeline.evaluation.naming import JudgedFrame, Reading, SaidRegion, Tally, judge_frame, tally
 from pipeline.runtime.inline import run_inline
+from pipeline.runtime.model_loading import inline_threads, load_predictor
 from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import RunObserver, StopRequest
-from pipeline.runtime.stages import inline_threads, load_predictor
 from pipeline.settings.config import RunConfig
 from pipeline.store import CaptionStore
 

@@ -18,9 +18,10 @@ from pipeline.core.restarts import Ending, RestartHistory, next_restart
 from pipeline.core.stage_times import TimedStage, timed, timed_keyframe
 from pipeline.perception.perceiver import Perception
 from pipeline.recording.recorder import Recorder
+from pipeline.runtime.model_loading import inline_threads, load_predictor
 from pipeline.runtime.plan import RunPlan, StreamPlan
 from pipeline.runtime.progress import ProgressTally, RunObserver, StopRequest, StreamProgress, tell_recorded
-from pipeline.runtime.stages import RunModel, housekeeping, inline_threads, load_predictor, open_reader
+from pipeline.runtime.stages import RunModel, housekeeping, open_reader
 from pipeline.runtime.stream_analysis import StreamAnalysis
 from pipeline.sources import redact_text
 from pipeline.store import CaptionStore

@@ -183,7 +183,8 @@ resume = recorder.open_stream(plan.streams[0], 0)
 source.open(plan.streams[0], resume)
 eyes.load(config)
 words.load(config)
-eyes.open_stream(plan.streams[0], 0, resume.next_track)
+stream = plan.streams[0]
+eyes.open_stream(stream.stream, stream.config, 0, resume.next_track)
 from pipeline.runtime.driver.messages import Work
 for number in range(2):
     report, frame = source.step(60.0, 1.0)

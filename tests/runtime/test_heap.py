@@ -9,7 +9,7 @@ import pytest
 
 _CODE = """
 import numpy as np, psutil
-from pipeline.runtime.stages import LARGE_BLOCK, level_heap
+from pipeline.runtime.model_loading import LARGE_BLOCK, level_heap
 level_heap()
 resident = lambda: psutil.Process().memory_info().rss >> 20
 before = resident()

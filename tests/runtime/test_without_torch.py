@@ -79,7 +79,7 @@ def test_real_clips_are_stored_as_by_the_model_itself(
 ) -> None:
     from engines.acceleration import obtain_engines
     from engines.cache import EngineCache
-    from pipeline.runtime.stages import load_predictor
+    from pipeline.runtime.model_loading import load_predictor
 
     # In float32, so that a machine which computes bfloat16 by itself gives the same digits.
     monkeypatch.setenv("SCA_ENGINE_CACHE", str(tmp_path.parent / "float32"))

@@ -42,7 +42,7 @@ def perception(plan: RunPlan) -> PerceptionActor:
     actor = PerceptionActor()
     actor.load(plan.config)
     for stream in plan.streams:
-        actor.open_stream(stream, 1, 1)
+        actor.open_stream(stream.stream, stream.config, 1, 1)
     return actor
 
 
@@ -64,7 +64,8 @@ def test_keyframes_of_two_streams_in_one_batch_give_what_each_gives_alone(plan: 
 
 def test_a_keyframe_of_an_earlier_start_is_a_fault_of_its_stream_alone(plan: RunPlan) -> None:
     actor = perception(plan)
-    actor.open_stream(plan.streams[0], 2, 1)
+    first = plan.streams[0]
+    actor.open_stream(first.stream, first.config, 2, 1)
     works = (Work("left", 1, 1.0), Work("right", 1, 1.0))
     reports, left, _, right, _ = actor.analyse(works, frame(plan, 0, 0), frame(plan, 1, 0))
     assert "start 1 is not the one" in reports[0].fault

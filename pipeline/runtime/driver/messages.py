@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from pipeline.core.redaction import redact_text
 from pipeline.core.regions import NOTHING_AVOIDED, Avoided
-from pipeline.keyframes.reader import SourceStep
-from pipeline.sources import redact_text
+
+if TYPE_CHECKING:
+    from pipeline.keyframes.reader import SourceStep
 
 _KEPT_LINES = 200
 

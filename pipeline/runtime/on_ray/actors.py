@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError
-from pipeline.core.frame import Frame
-from pipeline.core.records import Cut, EffortStep, Gap, ResumePoint, StoredCaption
+from pipeline.core.redaction import redact_text
 from pipeline.core.stage_times import TimedStage, timed, timed_keyframe
 from pipeline.runtime.driver.messages import AnalysisReport, LogCollector, StepReport, Work
-from pipeline.runtime.plan import StreamPlan
-from pipeline.settings.config import RunConfig
-from pipeline.sources import redact_text
 
 if TYPE_CHECKING:
+    from pipeline.core.frame import Frame
+    from pipeline.core.records import Cut, EffortStep, Gap, ResumePoint, StoredCaption
     from pipeline.core.regions import AnalysedKeyframe, CaptionRequest, EndedTrack, RegionCaption
     from pipeline.recording.recorder import Recorded, Recorder
+    from pipeline.runtime.plan import StreamPlan
     from pipeline.runtime.stream_analysis import StreamAnalysis
+    from pipeline.settings.config import RunConfig
     from pipeline.store import StreamWriter
     from sca.regions import ImageEncoding
 
@@ -81,20 +81,20 @@ class PerceptionActor(_Actor):
     """Holds the model's eyes, and the trackers of the streams that are pinned to it. Call `load` first."""
 
     def load(self, config: RunConfig) -> None:
-        from pipeline.runtime.stages import load_predictor
+        from pipeline.runtime.model_loading import load_predictor
 
         with timed(TimedStage.START):
             self._predictor = load_predictor(config, config.runtime.perception_threads, "vision")
         self._streams: dict[str, tuple[int, StreamAnalysis]] = {}
 
-    def open_stream(self, plan: StreamPlan, attempt: int, next_track: int) -> None:
+    def open_stream(self, stream: str, config: RunConfig, attempt: int, next_track: int) -> None:
+        # Not the stream's plan: what a plan is made of takes as long to import as the engines to load.
         from pipeline.perception.perceiver import Perception
         from pipeline.runtime.stream_analysis import StreamAnalysis
 
-        config = plan.config
         perception = Perception(self._predictor, config.perception)
-        analysis = StreamAnalysis(plan.stream, perception, config.tracking, config.captions, next_track)
-        self._streams[plan.stream] = (attempt, analysis)
+        analysis = StreamAnalysis(stream, perception, config.tracking, config.captions, next_track)
+        self._streams[stream] = (attempt, analysis)
 
     def analyse(self, works: tuple[Work, ...], *frames: Frame) -> tuple[Any, ...]:
         """Keyframes of different streams, encoded in one batch.
@@ -169,7 +169,7 @@ class CaptionerActor(_Actor):
 
     def load(self, config: RunConfig) -> None:
         from pipeline.captioning.captioner import Captioner, CaptionQueue
-        from pipeline.runtime.stages import load_predictor
+        from pipeline.runtime.model_loading import load_predictor
 
         self._deadline_s = config.runtime.stall_deadline_s
         with timed(TimedStage.START):

@@ -56,7 +56,7 @@ class RayPerception(RayProcess):
         return self._actor.load.remote(config)
 
     def open_stream(self, plan: StreamPlan, attempt: int, next_track: int) -> Call:
-        return self._actor.open_stream.remote(plan, attempt, next_track)
+        return self._actor.open_stream.remote(plan.stream, plan.config, attempt, next_track)
 
     def analyse(self, works: Sequence[Work], frames: Sequence[Ref]) -> tuple[Call, Sequence[tuple[Ref, Ref]]]:
         analyse = self._actor.analyse.options(num_returns=1 + 2 * len(works))

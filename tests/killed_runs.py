@@ -18,8 +18,8 @@ from tests.videos import write_video
 
 # Frames from one keyframe to the next.
 STEP = 5
-_FRAMES_A_KILL = 800
-"""Long enough that no run reaches the end before the last kill, on a fast machine too."""
+_FRAMES_A_KILL = 400
+"""Eighty keyframes: long enough that no run reaches the end before the last kill, which comes a second after a commit at most."""
 _TIMEOUT_S = 300
 
 

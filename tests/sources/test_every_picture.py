@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from pipeline.core.records import GapReason, ResumePoint
 from pipeline.sources import SourceOptions, open_source
 from pipeline.sources.file import VideoFile
+from tests.duration import by_day
 from tests.media.corpus import faults_of, random_trial
 from tests.media.films import CONTAINERS, NS, Film, restamped, write_film
-from tests.media.reading import plain_decode, point_of, read_film
+from tests.media.reading import Seen, plain_decode, point_of, read_film
 
 
 @settings(
-    max_examples=200,
+    max_examples=by_day(100, otherwise=200),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -46,16 +47,22 @@ def test_a_broadcast_loses_none_of_its_first_group(
     assert not seen.gaps
 
 
-@pytest.mark.parametrize("at", [0, 11, 150, 290, 398])
-@pytest.mark.parametrize(
-    ("container", "codec"), [("ts", "h264"), ("mpg", "mpeg2"), ("vob", "mpeg2"), ("mkv", "h264")]
+@pytest.fixture(
+    scope="module",
+    params=[("ts", "h264"), ("mpg", "mpeg2"), ("vob", "mpeg2"), ("mkv", "h264")],
+    ids=lambda kind: "-".join(kind),
 )
-def test_resuming_goes_on_with_the_very_next_picture(
-    tmp_path: Path, container: str, codec: str, at: int
-) -> None:
+def long_film(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
+    """A film of 400 pictures and what is seen of it, made once for all places to go on at."""
+    container, codec = request.param
     film = Film(container, codec, count=400, rate=25, gop=100)
-    path = write_film(film, tmp_path / f"clip{film.ending}")
-    seen = read_film(path)
+    path = write_film(film, tmp_path_factory.mktemp("films") / f"clip{film.ending}")
+    return path, read_film(path)
+
+
+@pytest.mark.parametrize("at", [0, 11, 150, 290, 398])
+def test_resuming_goes_on_with_the_very_next_picture(long_film: tuple[Path, Seen], at: int) -> None:
+    path, seen = long_film
     rest = read_film(path, point_of(seen.frames[at]))
     assert rest.numbers == list(range(at + 1, 400))
     assert [(f.index, f.time) for f in rest.frames] == [(f.index, f.time) for f in seen.frames[at + 1 :]]

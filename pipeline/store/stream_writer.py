@@ -300,11 +300,15 @@ class StreamWriter:
 
 def newest_resume(place: StorePlace, shown: Visible) -> ResumePoint:
     """Where the stream goes on after the newest segment that can be read; what comes after it is seen again."""
-    for name in reversed(shown.segments):
+    damaged: set[str] = set()
+    while shown.segments:
+        name = shown.segments[-1]
         try:
             last = _opened(place, name)
         except SegmentDamaged as error:
             log.warning("going on from before it: %s", error)
+            damaged.add(name.path)
+            shown = list_visible(place, without=damaged)  # what it was made from may be there
             continue
         last.close()
         return resume_of(last.attrs)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def tmp_path_factory() -> Iterator[MemoryFolders]:
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > _FORGOTTEN_S:
                     shutil.rmtree(left, ignore_errors=True)
+    get_temp_dir()  # of multiprocessing, which makes it once in a process and removes it after all tests
     root = tempfile.mkdtemp(prefix=_PREFIX, dir=_MEMORY if _roomy() else None)
     yield MemoryFolders(Path(root).resolve())
     shutil.rmtree(root, ignore_errors=True)

@@ -31,7 +31,7 @@ def main(argument: str) -> None:
     predictor = sca.load(request.model, device=device)
     made = obtain_engines(predictor, request.backend, cache=cache, report=_say)
     parts = None
-    wanted = [*vision_stages(predictor.config.has_caption_encoder), *LANGUAGE]
+    wanted = [*vision_stages(predictor.config), *LANGUAGE]
     if [ready.stage for _, ready in made if ready.backend == "openvino"] == wanted:
         parts = essentials_of(predictor)
     beside = "" if parts is None else essentials_name(request)

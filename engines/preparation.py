@@ -155,7 +155,7 @@ def open_compiled(
     with ThreadPoolExecutor(max(1, min(len(chosen), os.cpu_count() or 1))) as pool:
         loaded = pool.map(load, *zip(*chosen, strict=True)) if chosen else ()
         runners = {manifest.key.stage: runner for (_, manifest), runner in zip(chosen, loaded, strict=True)}
-    seeing = vision_stages(parts.config.has_caption_encoder)
+    seeing = vision_stages(parts.config)
     wanted = {"all": (*seeing, *LANGUAGE), "vision": seeing, "language": LANGUAGE}[part]
     if missing := [stage for stage in wanted if stage not in runners]:
         raise EngineRejected(f"engines were prepared without {missing[0]}")

@@ -290,11 +290,6 @@ class ScaConfig:
         return self.encoder.out_channels
 
     @property
-    def has_caption_encoder(self) -> bool:
-        """Whether the caption map comes from a backbone of its own, so that pictures are segmented without it."""
-        return isinstance(self.encoder, TimmEncoderConfig) and bool(self.encoder.caption_backbone)
-
-    @property
     def region_map_channels(self) -> int:
         """Channels of the finer map as a whole: what region tokens are pooled from, then the caption map."""
         return self.encoder.region_channels + self.encoder.caption_channels

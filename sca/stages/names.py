@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sca.config import ScaConfig
+
 IMAGE_ENCODER = "image-encoder"
 CAPTION_ENCODER = "caption-encoder"
 """Only of models with a caption backbone."""
@@ -18,6 +23,11 @@ MAX_PROMPTS = 64
 """Prompts, and captions, at a time; more are cut."""
 
 
-def vision_stages(caption_encoder: bool) -> tuple[str, ...]:
-    """The stages between a picture and what the language model reads, of a model with or without a caption encoder."""
-    return VISION if caption_encoder else VISION[:3]
+def has_caption_encoder(config: ScaConfig) -> bool:
+    """Whether the caption map comes from a backbone of its own, so that pictures are segmented without it."""
+    return bool(getattr(config.encoder, "caption_backbone", ""))
+
+
+def vision_stages(config: ScaConfig) -> tuple[str, ...]:
+    """The stages of such a model between a picture and what the language model reads."""
+    return VISION if has_caption_encoder(config) else VISION[:3]

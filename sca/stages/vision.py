@@ -17,7 +17,14 @@ from torch.nn import functional as F
 from sca.modeling import Sca
 from sca.modeling.image_encoder import VitEncoder
 from sca.stages.fused_vit import FusedVit
-from sca.stages.names import CAPTION_ENCODER, IMAGE_ENCODER, MASK_DECODER, MAX_FRAMES, MIXER
+from sca.stages.names import (
+    CAPTION_ENCODER,
+    IMAGE_ENCODER,
+    MASK_DECODER,
+    MAX_FRAMES,
+    MIXER,
+    has_caption_encoder,
+)
 from sca.stages.spec import DynamicAxis, OutputKind, Section, Stage, StageInput, StageOutput
 
 # SAM's mask upscaling as matrix products over image tokens: the same masks without transposed convolutions.
@@ -142,7 +149,7 @@ def image_encoder_stage(model: Sca, max_frames: int = MAX_FRAMES) -> Stage:
     outputs = [StageOutput("image_embedding")]
     if model.needs_boxes and model.config.region_map_channels:
         outputs.append(StageOutput("region_map"))
-    if not model.config.has_caption_encoder:
+    if not has_caption_encoder(model.config):
         return _encoder_stage(IMAGE_ENCODER, model, ImageEncoderStage(model), outputs, max_frames)
     from sca.stages.pyramid_sections import Chain, mask_sections
 
@@ -244,4 +251,4 @@ def model_stages(model: Sca, max_prompts: int) -> tuple[Stage, ...]:
         mask_decoder_stage(model, max_prompts),
         mixer_stage(model, max_prompts),
     )
-    return (*stages, caption_encoder_stage(model)) if model.config.has_caption_encoder else stages
+    return (*stages, caption_encoder_stage(model)) if has_caption_encoder(model.config) else stages

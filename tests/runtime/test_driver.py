@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import StageFailed
-from pipeline.core.records import Gap
+from pipeline.core.records import Gap, ResumePoint
 from pipeline.core.restarts import RestartPolicy
+from pipeline.runtime.driver.lane import Lane
+from pipeline.runtime.driver.lifecycle import Lifecycle
 from pipeline.runtime.driver.remote import StageKind
 from tests.duration import by_day
 from tests.runtime.simulated_cluster import Film, Script, SimulatedStore
@@ -292,6 +294,23 @@ def test_a_stop_is_heard_while_a_stream_waits_for_a_perception_stage() -> None:
     outcome, _ = run_with(Setting(), script)
     assert outcome.error is None
     assert outcome.cluster.started[StageKind.PERCEPTION] == 1
+
+
+def test_few_of_many_streams_are_opened_while_perception_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders of sixteen cameras would take the processors that the model is loaded with."""
+    early: list[bool] = []
+    resume = Lifecycle._resume
+
+    def watched(self: Lifecycle, lane: Lane, point: ResumePoint) -> None:
+        early.append(not any(one.kind is StageKind.PERCEPTION and one.ready for one in self.shared.stages))
+        resume(self, lane, point)
+
+    monkeypatch.setattr(Lifecycle, "_resume", watched)
+    for seed in range(10):
+        early.clear()
+        check(Setting(films=(Film(3),) * 16), Script(seed))
+        assert len(early) >= 16
+        assert sum(early[:16]) <= max(2, os.cpu_count() or 1)
 
 
 def test_the_traceback_of_a_stage_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -51,6 +52,8 @@ class Lifecycle:
     ) -> None:
         self._options = plan.config.runtime
         self._lanes = lanes
+        # Who opens while perception loads takes from its processors; as many as there are lose nothing by it.
+        self._early = max(2, os.cpu_count() or 1)
         self._cluster = cluster
         self._clock = clock
         self._calls = calls
@@ -85,10 +88,16 @@ class Lifecycle:
             return
         if self._stop.is_set:
             lane.end()
-        elif lane.may_open(now_s) and recorder is not None and recorder.ready:
+        elif lane.may_open(now_s) and recorder is not None and recorder.ready and not self._too_early():
             lane.opening()
             opening = recorder.process.open_stream(lane.plan, lane.attempt.number)
             self.call(lane, recorder, opening, partial(self._resume, lane))
+
+    def _too_early(self) -> bool:
+        """Whether a further stream waits for perception: decoders of 16 cameras on two cores kept it from being loaded for minutes."""
+        if any(stage.kind is StageKind.PERCEPTION and stage.ready for stage in self.shared.stages):
+            return False
+        return sum(lane.state is LaneState.OPENING for lane in self._lanes) >= self._early
 
     def go_on_opening(self, lane: Lane) -> None:
         """Give a stream whose source is open to a perception actor as soon as one is ready."""

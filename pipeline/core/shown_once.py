@@ -23,14 +23,8 @@ _LARGER_IS_WHOLE = 0.05
 # is shown a hundredth more is right then, and nothing less is named; from .5 on two hundredths for one.)
 _SAME_PLACE = 0.6
 _MORE_AGREED = 1.5
-# A background that is surer than the thing before it by this is no background.
-_SURER = 0.2
-
-# Behind a thing lies what is this much larger, does not have the thing's pixels, and lies around it: the thing's box in its
-# box, or as far in it as here where its own mask leaves so much of its box free that it must be the ground between things.
-_LARGER = 1.5
+# Masks that share less of the smaller one are of two things, whatever their boxes: a car, and the road around it.
 _COVERED = 0.5
-_AROUND, _FILLED = 0.4, 0.6
 
 # A noun phrase ends before these: what follows describes its head.
 _AFTER_HEAD = frozenset(
@@ -74,10 +68,6 @@ def name_of(text: str) -> str:
 class Outlines(Protocol):
     """The masks of the regions of one moment, by their index; None where one has none."""
 
-    def fills(self, region: int) -> float | None:
-        """Share of its box that its mask fills."""
-        ...
-
     def covers(self, region: int, other: int) -> float | None:
         """Share of the other's mask that lies in its mask."""
         ...
@@ -94,8 +84,8 @@ def shown_once(
 
     `boxes` (N, 4) xyxy. Two are one thing when they have one name and about one box, or the smaller lies in the larger;
     shown is the box on which those of its name agree most. Of two names in one place that which more agree on is shown.
-    `together` (N, N) bool: which can be one at all; of one moment all can. `outlines`: with them a background that bears the
-    name of a thing before it ("a car" on the road around a car) is told from the thing, and not shown.
+    `together` (N, N) bool: which can be one at all; of one moment all can. `outlines`: with them a thing and the ground around it,
+    whose boxes may be the same, are no rivals.
     """
     names = [name_of(text) for text in texts]
     area = box_area(boxes)
@@ -106,18 +96,15 @@ def shown_once(
     iou = shared / np.maximum(area[:, None] + area[None] - shared, 1e-9)
     if together is not None:
         inside, iou = np.where(together, inside, 0.0), np.where(together, iou, 0.0)
-    left = list(range(len(boxes)))
-    if outlines is not None:
-        left = [row for row in left if not _is_behind(row, names, area, scores, inside, outlines)]
     numbers = {name: number for number, name in enumerate(names)}
     kind = np.array([numbers[name] for name in names], np.int64)
     same = kind[:, None] == kind[None]
     sure = np.asarray(scores, np.float64)
-    agreed = sure + _agreement(iou, same, sure, left)
+    agreed = sure + _agreement(iou, same, sure)
     fits = agreed + _LARGER_IS_WHOLE * np.log(np.maximum(area, 1.0))
     one = same & ((iou > _ALIKE) | (inside > _WITHIN))
     kept: list[int] = []
-    for index in sorted(left, key=lambda row: (-fits[row], -sure[row], row)):
+    for index in sorted(range(len(boxes)), key=lambda row: (-fits[row], -sure[row], row)):
         if not one[index, kept].any():
             kept.append(index)
     rivals = ~same & (iou > _SAME_PLACE) & (agreed[None] > _MORE_AGREED * agreed[:, None])
@@ -129,36 +116,14 @@ def shown_once(
     return sorted(kept, key=lambda row: (-sure[row], row))
 
 
-def _agreement(iou: np.ndarray, same: np.ndarray, sure: np.ndarray, among: list[int]) -> np.ndarray:
-    """(N,) How far others `among` the regions that bear its name agree with each box: their scores, by the root of the IoU."""
+def _agreement(iou: np.ndarray, same: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """(N,) How far the others that bear its name agree with each box: their scores, by the root of the IoU."""
     votes = np.where(same, np.sqrt(iou), 0.0)
     np.fill_diagonal(votes, 0.0)
-    return np.asarray(votes[:, among] @ sure[among])
+    return np.asarray(votes @ sure)
 
 
 def _one_place(row: int, other: int, outlines: Outlines | None) -> bool:
     """Whether two regions whose boxes are about the same may be one thing: nobody knows, or their masks share pixels."""
     covered = None if outlines is None else outlines.covers(row, other)
     return covered is None or covered >= _COVERED
-
-
-def _is_behind(
-    row: int,
-    names: Sequence[str],
-    area: np.ndarray,
-    scores: Sequence[float],
-    inside: np.ndarray,
-    outlines: Outlines,
-) -> bool:
-    """Whether a region is the background of one that bears its name and is not much less sure of it."""
-    for other in range(len(names)):
-        if names[other] != names[row] or area[row] < _LARGER * area[other]:
-            continue
-        if inside[row, other] < _AROUND or scores[other] < scores[row] - _SURER:
-            continue
-        covered, filled = outlines.covers(row, other), outlines.fills(row)
-        if covered is None or filled is None or covered >= _COVERED:
-            continue  # nobody knows, or the other is a part of it
-        if inside[row, other] > _WITHIN or filled < _FILLED:
-            return True
-    return False

@@ -228,15 +228,8 @@ class PlacedOutlines:
             self._made[track] = moved(masks, self._boxes[track], self._size) if masks else None
         return self._made[track]
 
-    def fills(self, region: int) -> float | None:
-        """See `pipeline.core.shown_once.Outlines`; regions are the labels."""
-        label = self._labels[region]
-        mask = self.of(label.track)
-        x1, y1, x2, y2 = label.box
-        return None if mask is None else float(mask.inside.sum()) / max((x2 - x1) * (y2 - y1), 1e-9)
-
     def covers(self, region: int, other: int) -> float | None:
-        """See `pipeline.core.shown_once.Outlines`."""
+        """See `pipeline.core.shown_once.Outlines`; regions are the labels."""
         first, second = (self.of(self._labels[index].track) for index in (region, other))
         if first is None or second is None:
             return None

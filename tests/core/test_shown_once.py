@@ -65,43 +65,9 @@ class Masks:
     def __init__(self, boxes: np.ndarray, masks: list[np.ndarray | None]) -> None:
         self.boxes, self.masks = boxes, masks
 
-    def fills(self, region: int) -> float | None:
-        mask, (x0, y0, x1, y1) = self.masks[region], self.boxes[region]
-        return None if mask is None else float(mask.sum() / ((x1 - x0) * (y1 - y0)))
-
     def covers(self, region: int, other: int) -> float | None:
         first, second = self.masks[region], self.masks[other]
         return None if first is None or second is None else float((first & second).sum() / second.sum())
-
-
-def test_a_background_does_not_bear_the_name_of_the_thing_before_it() -> None:
-    road, car = np.zeros((60, 100), bool), np.zeros((60, 100), bool)
-    road[20:, :] = car[30:50, 40:70] = True
-    around = road & ~car
-    boxes = np.array([(0, 20, 100, 60), (40, 30, 70, 50)], float)
-    texts = ["a car", "a red car"]
-
-    def shown(scores: list[float], *masks: np.ndarray | None, texts: list[str] = texts) -> list[int]:
-        return shown_once(boxes, texts, scores, outlines=Masks(boxes, list(masks)))
-
-    assert shown([0.6, 0.5], around, car) == [1]
-    # Not when it is much surer, is called otherwise, has the other's pixels (a part), or nobody knows its outline.
-    assert shown([0.8, 0.5], around, car) == [0]
-    assert shown([0.6, 0.5], around, car, texts=["the road", "a car"]) == [0, 1]
-    assert shown([0.6, 0.5], road, car) == [0]
-    assert shown([0.6, 0.5], None, car) == [0]
-
-
-def test_a_thing_beside_another_of_its_name_is_not_its_background() -> None:
-    near, far = np.zeros((60, 100), bool), np.zeros((60, 100), bool)
-    near[10:60, 0:60] = far[20:50, 60:80] = True
-    boxes = np.array([(0, 10, 60, 60), (45, 20, 80, 50)], float)  # the far car is half behind the near one
-    outlines = Masks(boxes, [near, far])
-    assert shown_once(boxes, ["a car", "a car"], [0.6, 0.5], outlines=outlines) == [0, 1]
-    # The ground between things is not solid: as far in its box is enough.
-    ground = near.copy()
-    ground[10:40, 0:45] = False
-    assert shown_once(boxes, ["a car", "a car"], [0.6, 0.5], outlines=Masks(boxes, [ground, far])) == [1]
 
 
 box = st.tuples(*[st.integers(0, 9)] * 4).map(lambda v: (v[0], v[1], v[0] + v[2] + 1, v[1] + v[3] + 1))

@@ -23,7 +23,9 @@ def evaluate(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Folders of the clips that a JSON file names; may be given again."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Model name or directory.")] = "demo",
+    model: Annotated[
+        str | None, typer.Option(help="Model name or directory; else demo, or what a preset or --set says.")
+    ] = None,
     preset: Annotated[
         str, typer.Option(help="Settings of the runs: a name in configs/, or a file.")
     ] = "default",
@@ -98,13 +100,13 @@ def evaluate(
         raise UserError(
             f"{data}: neither a folder of data nor a JSON file of annotated clips; check the path"
         )
-    _check_folder(data, model, reader, mistakes)
+    _check_folder(data, model or "demo", reader, mistakes)
     from sca.evaluation.report import evaluate_model  # imports torch, which needs seconds
 
     status = PlainConsole(stderr=True)
     report = evaluate_model(
         data,
-        model,
+        model or "demo",
         images=images,
         recall_images=recall_images,
         mistakes=mistakes,
@@ -133,7 +135,7 @@ def _check_folder(data: Path, model: str, reader: str, mistakes: Path | None) ->
 def _things(
     annotations: Path,
     folders: list[Path],
-    model: str,
+    model: str | None,
     preset: str,
     settings: list[str],
     only: list[str],
@@ -144,7 +146,7 @@ def _things(
     from pipeline.settings.config import load_config
     from sca.model_names import find_model
 
-    config = load_config(preset, settings, changes={"model": model})
+    config = load_config(preset, settings, changes={} if model is None else {"model": model})
     find_model(config.model)
     find_clips(frames_of(read_annotations(annotations), only, annotations), folders)
     from pipeline.evaluation.things_named import evaluate_things  # starts a run, which needs seconds

@@ -301,8 +301,10 @@ class SimulatedRecorder(SimulatedProcess):
     def commit(self, stream: str, attempt: int) -> Call:
         return self._call(lambda: self._actor.commit(stream, attempt))
 
-    def finish(self, stream: str, attempt: int, ended: Ref, reached: ResumePoint | None) -> Call:
-        return self._call(lambda: self._actor.finish(stream, attempt, ended.get(), reached), ended)
+    def finish(
+        self, stream: str, attempt: int, records: int, ended: Ref, reached: ResumePoint | None
+    ) -> Call:
+        return self._call(lambda: self._actor.finish(stream, attempt, records, ended.get(), reached), ended)
 
     def close_stream(self, stream: str, attempt: int) -> Call:
         return self._call(lambda: self._actor.close_stream(stream, attempt))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import StageFailed
@@ -163,10 +163,39 @@ def quiet() -> Iterator[None]:
     log.setLevel(before)
 
 
+# The record that tells of a dropped keyframe is lost on its way, and the end of the film comes right behind it.
+LOST_BEFORE_THE_END = (
+    Setting(
+        films=(
+            Film(length=2, live=False, gaps=frozenset(), tail=0, skips=True),
+            Film(length=4, live=False, gaps=frozenset(), tail=0, skips=True),
+        ),
+        drops="keep-latest",
+        policy=RestartPolicy.ALWAYS,
+        max_restarts=16,
+        perceptions=1,
+        captioners=2,
+        batch=1,
+        credits=3,
+        commit_rows=1,
+        sheds=True,
+    ),
+    Script(
+        seed=2667051764,
+        raises=((3, StageKind.PERCEPTION), (17, StageKind.RECORDER)),
+        hangs=((13, StageKind.RECORDER),),
+        slow=0.3,
+        with_objects=False,
+        all_die=(5,),
+    ),
+)
+
+
 @settings(
     max_examples=RUNS, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(runs())
+@example(LOST_BEFORE_THE_END)
 def test_whatever_happens_nothing_is_lost_doubled_or_out_of_order_and_every_run_ends(
     run: tuple[Setting, Script],
 ) -> None:

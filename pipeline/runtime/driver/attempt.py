@@ -149,6 +149,11 @@ class Attempt:
         return ahead if ahead is not None and ahead.place is Place.READY else None
 
     @property
+    def records(self) -> int:
+        """How many went to the recorder."""
+        return self._records
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is on the way to the recorder."""
         return not self._keyframes and not self._committing

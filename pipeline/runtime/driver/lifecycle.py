@@ -148,7 +148,7 @@ class Lifecycle:
         assert attempt.perception is not None
         lane.finishing()
         ended = attempt.perception.process.finish(lane.name, attempt.number)
-        finish = recorder.process.finish(lane.name, attempt.number, ended, attempt.end)
+        finish = recorder.process.finish(lane.name, attempt.number, attempt.records, ended, attempt.end)
         self.call(lane, recorder, finish, partial(self._finished, lane))
 
     def _finished(self, lane: Lane, recorded: Recorded) -> None:

@@ -102,8 +102,10 @@ class RecorderProcess(Process, Protocol):
     def commit(self, stream: str, attempt: int) -> Call:
         """`Recorded`."""
 
-    def finish(self, stream: str, attempt: int, ended: Ref, reached: ResumePoint | None) -> Call:
-        """`Recorded`."""
+    def finish(
+        self, stream: str, attempt: int, records: int, ended: Ref, reached: ResumePoint | None
+    ) -> Call:
+        """`Recorded`. `records`: how many went before; with one of them lost, the end is not reached."""
 
     def close_stream(self, stream: str, attempt: int) -> Call:
         """The caption events that became durable and were not told of yet."""

@@ -239,9 +239,17 @@ class RecorderActor(_Actor):
         return recorder.report()
 
     def finish(
-        self, stream: str, attempt: int, ended: tuple[EndedTrack, ...], reached: ResumePoint | None
+        self,
+        stream: str,
+        attempt: int,
+        records: int,
+        ended: tuple[EndedTrack, ...],
+        reached: ResumePoint | None,
     ) -> Recorded:
+        """End this start of a stream, of which there were `records`: behind one that was lost there is more to read."""
         recording = self._recording(stream, attempt)
+        if records != recording.taken:
+            raise StaleCall(f"{stream}: record {recording.taken} was lost before the end")
         with timed(TimedStage.COMMIT):
             recording.recorder.finish(ended, reached)
         del self._streams[stream]

@@ -100,8 +100,10 @@ class RayRecorder(RayProcess):
     def commit(self, stream: str, attempt: int) -> Call:
         return self._actor.commit.remote(stream, attempt)
 
-    def finish(self, stream: str, attempt: int, ended: Ref, reached: ResumePoint | None) -> Call:
-        return self._actor.finish.remote(stream, attempt, ended, reached)
+    def finish(
+        self, stream: str, attempt: int, records: int, ended: Ref, reached: ResumePoint | None
+    ) -> Call:
+        return self._actor.finish.remote(stream, attempt, records, ended, reached)
 
     def close_stream(self, stream: str, attempt: int) -> Call:
         return self._actor.close_stream.remote(stream, attempt)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from pipeline.core.errors import StoreRefused
 from pipeline.store.durable_files import (
     MOST_BYTES,
     TEMPORARY,
@@ -247,13 +248,23 @@ def local_place(address: str) -> LocalPlace:
 
 
 def typed_address(text: str) -> Path | str:
-    """What somebody typed as a store: a path, or an address with a scheme."""
+    """What somebody typed as a store: a path, or an address with a scheme. Raises `StoreRefused` for nothing."""
+    _check_name(text)
     return text if "://" in text else Path(text)
+
+
+def _check_name(text: str) -> None:
+    """An empty name would be the folder that somebody is in."""
+    if not text.strip():
+        raise StoreRefused(
+            "the name of the store is empty: is a variable of your shell unset? Name a .zarr directory"
+        )
 
 
 def place_of(address: str | Path) -> StorePlace:
     """The place that an address or path names. `UserError` for an unknown scheme."""
     text = str(address)
+    _check_name(text)
     if isinstance(address, Path) or "://" not in text:
         return LocalPlace(Path(address))
     return PLACES.get(text.split("://", 1)[0].lower())(text)

@@ -37,9 +37,10 @@ class TextFilter:
         if self.regex is not None:
             try:
                 re.compile(self.regex, re.IGNORECASE)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
+                why = "it is nested too deeply" if isinstance(error, RecursionError) else error
                 raise UserError(
-                    f"the pattern {self.regex!r} cannot be read ({error}): write it as Python's re reads it"
+                    f"the pattern {self.regex[:200]!r} cannot be read ({why}): write it as Python's re reads it"
                 ) from None
         for text in (*self.words, *self.phrases, *self.without):
             if not re.search(r"\w", text):

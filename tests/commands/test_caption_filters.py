@@ -89,6 +89,7 @@ def test_counts(path: Path, by: str, found: list[tuple[str, int, int]]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--regex", "(" * 3000 + ")" * 3000), r"cannot be read \(it is nested too deeply\)"),
         (("--regex", "a("), r"the pattern 'a\(' cannot be read"),
         (("--word", "..."), "holds no word"),
         (("--box", "1,2,3"), "give four numbers of pixels"),

@@ -53,6 +53,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
         ),
         (["clip.mp4", "--track", "0"], "greater than or equal to 1"),
         (["clip.mp4", "clip.mp4"], "two inputs would both be stream 'clip'"),
+        (["clip.mp4", "--store", ""], "the name of the store is empty: is a variable of your shell unset"),
         (["no:such.mp4"], "no:such.mp4: no such file"),
         (["*.avi"], "nothing matches this pattern"),
         (["empty"], "empty: this folder is empty"),

@@ -63,7 +63,7 @@ def test_a_reader_sees_whole_batches_while_another_process_writes_and_merges(
     tmp_path: Path, processes: multiprocessing.context.BaseContext
 ) -> None:
     path, log = tmp_path / "live.zarr", tmp_path / "acknowledged"
-    writer = processes.Process(target=write_forever, args=(path, log, MERGING))
+    writer = processes.Process(target=write_forever, args=(path, log, MERGING, 0.01))
     writer.start()
     try:
         while last_acknowledged(log) < 0:

@@ -218,7 +218,7 @@ def test_kills_of_writer_and_reader_lose_and_repeat_nothing(
     path, log, file = tmp_path / "killed.zarr", tmp_path / "acknowledged", tmp_path / "heard"
     CaptionStore.create(path).writer("cam", INFO).close()
     starts = {
-        "writer": lambda: processes.Process(target=write_forever, args=(path, log, MERGING)),
+        "writer": lambda: processes.Process(target=write_forever, args=(path, log, MERGING, 0.01)),
         "reader": lambda: processes.Process(target=follow_into, args=(path, file)),
     }
     running = {name: start() for name, start in starts.items()}

@@ -355,6 +355,8 @@ class TestRay:
             cwd=tmp_path,
             env=environment(),
             start_new_session=True,
+            # Of tests under nohup the run would inherit that it does not hear it.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
         )
         store = tmp_path / "long.zarr"
         wait_until(lambda: stored_frame(store, "long") >= 20, process)

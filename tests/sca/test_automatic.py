@@ -143,7 +143,7 @@ def test_a_real_model_end_to_end() -> None:
     settings = AutomaticSettings(
         points_per_side=3,
         points_per_batch=4,
-        pred_iou_thresh=-1e9,
+        pred_iou_thresh=-1e6,
         stability_score_thresh=0.0,
         box_nms_thresh=1.0,
     )

@@ -98,7 +98,9 @@ def test_the_recorder_refuses_what_is_late_or_overtook_and_commits_what_it_has(p
         recorder.record("left", 1, 2, (), keyframes[2], [])
     recorder.record("left", 2, 0, (), keyframes[2], [])
     recorder.close_stream("left", 1)
-    done = recorder.finish("left", 2, (), replace(point, pts_ns=9 * NS, frame=9, wall_ns=9 * NS))
+    with pytest.raises(StaleCall, match="record 1 was lost before the end"):
+        recorder.finish("left", 2, 2, (), None)
+    done = recorder.finish("left", 2, 1, (), replace(point, pts_ns=9 * NS, frame=9, wall_ns=9 * NS))
     assert done.keyframes == 1
     with CaptionStore.open(plan.store) as opened:
         rows = opened.observations().to_pandas()

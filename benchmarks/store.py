@@ -1,7 +1,7 @@
 """The store beside Parquet with DuckDB, Lance and SQLite: the same rows, the same questions, in one run.
 
     pip install duckdb pylance
-    python benchmarks/store.py [--rows 100000] [--repeat 20]
+    python -m benchmarks.store [--rows 100000] [--repeat 20]
 
 A day of captions with masks (167 bytes, each another) and embeddings (128 half floats). The store is asked as segments, as the writer leaves
 them, and as a day archive; Parquet is one file sorted by time with groups of 4,096 rows; Lance is one dataset, compacted, with an index

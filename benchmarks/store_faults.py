@@ -1,7 +1,7 @@
 """A store under errors and kills that the kernel makes: at each system call of committing, merging, archiving, forgetting and erasing.
 
     apt install strace
-    python benchmarks/store_faults.py [--most 1000] [--kinds errors kills]
+    python -m benchmarks.store_faults [--most 1000] [--kinds errors kills]
 
 One process works, another looks. `strace` lets the worker's n-th call of a kind fail (EIO, ENOSPC, EACCES) or kills it there with
 SIGKILL, for every kind of call that the work makes and every n. After each commit, and at the end, all rows are compared: what was

@@ -1,6 +1,6 @@
 """kill -9 of the process that writes a store, at random moments and inside of merges and archives, with readers beside.
 
-    python benchmarks/store_kills.py [--kills 80] [--readers 2]
+    python -m benchmarks.store_kills [--kills 80] [--readers 2]
 
 Ends with an error if an acknowledged row is lost, if one is stored twice, or if a reader saw anything but whole batches.
 `benchmarks/store_faults.py` kills at each system call, `benchmarks/kills.py` kills whole runs.

@@ -1,6 +1,6 @@
 """What a question costs after many restarts of the program that writes: a minute's captions after 10 and after 10,000.
 
-    python benchmarks/store_restarts.py [--restarts 10000]
+    python -m benchmarks.store_restarts [--restarts 10000]
 
 At each restart a writer claims the stream, commits a second and ends, killed or not makes no difference to what is left; merging goes on as in
 a run. The questions go to both stores in turn, so that what else the machine does bears on both alike; medians of processor time.

@@ -26,6 +26,8 @@ class JsonlFolder:
             if split is not None and row["split"] != split:
                 continue
             width, height = row["w"], row["h"]
+            # Of some squashed pictures nobody knows the size any more, and their shape is guessed.
+            wide, high = row.get("aspect_guess") or (width, height)
             regions = tuple(
                 RegionAnnotation(
                     box=_box(r["b"]),
@@ -48,7 +50,7 @@ class JsonlFolder:
                     split=row["split"],
                     width=width,
                     height=height,
-                    aspect=(row.get("ow") or width) / (row.get("oh") or height),
+                    aspect=(row.get("ow") or wide) / (row.get("oh") or high),
                     captions=tuple(row.get("captions") or ()),
                     scene_phrases=tuple(row.get("scene") or ()),
                     regions=regions,

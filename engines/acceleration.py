@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,11 +22,21 @@ from sca.decoding.shared import SharedDecoding
 from sca.decoding.slots import SlotDecoder, StagedSteps
 from sca.errors import UserError
 from sca.modeling import ImageFeatures, Sca
+from sca.modeling.box_proposals import ProposedBoxes
 from sca.modeling.mask_decoder import MaskDecoding
 from sca.predictor import Predictor
 from sca.stages.computations import Stages, eager_stages
 from sca.stages.language import StepStage, prefix_length
-from sca.stages.names import LANGUAGE, MAX_FRAMES, MAX_PROMPTS
+from sca.stages.names import (
+    BOX_PROPOSER,
+    CAPTION_ENCODER,
+    IMAGE_ENCODER,
+    LANGUAGE,
+    MASK_DECODER,
+    MAX_FRAMES,
+    MAX_PROMPTS,
+    MIXER,
+)
 from sca.stages.spec import Stage
 from sca.stages.vision import MAX_PROMPT_TOKENS, mixer_tokens
 
@@ -76,9 +86,9 @@ def accelerate(
     )
     stages = replace(eager_stages(model), origin=())
     language = [(stage, ready) for stage, ready in made if stage.name in LANGUAGE]
-    vision = [ready for stage, ready in made if stage.name not in LANGUAGE]
+    vision = {stage.name: ready for stage, ready in made if stage.name not in LANGUAGE}
     if vision:
-        stages = engine_stages(model, *vision, max_prompts=max_prompts)
+        stages = engine_stages(model, vision, max_prompts=max_prompts)
     if language:
         stages = with_language_engines(stages, model, language, slots=max_prompts)
     for line in stages.origin:
@@ -110,17 +120,11 @@ def obtain_engines(
     return made
 
 
-def engine_stages(
-    model: Sca,
-    encoder: ReadyEngine,
-    decoder: ReadyEngine,
-    mixer: ReadyEngine,
-    captions: ReadyEngine | None = None,
-    *,
-    max_prompts: int,
-) -> Stages:
-    """Engines in the place of a model's modules. What an engine was not built for goes to the module."""
+def engine_stages(model: Sca, vision: Mapping[str, ReadyEngine], *, max_prompts: int) -> Stages:
+    """Engines, by the names of their stages, in the place of a model's modules. What one was not built for goes to the module."""
     eager = eager_stages(model)
+    encoder, decoder, mixer = (vision[name] for name in (IMAGE_ENCODER, MASK_DECODER, MIXER))
+    captions, proposer = vision.get(CAPTION_ENCODER), vision.get(BOX_PROPOSER)
 
     def encode_image(pixels: Tensor) -> ImageFeatures:
         maps = in_chunks(encoder.engine, MAX_FRAMES, (pixels,), ())
@@ -154,9 +158,22 @@ def engine_stages(
 
         return in_chunks(run, max_prompts, (tokens, features, boxes.float()), maps)[0]
 
-    ready_engines = (encoder, decoder, mixer, captions)
-    origin = tuple(ready.summary() for ready in ready_engines if ready is not None)
-    return replace(eager, encode_image=encode_image, decode_masks=decode_masks, mix=mix, origin=origin)
+    def propose(image: ImageFeatures) -> ProposedBoxes:
+        assert proposer is not None
+        finer, _ = model.split_region_map(image.region_map)
+        assert finer is not None
+        parts = [proposer.engine(image.embedding[i : i + 1], finer[i : i + 1]) for i in range(len(finer))]
+        return ProposedBoxes(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
+
+    origin = tuple(ready.summary() for ready in vision.values())
+    return replace(
+        eager,
+        encode_image=encode_image,
+        decode_masks=decode_masks,
+        mix=mix,
+        propose=eager.propose if proposer is None else propose,
+        origin=origin,
+    )
 
 
 def with_language_engines(

@@ -134,7 +134,16 @@ def open_compiled(
     from engines.openvino_blob import Runner, load_blob
     from sca.compiled.essentials import Essentials
     from sca.compiled.predictor import Batches, CompiledPredictor, LanguageEngines, VisionEngines
-    from sca.stages.names import LANGUAGE, VISION, vision_stages
+    from sca.stages.names import (
+        BOX_PROPOSER,
+        CAPTION_ENCODER,
+        IMAGE_ENCODER,
+        LANGUAGE,
+        MASK_DECODER,
+        MIXER,
+        VISION,
+        vision_stages,
+    )
 
     root = (cache or Cache()).root
     if not prepared.essentials:
@@ -159,7 +168,15 @@ def open_compiled(
     wanted = {"all": (*seeing, *LANGUAGE), "vision": seeing, "language": LANGUAGE}[part]
     if missing := [stage for stage in wanted if stage not in runners]:
         raise EngineRejected(f"engines were prepared without {missing[0]}")
-    vision = VisionEngines(*(runners[stage] for stage in seeing)) if part != "language" else None
+    vision = None
+    if part != "language":
+        vision = VisionEngines(
+            runners[IMAGE_ENCODER],
+            runners[MASK_DECODER],
+            runners[MIXER],
+            runners.get(CAPTION_ENCODER),
+            runners.get(BOX_PROPOSER),
+        )
     language = LanguageEngines(*(runners[stage] for stage in LANGUAGE)) if part != "vision" else None
     # Fewer at a time than the stages take: a processor gains nothing from more, and their memory grows with it (1100 MiB with
     # five pictures and 48 prompts, 770 so).

@@ -138,6 +138,13 @@ class ModelProbes:
             case "caption-encoder":
                 pixels = [(pixels,) for pixels in self._pixels]
                 return Probes(pixels, self._captions_of_caption_maps, self._seen.with_caption_encoder)
+            case "box-proposer":
+                maps = []
+                for image in self._images:
+                    finer, _ = self._model.split_region_map(image.region_map)
+                    assert finer is not None
+                    maps.append((image.embedding, finer))
+                return Probes(maps)
             case "mask-decoder":
                 inputs = [
                     (self._images[region.frame].embedding, region.sparse, region.dense)

@@ -19,6 +19,7 @@ from sca.modeling import ImageFeatures, Sca, task_indices
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.preprocessing import scale_boxes, scale_points, to_model_input, to_model_input_on
 from sca.prompts import Prompts, prompts_of_each
+from sca.proposals import NO_PROPOSALS, Proposals, distinct_proposals
 from sca.regions import Caption, Coordinates, ImageEncoding, Segmentation, TextDecoder
 from sca.stages.computations import Stages, eager_stages
 
@@ -104,6 +105,15 @@ class Predictor:
     def encode(self, rgb: np.ndarray) -> ImageEncoding:
         """Encode one RGB image, uint8 (H, W, 3)."""
         return self.encode_batch([rgb])[0]
+
+    @torch.inference_mode()
+    def propose(self, encoding: ImageEncoding) -> Proposals:
+        """Boxes where the model expects things in the image; none from a model without such a head."""
+        if self.stages.propose is None:
+            return NO_PROPOSALS
+        boxes, scores = self.stages.propose(encoding.features)
+        found = boxes[0].float().cpu().numpy(), scores[0].float().cpu().numpy()
+        return distinct_proposals(*found, encoding.input_size, encoding.original_size)
 
     @torch.inference_mode()
     def segment(

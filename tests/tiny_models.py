@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 
 from sca.config import (
+    BoxProposalsConfig,
     LanguageModelConfig,
     MaskDecoderConfig,
     MixerConfig,
@@ -78,11 +79,12 @@ def tiny_config(language_model: LanguageModelConfig = GPT2, **changes: Any) -> S
     return ScaConfig(**{**values, **changes})
 
 
-def region_token_config() -> ScaConfig:
-    """The architecture with region tokens on a convolutional encoder."""
+def region_token_config(proposals: bool = False) -> ScaConfig:
+    """The architecture with region tokens on a convolutional encoder, with a head that proposes boxes if asked."""
     return tiny_config(
         encoder=TimmEncoderConfig(out_channels=32, region_channels=16),
         mixer=MixerConfig(depth=2, num_heads=4, mlp_dim=40, num_caption_tokens=3, region_grid=2),
+        proposals=BoxProposalsConfig(width=16) if proposals else None,
     )
 
 

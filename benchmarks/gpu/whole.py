@@ -116,14 +116,14 @@ class Ours:
 
     def __init__(self, model: Sca, setting: Setting, count: int) -> None:
         self._setting = setting
-        ready = [self._engine(stage) for stage in model_stages(model, max(count, 4))]
-        self.name = f"ours, {', '.join(one.backend for one in ready)}"
+        ready = {stage.name: self._engine(stage) for stage in model_stages(model, max(count, 4))}
+        self.name = f"ours, {', '.join(one.backend for one in ready.values())}"
         prefix = model.config.num_task_tokens + model.config.mixer.num_caption_tokens
 
         def make() -> SlotDecoder:
             return SlotDecoder(model.language_model, prefix, slots=count)
 
-        stages = engine_stages(model, *ready, max_prompts=max(count, 4))
+        stages = engine_stages(model, ready, max_prompts=max(count, 4))
         decoding = SharedDecoding(make, stages.decode_text)
         self._model = model
         self._decode = decoding

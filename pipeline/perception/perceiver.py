@@ -17,6 +17,7 @@ from pipeline.perception.candidates import Candidates, Limits, View, coverage, d
 from pipeline.perception.closer import look_closer, windows_for
 from pipeline.perception.motion_proposals import MotionProposals
 from pipeline.perception.probing import PerceptionOptions, ProbeSchedule
+from pipeline.perception.proposed import proposed_in, regions_in
 from pipeline.perception.remembered import (
     Remembered,
     TrackMemory,
@@ -155,7 +156,12 @@ class Perception:
         limit = 0 if empty else _MAX_MOTION_PROMPTS
         taken = np.concatenate([again, stand.boxes])
         groups += self._moving(proposed, taken, [group.found for group in groups], views, limit)
-        # 5. Points where nothing was found yet, as many as the budget allows, for what is new and stands still.
+        # 5. Boxes in which the model expects things that nobody knows yet.
+        things = proposed_in(self._model, views[: 0 if empty or not self._options.proposals else None])
+        taken = np.concatenate([*(group.found.mask_boxes() for group in groups), again, stand.boxes])
+        unknown = things.beside(taken, self._options.least_proposal, self._options.proposals)
+        groups += regions_in(unknown, views, self._prompt_boxes, self._limits)
+        # 6. Points where nothing was found yet, as many as the budget allows, for what is new and stands still.
         covered, hidden = coverage([group.found for group in groups], _LARGE_REGION, size)
         cover(covered, again, size)
         stand.cover(covered, hidden, _LARGE_REGION, size)
@@ -167,7 +173,7 @@ class Perception:
             groups.append(found)
             torn.append(cut)
         view.windows.note_cut(np.concatenate(torn))
-        # 6. Each region once, with its mask at full size and what to say of it; at first small ones from nearer.
+        # 7. Each region once, with its mask at full size and what to say of it; at first small ones from nearer.
         groups = [recognised(_beside(group, stand.boxes), keys, again) for group in groups]
         kept = each_once(groups, self._options.same_region_iou, self._options.max_regions - len(stand))
         if view.keyframe == view.scene:

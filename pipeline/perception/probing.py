@@ -24,11 +24,11 @@ class ProbeOptions(Options):
         default=12, ge=1, le=64, description="points along a side: smaller things need a finer raster"
     )
     budget: int = Field(
-        default=12,
+        default=8,
         ge=0,
         description="points tried for new regions in a keyframe; 0: no region is looked for so",
     )
-    first_budget: int = Field(default=48, ge=0, description="points tried in the first keyframe of a scene")
+    first_budget: int = Field(default=32, ge=0, description="points tried in the first keyframe of a scene")
 
 
 class PerceptionOptions(Options):
@@ -48,6 +48,14 @@ class PerceptionOptions(Options):
         le=32,
         description="crops around small tracks that are looked at by themselves in a keyframe; around small regions, and twice as "
         "many, in the first of a scene; 0: none ever",
+    )
+    proposals: int = Field(
+        default=24,
+        ge=0,
+        description="boxes in which the model expects things, tried for new regions in a keyframe at most; 0: none",
+    )
+    least_proposal: float = Field(
+        default=0.3, ge=0, le=1, description="least IoU with a thing that the model expects of such a box"
     )
     max_track_prompts: int = Field(
         default=32, ge=0, description="live tracks looked for in their place in a keyframe at most"

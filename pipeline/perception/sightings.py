@@ -13,6 +13,7 @@ from pipeline.core.stage_times import TimedStage, timed
 from pipeline.perception.candidates import Candidates, array_namespace, distinct, on_host, picture_grid
 from pipeline.perception.remembered import Description, TrackMemory, better_described
 from sca.config import AutomaticSettings
+from sca.proposals import Proposals
 from sca.regions import Array, ImageEncoding, Segmentation
 
 # Masks whose boxes agree better than this are one region, however their edges run. Measured on 36 annotated pictures: of
@@ -43,6 +44,8 @@ class RegionModel(Protocol):
     automatic: AutomaticSettings
 
     def encode_batch(self, images: Sequence[np.ndarray]) -> list[ImageEncoding]: ...
+
+    def propose(self, encoding: ImageEncoding) -> Proposals: ...
 
     def segment(
         self,

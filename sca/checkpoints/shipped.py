@@ -1,4 +1,7 @@
-"""Our own checkpoint directory: config.json, model.safetensors in fp16, tokenizer.json, perhaps judge.safetensors."""
+"""Our own checkpoint directory: config.json, model.safetensors in fp16, tokenizer.json, perhaps judge.safetensors.
+
+The head that proposes boxes has a file of its own, proposals.safetensors: it is small, and is trained when all else is done.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ from sca.modeling.caption_judge import CaptionJudge
 
 FORMAT_VERSION = 2
 CONFIG, WEIGHTS, TOKENIZER, JUDGE = "config.json", "model.safetensors", "tokenizer.json", "judge.safetensors"
+PROPOSALS = "proposals.safetensors"
+_HEAD = "box_proposals."
 _REMEDY = "Restore the directory from its origin, or train the model again"
 # The largest vocabulary and context; the layers and the side in pixels of more than anybody has trained: tables grow with the square of it.
 _LARGEST_NUMBER, _MOST_LAYERS, _LARGEST_SIDE = 1 << 20, 512, 1 << 13
@@ -66,7 +71,11 @@ def save_shipped(
                     f"{name} does not fit fp16 (a value is not finite or exceeds 65504): check the training run"
                 )
         state[name] = value.contiguous()
-    save_file(state, directory / WEIGHTS)
+    head = {name: value for name, value in state.items() if name.startswith(_HEAD)}
+    save_file({name: value for name, value in state.items() if name not in head}, directory / WEIGHTS)
+    (directory / PROPOSALS).unlink(missing_ok=True)
+    if head:
+        save_file(head, directory / PROPOSALS)
     backend = tokenizer if isinstance(tokenizer, Tokenizer) else getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise UserError("the tokenizer has no tokenizers back end: use a fast tokenizer")
@@ -76,7 +85,9 @@ def save_shipped(
         save_file(
             {n: v.detach().cpu().contiguous() for n, v in judge.state_dict().items()}, directory / JUDGE
         )
-    files = (WEIGHTS, TOKENIZER) if judge is None else (WEIGHTS, TOKENIZER, JUDGE)
+    files = [WEIGHTS, TOKENIZER]
+    files += [PROPOSALS] if head else []
+    files += [JUDGE] if judge is not None else []
     entries = {
         "format_version": FORMAT_VERSION,
         "model": model.config.to_dict(),
@@ -109,8 +120,9 @@ def load_shipped(
     if not isinstance(entries["sha256"], Mapping):
         raise UserError(f"{directory / CONFIG} has no checksums of its files. {_REMEDY}")
     judged = JUDGE in entries["sha256"]
-    names = (WEIGHTS, TOKENIZER, JUDGE) if judged else (WEIGHTS, TOKENIZER)
     model = _built(directory / CONFIG, entries["model"], model_class)
+    proposes = model.box_proposals is not None
+    names = [WEIGHTS, TOKENIZER, *([PROPOSALS] if proposes else []), *([JUDGE] if judged else [])]
     automatic = _automatic(directory / CONFIG, entries["automatic"])
     for name in names:
         # Before a file is read as a whole that may have any length.
@@ -119,6 +131,8 @@ def load_shipped(
             raise UserError(f"{path} is larger than any such file of this model. {_REMEDY}")
     check_digests(directory, {name: str(entries["sha256"].get(name)) for name in names}, _REMEDY)
     state = read_tensors(directory / WEIGHTS)
+    if proposes:
+        state = {**state, **read_tensors(directory / PROPOSALS)}
     check(str(directory / WEIGHTS), _stored(model), state, remedy=_REMEDY)
     fill(model, state, dtype=dtype)
     return ShippedCheckpoint(

@@ -13,17 +13,20 @@ from sca.compiled.essentials import Essentials
 from sca.compiled.geometry import embed_boxes, embed_points, full_masks, scaled
 from sca.errors import UserError
 from sca.model_pictures import to_model_array
+from sca.proposals import NO_PROPOSALS, Proposals, distinct_proposals
 from sca.regions import Caption, ImageEncoding, ImageFeatures, LaterMap, Segmentation
 
 
 @dataclass(frozen=True)
 class VisionEngines:
-    """The compiled stages of `sca.stages.vision`; `encode_captions` only of models with a caption encoder."""
+    """The compiled stages of `sca.stages.vision`; `encode_captions` and `propose` only of models that
+    have such."""
 
     encode: ArrayEngine
     decode_masks: ArrayEngine
     mix: ArrayEngine
     encode_captions: ArrayEngine | None = None
+    propose: ArrayEngine | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,18 @@ class CompiledPredictor:
             )
             for i, image in enumerate(images)
         ]
+
+    def propose(self, encoding: ImageEncoding) -> Proposals:
+        """Boxes where the model expects things in the image; none from a model without such a head."""
+        assert self._vision is not None
+        if self._vision.propose is None:
+            return NO_PROPOSALS
+        features = encoding.features
+        assert features.region_map is not None
+        boxes, scores = self._vision.propose(
+            features.embedding, features.region_map[:, : self.config.encoder.region_channels]
+        )
+        return distinct_proposals(boxes[0], scores[0], encoding.input_size, encoding.original_size)
 
     def segment(
         self,

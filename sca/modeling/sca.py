@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sca.config import ScaConfig
 from sca.errors import UserError
+from sca.modeling.box_proposals import BoxProposals, ProposedBoxes
 from sca.modeling.image_encoder import ImageFeatures, build_image_encoder, encode_image
 from sca.modeling.language_model import build_language_model, embed_tokens, hidden_size
 from sca.modeling.mask_decoder import MaskDecoder, MaskDecoding
@@ -48,6 +49,7 @@ class Sca(nn.Module):
         self.mixer = Mixer(config)
         self.region_pooler = RegionPooler(config) if config.mixer.region_grid else None
         self.region_reader = RegionReader(config) if config.reader is not None else None
+        self.box_proposals = BoxProposals(config) if config.proposals is not None else None
         text_width = hidden_size(config.language_model)
         self.language_project = nn.Linear(config.width, text_width)
         self.task_tokens = nn.Embedding(len(TASKS) * config.num_task_tokens, text_width)
@@ -102,6 +104,14 @@ class Sca(nn.Module):
         """
         sparse, dense = self.prompt_encoder(None if points is None else (points, labels), boxes, masks)
         return self.mask_decoder(image.embedding, self.image_pe(), sparse, dense, multimask)
+
+    def propose(self, image: ImageFeatures) -> ProposedBoxes:
+        """Boxes of things in B images, one of every cell. Only of a model with `config.proposals`."""
+        assert self.box_proposals is not None
+        finer, _ = self.split_region_map(image.region_map)
+        assert finer is not None
+        proposed: ProposedBoxes = self.box_proposals(image.embedding, finer)
+        return proposed
 
     def region_tokens(self, image: ImageFeatures, boxes: Tensor | None) -> Tensor | None:
         """Region tokens (P, r * r, C) of boxes (P, 4) xyxy on B images, None if the mixer has none."""

@@ -1,4 +1,4 @@
-"""The four computations of a predictor, as callables whose place a compiled engine may take."""
+"""The computations of a predictor, as callables whose place a compiled engine may take."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sca.decoding.reference import TextDecoding, decode
 from sca.modeling import ImageFeatures, Sca
+from sca.modeling.box_proposals import ProposedBoxes
 from sca.modeling.mask_decoder import MaskDecoding
 
 
@@ -20,13 +21,14 @@ class Stages:
     `encode_image`: normalised pixels (B, 3, S, S) to image features. `decode_masks`: image embedding (1, C, g, g),
     sparse (P, k, C), dense (1 or P, C, g, g) and whether several masks are wanted. `mix`: image features, the mask
     decoder's tokens and image features, and boxes (P, 4) or None, to caption tokens (P, Nc, C). `decode_text`: prefixes
-    to token ids.
+    to token ids. `propose`: image features to boxes of things, None of a model that proposes none.
     """
 
     encode_image: Callable[[Tensor], ImageFeatures]
     decode_masks: Callable[[Tensor, Tensor, Tensor, bool], MaskDecoding]
     mix: Callable[[ImageFeatures, Tensor, Tensor, Tensor | None], Tensor]
     decode_text: TextDecoding
+    propose: Callable[[ImageFeatures], ProposedBoxes] | None = None
     origin: tuple[str, ...] = ("all stages: eager",)
 
 
@@ -41,4 +43,5 @@ def eager_stages(model: Sca) -> Stages:
         decode_masks=decode_masks,
         mix=model.mix,
         decode_text=partial(decode, model.language_model),
+        propose=None if model.box_proposals is None else model.propose,
     )

@@ -10,12 +10,14 @@ if TYPE_CHECKING:
 IMAGE_ENCODER = "image-encoder"
 CAPTION_ENCODER = "caption-encoder"
 """Only of models with a caption backbone."""
+BOX_PROPOSER = "box-proposer"
+"""Only of models that propose boxes of things."""
 MASK_DECODER = "mask-decoder"
 MIXER = "mixer"
 LANGUAGE_PREFILL = "language-prefill"
 LANGUAGE_STEP = "language-step"
 
-VISION = (IMAGE_ENCODER, MASK_DECODER, MIXER, CAPTION_ENCODER)
+VISION = (IMAGE_ENCODER, MASK_DECODER, MIXER, CAPTION_ENCODER, BOX_PROPOSER)
 LANGUAGE = (LANGUAGE_PREFILL, LANGUAGE_STEP)
 
 MAX_FRAMES = 8
@@ -30,4 +32,8 @@ def has_caption_encoder(config: ScaConfig) -> bool:
 
 def vision_stages(config: ScaConfig) -> tuple[str, ...]:
     """The stages of such a model between a picture and what the language model reads."""
-    return VISION if has_caption_encoder(config) else VISION[:3]
+    absent = {
+        CAPTION_ENCODER: not has_caption_encoder(config),
+        BOX_PROPOSER: config.proposals is None,
+    }
+    return tuple(name for name in VISION if not absent.get(name, False))

@@ -18,6 +18,7 @@ from sca.modeling import Sca
 from sca.modeling.image_encoder import VitEncoder
 from sca.stages.fused_vit import FusedVit
 from sca.stages.names import (
+    BOX_PROPOSER,
     CAPTION_ENCODER,
     IMAGE_ENCODER,
     MASK_DECODER,
@@ -87,6 +88,19 @@ class ImageEncoderStage(nn.Module):
         if self._with_region_map:
             return tuple(self.image_encoder.forward_with_region_map(pixels))  # type: ignore[operator]
         return (self.image_encoder(pixels),)
+
+
+class BoxProposerStage(nn.Module):
+    """The maps of one image to boxes (1, N, 4) of things, xyxy pixels of the input, and the score (1, N) of each."""
+
+    def __init__(self, model: Sca) -> None:
+        super().__init__()
+        assert model.box_proposals is not None
+        self.box_proposals = model.box_proposals
+
+    def forward(self, embedding: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, scores = self.box_proposals(embedding, fine)
+        return boxes, scores
 
 
 class MaskDecoderStage(nn.Module):
@@ -185,6 +199,22 @@ def _encoder_stage(
 
 
 @torch.no_grad()
+def box_proposer_stage(model: Sca) -> Stage:
+    """The maps of one image to boxes of things. Only of a model that proposes them."""
+    config, side = model.config, model.config.image_size
+    fine = side // region_stride(model)
+    return Stage(
+        BOX_PROPOSER,
+        BoxProposerStage(model).eval(),
+        (
+            StageInput("embedding", (1, config.width, config.grid_size, config.grid_size)),
+            StageInput("fine", (1, config.encoder.region_channels, fine, fine)),
+        ),
+        (StageOutput("boxes"), StageOutput("scores", OutputKind.SCORES)),
+    )
+
+
+@torch.no_grad()
 def mask_decoder_stage(model: Sca, max_prompts: int) -> Stage:
     """Prompt embeddings of one image to masks, scores and tokens, for one to `max_prompts` prompts."""
     width, grid = model.config.width, model.config.grid_size
@@ -246,9 +276,13 @@ def region_stride(model: Sca) -> int:
 
 def model_stages(model: Sca, max_prompts: int) -> tuple[Stage, ...]:
     """All compilable stages of a model, in the order of `sca.stages.names.VISION`."""
-    stages = (
+    stages = [
         image_encoder_stage(model),
         mask_decoder_stage(model, max_prompts),
         mixer_stage(model, max_prompts),
-    )
-    return (*stages, caption_encoder_stage(model)) if has_caption_encoder(model.config) else stages
+    ]
+    if has_caption_encoder(model.config):
+        stages.append(caption_encoder_stage(model))
+    if model.box_proposals is not None:
+        stages.append(box_proposer_stage(model))
+    return tuple(stages)

@@ -25,7 +25,7 @@ from sca.training.judge import (
     judge_examples,
     judge_pictures,
 )
-from sca.training.optimizer import CAPTION_BACKBONE, READER
+from sca.training.optimizer import CAPTION_BACKBONE, PROPOSALS, READER
 
 # Weights of an earlier run or of a finished model, to start a training run from.
 
@@ -44,8 +44,12 @@ def read_initial(path: Path) -> dict[str, Any]:
 
 
 def load_initial(model: Sca, state: dict[str, Any]) -> None:
-    """Weights of an earlier run; a region reader of another shape than its own begins anew."""
+    """Weights of an earlier run; a region reader or box proposals of another shape than its own begin anew."""
     encoder, mine = model.image_encoder, model.state_dict()
+    head = {name for name in mine.keys() | state.keys() if name.startswith(PROPOSALS)}
+    if not all(name in mine and name in state and mine[name].shape == state[name].shape for name in head):
+        state = {name: value for name, value in state.items() if name not in head}
+        state |= {name: value for name, value in mine.items() if name in head}
     assert isinstance(encoder, TimmEncoder)
     read = {name for name in mine.keys() | state.keys() if name.startswith((*READER, *CAPTION_BACKBONE))}
     same = all(name in mine and name in state and mine[name].shape == state[name].shape for name in read)

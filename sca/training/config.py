@@ -71,11 +71,11 @@ class StageConfig(_Strict):
 
     name: str = Field(description="by which the log calls it")
     steps: int = Field(gt=0, description="steps of the optimizer")
-    trains: Literal["all", "language", "masks"] = Field(
+    trains: Literal["all", "language", "masks", "proposals"] = Field(
         default="all",
         description="language: the language model, its prefix and the region reader alone, on features that are computed "
         "once; masks: all but the language model and the reader, while the caption tokens that these read are held to "
-        "what they were",
+        "what they were; proposals: the head that proposes boxes alone, taught by people's boxes and by `detector`",
     )
     views: int = Field(
         default=2,
@@ -150,6 +150,10 @@ class TrainingConfig(_Strict):
         default=0,
         ge=0,
         description="processes that make batches ahead, for a GPU; 0: a thread of the trainer's own",
+    )
+    detector: str = Field(
+        default="",
+        description="folder of the packaged detector that teaches box proposals: dist/src/model_s of the npm package yolov5",
     )
     shares: dict[str, float] = Field(
         default_factory=dict,

@@ -1,4 +1,4 @@
-"""Regions as a video shows them: found by points in a whole picture and in a window of it, by all masks of a point."""
+"""Regions as a video shows them: found by points and in proposed boxes, in a whole picture and in a window of it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _BORDER = 0.01
 _STABILITY = 0.7
 # And in crops around small regions: what the model's input shows with fewer pixels than these, in so many of its sides.
 _SMALL, _ROOM, _LEAST_SIDE = 72, 2.5, 40
+# Least score of a proposed box, as in a run.
+_PROPOSED = 0.3
 # Least and greatest share of the picture.
 _AREAS = (0.0005, 0.9)
 
@@ -75,10 +77,7 @@ def find_regions(
     good &= (area >= _AREAS[0]) & (area <= _AREAS[1])
     index = good.nonzero()[:, 0]
     if not len(index):
-        return FoundRegions(
-            np.zeros((0, 4)),
-            torch.zeros((0, *predictor.region_features(encoding, found.select([])).shape[1:])),
-        )
+        return _nothing(predictor)
     edges = masks_to_boxes(inside[index])
     edges[:, 2:] += 1
     boxes = edges * torch.tensor([width / columns, height / rows] * 2)
@@ -99,6 +98,27 @@ def find_regions(
         again = predictor.segment(encoding, boxes=boxes[half:])
         parts.append(predictor.region_features(encoding, again, boxes[half:]))
     return FoundRegions(boxes.numpy().astype(np.float64) + np.array([x0, y0, x0, y0]), torch.cat(parts))
+
+
+@torch.inference_mode()
+def proposed_regions(
+    predictor: Predictor,
+    rgb: np.ndarray,
+    window: tuple[int, int, int, int],
+    most: int,
+    rng: np.random.Generator,
+) -> FoundRegions:
+    """Up to `most` regions of a `window` (xyxy) of a picture (H, W, 3), drawn from the boxes that the model proposes there."""
+    x0, y0, x1, y1 = window
+    encoding = predictor.encode(np.ascontiguousarray(rgb[y0:y1, x0:x1]))
+    proposed = predictor.propose(encoding)
+    boxes = proposed.boxes[proposed.scores >= _PROPOSED]
+    boxes = boxes[rng.permutation(len(boxes))[:most]]
+    if not len(boxes):
+        return _nothing(predictor)
+    found = predictor.segment(encoding, boxes=boxes)
+    tokens = predictor.region_features(encoding, found, boxes)
+    return FoundRegions(boxes.astype(np.float64) + np.array([x0, y0, x0, y0]), tokens)
 
 
 @torch.inference_mode()
@@ -123,6 +143,10 @@ def look_closer(
         for encoding, box in zip(predictor.encode_batch(crops), own, strict=True)
     ]
     if not tokens:
-        shape = (0, predictor.config.num_region_tokens, predictor.config.width)
-        return FoundRegions(boxes[:0], torch.zeros(shape))
+        return _nothing(predictor)
     return FoundRegions(boxes[small], torch.cat(tokens))
+
+
+def _nothing(predictor: Predictor) -> FoundRegions:
+    shape = (0, predictor.config.num_region_tokens, predictor.config.width)
+    return FoundRegions(np.zeros((0, 4)), torch.zeros(shape))

@@ -18,7 +18,7 @@ from sca.evaluation.captions import upright
 from sca.modeling.caption_judge import CaptionJudge, caption_evidence
 from sca.predictor import Predictor
 from sca.training.caption_truth import PictureTruth, Truth
-from sca.training.found_regions import a_window, find_regions, look_closer
+from sca.training.found_regions import a_window, find_regions, look_closer, proposed_regions
 
 # What a caption judge learns from: captions of the regions that anything mode finds, and whether they are right.
 
@@ -96,6 +96,7 @@ def judge_examples(
         known = PictureTruth(image, scale, (height, width), (detections or {}).get(image.id))
         views = (((0, 0, width, height), _WHOLE), (a_window(rng, height, width), _WINDOW))
         looks = [find_regions(predictor, rgb, window, side, most, rng) for window, (side, most) in views]
+        looks += [proposed_regions(predictor, rgb, window, most, rng) for window, (_, most) in views]
         small = np.concatenate([found.boxes for found in looks])
         for found in (*looks, look_closer(predictor, rgb, small, _CLOSER, rng)):
             if not len(found):

@@ -15,7 +15,6 @@ from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder
 from sca.training.config import StageConfig
 from sca.training.steps import StepLosses
-from sca.training.word_probe import WordProbe
 
 # Exponential moving average of a model's weights.
 
@@ -76,6 +75,7 @@ LANGUAGE = ("language_model.", "language_project.", "task_tokens.")
 READER = ("image_encoder.caption_map.", "region_reader.")
 # Strides 2 to 8: edges and textures, which transfer as they are; leaving them out saves half of the backward pass.
 _EARLY = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")
+PROPOSALS = ("box_proposals.",)
 CAPTION_BACKBONE = ("image_encoder.caption_backbone.",)  # keeps its ImageNet weights unless a stage trains it
 _BACKBONES = ("image_encoder.backbone.", "image_encoder.head.")
 _PROBE_RATE = 5.0  # a linear probe learns fast and holds nothing that could be spoilt
@@ -89,7 +89,7 @@ def schedule(step: int, stage: StageConfig) -> float:
     return stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
-def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.optim.Optimizer:
+def build_optimizer(model: Sca, stage: StageConfig, probe: nn.Module) -> torch.optim.Optimizer:
     """AdamW over what the stage trains; matrices decay, vectors (biases, norms, single tokens) do not."""
     encoder = model.image_encoder
     assert isinstance(encoder, TimmEncoder)
@@ -122,6 +122,8 @@ def build_optimizer(model: Sca, stage: StageConfig, probe: WordProbe) -> torch.o
 
 def _trained(name: str, stage: StageConfig) -> bool:
     """Whether a stage trains the parameter of this name."""
+    if stage.trains == "proposals" or name.startswith(PROPOSALS):
+        return stage.trains == "proposals" and name.startswith(PROPOSALS)
     if stage.trains == "language":
         return name.startswith((*LANGUAGE, *READER))
     if stage.trains == "masks" and name.startswith((*CAPTION_BACKBONE, *LANGUAGE, *READER)):

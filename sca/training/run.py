@@ -9,19 +9,20 @@ import cv2
 import torch
 
 from sca.data.annotations import READERS
+from sca.data.detector_teacher import grow_detections
 from sca.data.image_cache import ImageCache
 from sca.data.pseudo_masks import grow_pseudo_masks, read_pseudo_masks
 from sca.data.targets import TrainingImage, training_images
 from sca.errors import UserError
 from sca.training.config import TrainingConfig
-from sca.training.trainer import Trainer
+from sca.training.trainer import DETECTIONS, Trainer
 from sca.training.workers import Team, run_team
 
 log = logging.getLogger(__name__)
 
 
 def prepare_data(
-    data_dir: Path, cache_dir: Path, reader: str = "jsonl"
+    data_dir: Path, cache_dir: Path, reader: str = "jsonl", detector: str = ""
 ) -> tuple[list[TrainingImage], ImageCache]:
     """Training images with their targets, and their decoded pictures; slow parts are kept in `cache_dir`."""
     cv2.setNumThreads(1)
@@ -31,6 +32,11 @@ def prepare_data(
     masks = Path(cache_dir) / "pseudo_masks.jsonl.gz"
     added = grow_pseudo_masks((image for image in images if image.described), masks)
     log.info("%d new pseudo-masks", added)
+    if detector:
+        log.info(
+            "%d pictures shown to the detector",
+            grow_detections(images, Path(detector), Path(cache_dir) / DETECTIONS),
+        )
     return training_images(images, source.detections(data_dir), read_pseudo_masks(masks)), pictures
 
 
@@ -49,7 +55,9 @@ def train(
     _check_device(config, device)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    prepare_data(Path(data_dir), folder / "cache", config.reader)  # once, before the processes share it
+    prepare_data(
+        Path(data_dir), folder / "cache", config.reader, config.detector
+    )  # once, before the processes share it
     run_team(_train, config.processes, folder / "meeting", config, Path(data_dir), folder, initial, device)
 
 

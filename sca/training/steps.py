@@ -118,6 +118,8 @@ class StepLosses(NamedTuple):
     words: float = math.nan
     accuracy: float = math.nan
     reward: float = math.nan
+    fits: float = math.nan
+    sides: float = math.nan
     outline: float = math.nan
     extent_iou: float = math.nan
     mask: float = math.nan

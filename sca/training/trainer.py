@@ -20,15 +20,19 @@ from torch import nn
 
 from sca.config import with_image_size
 from sca.data.batches import Batch, BatchMaker, ahead
+from sca.data.detector_teacher import CLASSES, read_detections
 from sca.data.image_cache import ImageCache
 from sca.data.targets import TrainingImage, outlined_regions, region_phrases
 from sca.data.text import TOKENIZERS
+from sca.data.thing_boxes import ThingBatch, ThingBatchMaker, thing_pictures
+from sca.errors import UserError
 from sca.modeling.sca import Sca
 from sca.modeling.timm_encoder import TimmEncoder, load_efficientnet_lite
 from sca.training.caption_losses import ConsensusReward, consensus_losses, language_losses
 from sca.training.checkpoints import load_initial, read_initial
 from sca.training.config import StageConfig, TrainingConfig
 from sca.training.optimizer import Meter, WeightAverage, build_optimizer, schedule
+from sca.training.proposal_losses import ThingKinds, proposal_losses
 from sca.training.region_features import (
     TokenBatch,
     TokenTable,
@@ -43,6 +47,8 @@ from sca.training.workers import Team
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+DETECTIONS = "detections.jsonl.gz"
+"""In the folder of caches: what the detector sees in the training pictures."""
 
 
 @dataclass
@@ -120,7 +126,7 @@ class Trainer:
             self.save()
             self.team.any(False)
 
-    def train_step(self, batch: Batch | TokenBatch) -> StepLosses:
+    def train_step(self, batch: Batch | TokenBatch | ThingBatch) -> StepLosses:
         """One optimisation step on one batch."""
         stage, step = self.stage, self.progress.step
         rate = schedule(step, stage)
@@ -131,6 +137,8 @@ class Trainer:
         # Seeded anew at every step: a resumed run repeats exactly what an uncut one would have done.
         torch.manual_seed(int(rng.integers(2**31)) + self.team.rank)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)) + self.team.rank)
+        if isinstance(batch, ThingBatch):
+            batch = batch.to(self.device)
         if isinstance(batch, Batch):
             batch = batch.to(self.device)
             if stage.trains == "language":
@@ -149,9 +157,14 @@ class Trainer:
         self.progress.step += 1
         return losses
 
-    def _losses(self, batch: Batch | TokenBatch, clicks: float, generator: torch.Generator) -> StepLosses:
+    def _losses(
+        self, batch: Batch | TokenBatch | ThingBatch, clicks: float, generator: torch.Generator
+    ) -> StepLosses:
         """What one step minimises. `clicks`: a draw from 0..1 that decides whether its prompts are clicks."""
         stage = self.stage
+        if isinstance(batch, ThingBatch):
+            assert self.kinds is not None
+            return proposal_losses(self.model, self.kinds, batch)
         if isinstance(batch, TokenBatch) and self.reward is not None:
             return consensus_losses(
                 self.model,
@@ -208,6 +221,7 @@ class Trainer:
                 "average_updates": self.average.updates,
                 "probe": self.probe.state_dict(),
                 "optimizer": self.optimizer.state_dict() if begun else None,
+                "kinds": self.kinds.state_dict() if begun and self.kinds is not None else None,
                 "kept": self.kept.state if begun and self.kept is not None else None,
                 "tokenizer": self.tokenizer.to_str(),
                 "model_config": self.model.config.to_dict(),
@@ -234,7 +248,15 @@ class Trainer:
         encoder = self.model.image_encoder
         assert isinstance(encoder, TimmEncoder)
         encoder.to(memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(self.model, stage, self.probe)
+        self.kinds: ThingKinds | None = None
+        if stage.trains == "proposals":
+            if self.model_config.proposals is None:
+                raise UserError(
+                    f"stage {stage.name} trains proposals, and the model has none: set model.proposals"
+                )
+            torch.manual_seed(self.config.seed)
+            self.kinds = ThingKinds(self.model_config.proposals.width, len(CLASSES)).to(self.device)
+        self.optimizer = build_optimizer(self.model, stage, self.probe if self.kinds is None else self.kinds)
         self.average = WeightAverage(self.model, stage.ema)
         self.kept = KeptTokens(self.model) if stage.trains == "masks" else None
         if saved is not None and saved["optimizer"] is not None:
@@ -243,6 +265,8 @@ class Trainer:
             self.model.load_state_dict(saved["model"])
             self.average.load(saved["average"], saved["average_updates"])
             self.optimizer.load_state_dict(saved["optimizer"])
+            if self.kinds is not None:
+                self.kinds.load_state_dict(saved["kinds"])
         self.model.train()
         # ImageNet's batch-norm statistics stay: batches here are too small for their own.
         encoder.backbone.eval()
@@ -252,6 +276,7 @@ class Trainer:
         if encoder.caption_map is not None:
             encoder.caption_map.dropout = stage.feature_dropout
         phrases = region_phrases(self.data)
+        self.things = self._things()
         self.captions = self._maker(phrases, stage.regions)
         self.masks = self._maker(outlined_regions(self.data), stage.mask_regions)
         self.tokens: TokenTable | None = None
@@ -264,6 +289,22 @@ class Trainer:
             if stage.objective == "consensus":
                 documents = [target.phrases for entry in phrases for target in entry.targets]
                 self.reward = ConsensusReward(documents)
+
+    def _things(self) -> ThingBatchMaker | None:
+        """What a stage of box proposals is taught by."""
+        stage = self.stage
+        if stage.trains != "proposals":
+            return None
+        images = [entry.image for entry in self.data]
+        seen = self.folder / "cache" / DETECTIONS
+        found = read_detections(seen) if seen.exists() else {}
+        return ThingBatchMaker(
+            thing_pictures(images, found, CLASSES),
+            self.pictures,
+            seed=self.config.seed + 1000 * self.progress.stage,
+            size=stage.size,
+            images=stage.images // self.team.size,
+        )
 
     def _measure_caption_map(self) -> None:
         encoder = self.model.image_encoder
@@ -291,8 +332,10 @@ class Trainer:
             shares=self.config.shares,
         )
 
-    def make_batch(self, step: int) -> Batch | TokenBatch:
+    def make_batch(self, step: int) -> Batch | TokenBatch | ThingBatch:
         """This process's share of one step's batch; the kinds of step count their batches apart."""
+        if self.things is not None:
+            return self.things.make(step * self.team.size + self.team.rank)
         if self.tokens is not None:
             stage = self.stage
             size = stage.images * stage.regions // self.team.size

@@ -14,6 +14,7 @@ from pipeline.perception.perceiver import Perception
 from pipeline.perception.probing import PerceptionOptions, ProbeOptions
 from pipeline.perception.sightings import Sightings
 from sca.config import AutomaticSettings
+from sca.proposals import NO_PROPOSALS, Proposals
 from sca.regions import ImageEncoding, ImageFeatures, Segmentation
 from tests.perception.test_perception import keyframe
 
@@ -77,6 +78,9 @@ class BoxModel:
             )
             for (h, w), scale in zip(sizes, scales, strict=True)
         ]
+
+    def propose(self, encoding: ImageEncoding) -> Proposals:
+        return NO_PROPOSALS
 
     def segment(
         self,

@@ -210,6 +210,7 @@ def test_all_windows_are_encoded_in_one_batch_at_first_and_one_later(predictor: 
         segment = predictor.segment
         masks = predictor.masks
         region_features = predictor.region_features
+        propose = predictor.propose
 
         def encode_batch(self, images: list[np.ndarray]) -> list[ImageEncoding]:
             batches.append(len(images))

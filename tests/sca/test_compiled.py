@@ -20,6 +20,7 @@ from sca.modeling.caption_judge import CaptionJudge
 from sca.predictor import Predictor
 from sca.regions import ImageEncoding, ImageFeatures, Segmentation
 from sca.stages.language import language_stages
+from sca.stages.names import BOX_PROPOSER, CAPTION_ENCODER, IMAGE_ENCODER, MASK_DECODER, MIXER
 from sca.stages.vision import model_stages
 from tests.tiny_models import (
     region_reader_config,
@@ -45,9 +46,14 @@ def on_arrays(module: torch.nn.Module) -> Callable[..., tuple[np.ndarray, ...]]:
 
 
 def without_torch(predictor: Predictor, parts: Essentials, prompts: int = 5) -> CompiledPredictor:
-    vision = [on_arrays(stage.module) for stage in model_stages(predictor.model, prompts)]
+    made = {stage.name: on_arrays(stage.module) for stage in model_stages(predictor.model, prompts)}
+    vision = VisionEngines(
+        *(made[name] for name in (IMAGE_ENCODER, MASK_DECODER, MIXER)),
+        made.get(CAPTION_ENCODER),
+        made.get(BOX_PROPOSER),
+    )
     language = [on_arrays(stage.module) for stage in language_stages(predictor.model, prompts)]
-    return CompiledPredictor(parts, VisionEngines(*vision), LanguageEngines(*language), Batches(2, prompts))
+    return CompiledPredictor(parts, vision, LanguageEngines(*language), Batches(2, prompts))
 
 
 @pytest.fixture(scope="module", params=["regions", "plain"])
@@ -55,7 +61,7 @@ def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Predictor, CompiledPredictor]:
     torch.manual_seed(3)
-    model = tiny_model(region_token_config() if request.param == "regions" else tiny_config())
+    model = tiny_model(region_token_config(proposals=True) if request.param == "regions" else tiny_config())
     judge = CaptionJudge(int(model.language_model.config.hidden_size)) if request.param == "regions" else None
     predictor = Predictor(model, word_tokenizer(), judge=judge)
     parts = essentials_of(predictor)
@@ -87,6 +93,9 @@ def test_a_picture_is_segmented_and_captioned_alike(
     asked = {"boxes": boxes} if by_box else {"points": points}
     (theirs,), (ours,) = reference.encode_batch([rgb]), light.encode_batch([rgb])
     assert (ours.original_size, ours.input_size) == (theirs.original_size, theirs.input_size)
+    proposed, expects = light.propose(ours), reference.propose(theirs)
+    assert len(proposed.boxes) == len(expects.boxes)
+    np.testing.assert_allclose(proposed.boxes, expects.boxes, atol=1e-2)
     expected, found = reference.segment(theirs, **asked), light.segment(ours, **asked)
     assert alike(found.low_res_logits, expected.low_res_logits)
     assert alike(found.iou, expected.iou)

@@ -1,0 +1,51 @@
+"""Which of a model's proposed boxes are kept: the surest first, each thing once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+# Boxes that overlap by more (IoU) are of one thing, as usual for detectors.
+_SAME_THING = 0.6
+# The dense head has thousands of cells: what nobody would want is not compared.
+_LEAST = 0.05
+_MOST = 200
+
+
+class Proposals(NamedTuple):
+    """Boxes where a thing is expected, surest first: `boxes` (N, 4) float32 xyxy pixels of the image, `scores` (N,) 0..1.
+
+    A score is the IoU with a thing's own box that the model expects of its box.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+NO_PROPOSALS = Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
+
+def distinct_proposals(
+    boxes: np.ndarray, scores: np.ndarray, inner: tuple[int, int], size: tuple[int, int]
+) -> Proposals:
+    """The boxes (N, 4) xyxy of the model's input that stay, in pixels of an image of `size` (H, W) at `inner` (H, W) in it.
+
+    scores (N,). Cut to the image; what lies beside it, in the padding, goes.
+    """
+    order = np.argsort(-scores, kind="stable")[:_MOST]
+    order = order[scores[order] >= _LEAST]
+    limit = np.array([inner[1], inner[0]] * 2, np.float32)
+    cut = np.clip(boxes[order], 0, limit).astype(np.float32)
+    area = np.prod(cut[:, 2:] - cut[:, :2], axis=1)
+    kept: list[int] = []
+    for row in range(len(cut)):
+        if area[row] <= 1.0:
+            continue
+        low = np.maximum(cut[row, :2], cut[kept, :2])
+        high = np.minimum(cut[row, 2:], cut[kept, 2:])
+        shared = np.prod(np.clip(high - low, 0, None), axis=1)
+        if not (shared > _SAME_THING * (area[row] + area[kept] - shared)).any():
+            kept.append(row)
+    scale = np.array([size[1] / inner[1], size[0] / inner[0]] * 2, np.float32)
+    return Proposals(cut[kept] * scale, scores[order[kept]].astype(np.float32))

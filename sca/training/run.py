@@ -22,22 +22,31 @@ log = logging.getLogger(__name__)
 
 
 def prepare_data(
-    data_dir: Path, cache_dir: Path, reader: str = "jsonl", detector: str = ""
+    data_dir: Path,
+    cache_dir: Path,
+    reader: str = "jsonl",
+    detector: str = "",
+    outlines: bool = True,
 ) -> tuple[list[TrainingImage], ImageCache]:
-    """Training images with their targets, and their decoded pictures; slow parts are kept in `cache_dir`."""
+    """Training images with their targets, and their decoded pictures; slow parts are kept in `cache_dir`.
+
+    `outlines`: masks are grown for boxes without any, which takes a teacher and its time.
+    """
     cv2.setNumThreads(1)
     source = READERS.get(reader)()
     images = list(source.images(data_dir, "train"))
     pictures = ImageCache(images, cache_dir)
     masks = Path(cache_dir) / "pseudo_masks.jsonl.gz"
-    added = grow_pseudo_masks((image for image in images if image.described), masks)
-    log.info("%d new pseudo-masks", added)
+    if outlines:
+        added = grow_pseudo_masks((image for image in images if image.described), masks)
+        log.info("%d new pseudo-masks", added)
     if detector:
         log.info(
             "%d pictures shown to the detector",
             grow_detections(images, Path(detector), Path(cache_dir) / DETECTIONS),
         )
-    return training_images(images, source.detections(data_dir), read_pseudo_masks(masks)), pictures
+    grown = read_pseudo_masks(masks) if masks.exists() else {}
+    return training_images(images, source.detections(data_dir), grown), pictures
 
 
 def train(
@@ -55,9 +64,9 @@ def train(
     _check_device(config, device)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    prepare_data(
-        Path(data_dir), folder / "cache", config.reader, config.detector
-    )  # once, before the processes share it
+    outlines = any(stage.trains in ("all", "masks") for stage in config.stages)
+    # Once, before the processes share it.
+    prepare_data(Path(data_dir), folder / "cache", config.reader, config.detector, outlines)
     run_team(_train, config.processes, folder / "meeting", config, Path(data_dir), folder, initial, device)
 
 
@@ -82,5 +91,5 @@ def _train(
     team: Team, config: TrainingConfig, data_dir: Path, folder: Path, initial: Path | None, device: str
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    data, pictures = prepare_data(data_dir, folder / "cache", config.reader)
+    data, pictures = prepare_data(data_dir, folder / "cache", config.reader, outlines=False)
     Trainer(config, data, pictures, folder, initial, team, device).run()

@@ -62,9 +62,17 @@ def test_live_hls_is_spread_over_its_media_time(segments: list[bytes]) -> None:
     # Counted over what was shown: where in the pace of keyframes eight seconds end is chance.
     span_s = (frames[-1].wall_ns - frames[0].wall_ns) / NS
     assert span_s >= 7
-    assert len(frames) >= 0.95 * span_s / 0.5
-    walls = [(after.wall_ns - before.wall_ns) / NS for before, after in pairwise(frames)]
-    assert all(abs(apart - 0.5) <= 0.1 for apart in walls), walls
+    assert len(frames) >= 0.9 * span_s / 0.5
+    # In a burst, four keyframes would stand within a tenth of a second and the next ones two seconds away. A machine that
+    # stands still for a moment passes over pictures, and for a quarter of a second moves the schedule once.
+    steps = list(pairwise(frames))
+    walls = [(after.wall_ns - before.wall_ns) / NS for before, after in steps]
+    assert all(0.4 <= apart <= 1.5 for apart in walls), walls
+    late = [
+        apart - (after.pts_ns - before.pts_ns) / NS
+        for apart, (before, after) in zip(walls, steps, strict=True)
+    ]
+    assert sum(abs(moved) > 0.05 for moved in late) <= 1, late
     assert {time.epoch for time in frames} == {0}
     assert not [gap for gap in gaps if getattr(gap, "reason", "") == "outage"]
 

@@ -33,6 +33,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from tqdm import tqdm
 
 import pipeline.store.day_archive  # noqa: F401 - loaded before the workers are forked
 from pipeline.core.clock import DAY_NS
@@ -254,12 +255,15 @@ def trials(
 
     for work in works:
         plain = one(work)
-        for call, count in sorted(plain.calls.items()):
-            if call not in FILE_CALLS:
-                continue
-            for number in sorted(
-                {1 + round(n) for n in np.linspace(0, count - 1, min(count, most)).tolist()}
-            ):
+        places = [
+            (call, number)
+            for call, count in sorted(plain.calls.items())
+            if call in FILE_CALLS
+            for number in sorted({1 + round(n) for n in np.linspace(0, count - 1, min(count, most)).tolist()})
+        ]
+        # By the hour with many calls: who started it sees where it is.
+        with tqdm(places, desc=work.name, mininterval=5.0) as shown:
+            for call, number in shown:
                 if "errors" in kinds:
                     errors = ["EIO"]
                     errors += ["ENOSPC"] if call in ("openat", "write", "mkdir", "fsync", "rename") else []

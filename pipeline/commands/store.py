@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 from dataclasses import dataclass
 from datetime import UTC
@@ -26,6 +28,7 @@ from pipeline.store.row_query import StoredSegment
 from pipeline.store.segment import SCHEMA
 from pipeline.store.segment_name import DAY_LEVEL
 from pipeline.store.stream_directory import list_visible
+from pipeline.store.stream_writer import keep_numbers
 from pipeline.store.text_filter import TextFilter
 
 store = typer.Typer(
@@ -64,6 +67,11 @@ def check(path: StoreAddress, stream: StreamOption = None) -> None:
     for file in damage:
         say(
             f"{file.path} is damaged ({file.reason}): {iso_text(file.span.start)} to {iso_text(file.span.end)}"
+            + (
+                "; nothing is missing while what it was merged from is there: set it aside with `sca store repair`"
+                if file.covered
+                else ""
+            )
         )
     for name, span in lost:
         say(f"{name}: files are missing, from {iso_text(span.start)} to {iso_text(span.end)}")
@@ -154,8 +162,10 @@ def repair(
         raise UserError(f"{target}: this lies inside the store; choose another folder")
     with CaptionStore.open(path) as opened:
         damage = opened.verify(stream=stream)
+        for name in {file.stream for file in damage}:
+            keep_numbers(opened.place_of_stream(name))
     for file in damage:
-        moved = target / Path(file.path).resolve().relative_to(whole.resolve())
+        moved = _free_name(target / Path(file.path).relative_to(whole))
         try:
             moved.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(file.path, moved)
@@ -164,6 +174,12 @@ def repair(
         say(f"{file.path} was moved to {moved} ({file.reason})")
     if not damage:
         say("Everything that is there is whole.")
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or one beside it that nothing lies under: what was set aside before stays."""
+    names = (path if number == 0 else path.with_name(f"{path.name}.{number}") for number in itertools.count())
+    return next(name for name in names if not os.path.lexists(name))
 
 
 @store.command("erase")

@@ -17,7 +17,7 @@ from pipeline.store.archive_files import (
     read_checksums,
 )
 from pipeline.store.columns import TABLES, Columns, ColumnSpec
-from pipeline.store.damage import SegmentDamaged, hold_against_name
+from pipeline.store.damage import SegmentDamaged, hold_against_name, is_of_the_reader
 from pipeline.store.decoded_cache import DECODED, drop_file, next_file_number
 from pipeline.store.place import StorePlace
 from pipeline.store.segment import refuse_unknown_tables, rows_of_chunks, schema_number, worth_keeping
@@ -227,6 +227,6 @@ class DayArchiveReader:
             return error  # a network that fails says nothing of what it leads to
         if not self._there():
             return FileNotFoundError(self.path)
-        if isinstance(error, SegmentDamaged | PermissionError):
+        if isinstance(error, SegmentDamaged) or is_of_the_reader(error):
             return error
         return SegmentDamaged("day archive", self.path, self._key, error)

@@ -321,7 +321,8 @@ def _ints(values: Iterable[int]) -> np.ndarray:
 
 
 def _floats(values: Iterable[float]) -> np.ndarray:
-    return np.fromiter(values, "<f4")
+    with np.errstate(over="ignore"):  # becomes an infinity, which whoever made the rows looks for
+        return np.fromiter(values, "<f4")
 
 
 def _tracks(values: Iterable[int]) -> np.ndarray:
@@ -344,6 +345,8 @@ def _masks(masks: Sequence[RleMask | None]) -> tuple[np.ndarray, np.ndarray, np.
 
 def _embeddings(rows: Sequence[np.ndarray]) -> np.ndarray:
     """(n, D) half floats. Shorter rows (another model, or none at all) are filled up with NaN."""
+    if any(row.ndim != 1 for row in rows):
+        raise StoreRefused("an embedding is no vector: give one dimension")
     lengths = {len(row) for row in rows}
     width = max(lengths, default=0)
     if len(lengths) == 1 and width:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pipeline.core.clock import DAY_NS, NS
 from pipeline.core.errors import StoreRefused
 from pipeline.store.damage import SegmentRefused
+from pipeline.store.durable_files import is_full
 from pipeline.store.joined_segments import JoinedSegments
 from pipeline.store.place import StorePlace
-from pipeline.store.retention import forget, forget_to_fit
+from pipeline.store.retention import all_expired, forget, forget_to_fit
+from pipeline.store.row_query import verify_segment
 from pipeline.store.segment import (
     SegmentAttributes,
     SegmentReader,
@@ -142,24 +144,57 @@ def _write_merged(
     return output
 
 
-def bury(place: StorePlace, grace_s: float, now: float) -> int:
-    """Delete segments that were replaced more than `grace_s` ago. Returns how many are still waiting."""
+def bury(
+    place: StorePlace,
+    grace_s: float,
+    now: float,
+    skip: Collection[str] = frozenset(),
+    set_aside: Callable[[SegmentRefused], None] = lambda _: None,
+) -> int:
+    """Delete segments that were replaced more than `grace_s` ago. Returns how many are still waiting.
+
+    Not before every byte of what replaced them was read: where that is damaged, they are all that is left, and `set_aside` hears
+    of it. `skip`: paths of segments that were set aside.
+    """
     names = list_names(place)
     shown = visible(names, {claim.epoch: claim.start_seq for claim in list_epochs(place)})
     waiting = 0
+    whole: dict[str, bool] = {}
     for old, cover in superseded(names, shown):
         with contextlib.suppress(FileNotFoundError):
+            if cover.path in skip:
+                continue
             if now - place.stamp(cover.path).modified_ns / NS < grace_s:
                 waiting += 1
-            else:
+                continue
+            if cover.path not in whole:
+                try:
+                    verify_segment(place, cover)
+                    whole[cover.path] = True
+                except SegmentRefused as error:
+                    whole[cover.path] = False
+                    set_aside(error)
+            if whole[cover.path]:
                 place.delete(old.path)
     return waiting
 
 
-def forget_by(place: StorePlace, settings: Compaction, clock_ns: int) -> None:
-    """Delete what is to be kept no longer, by age and then by size. Writes nothing. Raises OSError."""
+def forget_by(place: StorePlace, settings: Compaction, clock_ns: int, full: bool = False) -> None:
+    """Delete what is to be kept no longer, by age and then by size. Writes nothing. Raises OSError.
+
+    Where all of it is too old either nothing was recorded for long, or the clock is wrong, as that of a machine without a battery is
+    until it has asked for the time. Then nothing goes before something newer is stored, unless the disk is `full`.
+    """
     if settings.keep_s is not None:
-        forget(place, clock_ns - round(settings.keep_s * NS), clock_ns)
+        cutoff_ns = clock_ns - round(settings.keep_s * NS)
+        if full or not all_expired(list_visible(place), cutoff_ns):
+            forget(place, cutoff_ns, clock_ns)
+        else:
+            log.warning(
+                "all that is stored of stream %s is older than what is kept: it goes as soon as something newer is stored; is "
+                "the clock right?",
+                place.where.rpartition("/")[2],
+            )
     if settings.keep_bytes is not None:
         forget_to_fit(place, settings.keep_bytes)
 
@@ -182,7 +217,7 @@ class Compactor:
         self._clock = clock
         self._wake = threading.Event()
         self._kept_house = time.monotonic()
-        self._short_of_space = False
+        self._short_of_space = self._full = False
         self._more_due = False
         self._set_aside_until: dict[str, float] = {}
         self._stopping = False
@@ -195,9 +230,10 @@ class Compactor:
         if (seq + 1) % self._settings.fan_in == 0:
             self._wake.set()
 
-    def refused(self) -> None:
+    def refused(self, error: OSError) -> None:
         """Tell of a commit that the disk refused: what may be forgotten goes now."""
         self._short_of_space = True
+        self._full |= is_full(error)
         self._wake.set()
 
     def close(self) -> None:
@@ -226,7 +262,7 @@ class Compactor:
                         self._set_aside(error)
                     done += 1
             finally:  # a full disk refuses the merge, and this is what frees it
-                waiting = bury(self._place, self._settings.grace_s, time.time())
+                waiting = self._bury()
             return waiting
 
     def archive(self, now_ns: int) -> list[SegmentName]:
@@ -253,13 +289,16 @@ class Compactor:
                             self._set_aside(error)
                             again = True  # the rest of that day, without it
             finally:
-                bury(self._place, self._settings.grace_s, time.time())
+                self._bury()
             return made
 
     def forget(self, cutoff_ns: int) -> int:
         """Delete segments that end before `cutoff_ns`. Returns how many of those that counted."""
         with self.mutex:
             return forget(self._place, cutoff_ns, self._clock())
+
+    def _bury(self) -> int:
+        return bury(self._place, self._settings.grace_s, time.time(), self._skipped(), self._set_aside)
 
     def _size_of(self, name: SegmentName) -> int:
         return self._place.stamp(name.path).size
@@ -292,10 +331,12 @@ class Compactor:
         if settings.forgets and (due or self._short_of_space):
             self._short_of_space = False
             failed |= self._failed("forgotten", self._forget_old)
+            self._full = False
         try:
             waiting = self.run_once(_MERGES)
         except (OSError, ValueError) as error:
             failed = self._short_of_space = True
+            self._full |= is_full(error)
             log.warning("segments of %s not merged, trying again: %s", self._stream, error)
         if due and settings.archive_days and self._place.folder is not None:
             failed |= self._failed("archived", lambda: self.archive(self._clock()))
@@ -309,7 +350,7 @@ class Compactor:
 
     def _forget_old(self) -> None:
         with self.mutex:
-            forget_by(self._place, self._settings, self._clock())
+            forget_by(self._place, self._settings, self._clock(), self._full)
 
     def _failed(self, what: str, step: Callable[[], object]) -> bool:
         try:

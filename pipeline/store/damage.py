@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,14 @@ from pipeline.core.errors import StoreRefused
 from pipeline.store.place import StorePlace
 from pipeline.store.segment_name import SegmentName
 from pipeline.store.stream_info import identity_of
+
+# Of what is refused for these reasons nothing is known: it may be whole.
+_OF_THE_READER = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def is_of_the_reader(error: Exception) -> bool:
+    """Whether a file could not be read because of who reads it, or of the machine, and not because of what it is."""
+    return isinstance(error, OSError) and error.errno in _OF_THE_READER
 
 
 class SegmentRefused(StoreRefused):

@@ -111,6 +111,11 @@ class FarPlaceRefused(OSError):
     """What lies behind a network was not reached, or refuses; `strerror` says why and what to do. Never damage: nothing is known of it."""
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a disk, or what somebody may take of it, is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def refusal(error: OSError, path: Path | str, doing: str) -> StoreRefused:
     """The operating system's refusal as an error that names the path and the remedy."""
     if isinstance(error, FarPlaceRefused):

@@ -94,6 +94,7 @@ def erase(place: StorePlace, epoch: int, erased: ErasedRows) -> int:
     for name in list_visible(place).segments:
         segment = open_segment(place, name)
         try:
+            segment.verify()  # what it was merged from goes too, and must not be missed
             wanted.look_at(segment)
         finally:
             segment.close()

@@ -14,7 +14,7 @@ from pipeline.store.damage import SegmentDamaged
 from pipeline.store.durable_files import refusal
 from pipeline.store.ordered_scan import OrderedRows, scan_captions
 from pipeline.store.place import StorePlace
-from pipeline.store.row_query import RowFilter, StoredSegment, open_segment
+from pipeline.store.row_query import RowFilter, StoredSegment, open_segment, verify_segment
 from pipeline.store.segment_name import SegmentName, Visible
 from pipeline.store.stream_directory import list_visible
 
@@ -26,12 +26,16 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class DamagedFile:
-    """A segment or archive that could not be read, and the time (wall ns) that its name tells."""
+    """A segment or archive that could not be read, and the time (wall ns) that its name tells.
+
+    `covered`: other files hold all of its rows, as those that it was merged from, so that no answer lacks any.
+    """
 
     stream: str
     path: str
     span: TimeSpan
     reason: str
+    covered: bool = False
 
 
 class OpenSegments:
@@ -128,12 +132,16 @@ class OpenSegments:
             )
         return shown
 
-    def damage(self, place: StorePlace | None = None) -> list[DamagedFile]:
-        """What could not be read so far and still cannot, by time; of one stream or of all."""
+    def damage(self, place: StorePlace | None = None, covered: bool = False) -> list[DamagedFile]:
+        """What could not be read so far and still cannot, by time; of one stream or of all. `covered`: that too of which no row is missing."""
         with self._mutex:
-            met = list(self._damage.items())
+            met = [(where, file) for (where, _), (_, file) in self._damage.items()]
         return sorted(
-            (file for (where, _), (_, file) in met if place is None or where == place.where),
+            (
+                file
+                for where, file in met
+                if (place is None or where == place.where) and (covered or not file.covered)
+            ),
             key=lambda file: (file.stream, file.span.start),
         )
 
@@ -143,7 +151,7 @@ class OpenSegments:
             met = [(key, name) for key, (name, _) in self._damage.items() if key[0] == place.where]
         for key, name in met:
             try:
-                self._verified(place, name)
+                verify_segment(place, name)
             except SegmentDamaged:
                 continue
             except OSError:
@@ -161,28 +169,25 @@ class OpenSegments:
         found = {}
         for name in names:
             try:
-                self._verified(place, name)
+                verify_segment(place, name)
             except SegmentDamaged as error:
                 found[error.key] = error
-            except FileNotFoundError:
+            except OSError:  # gone meanwhile, or the question meets it itself
                 pass
         return found
 
-    def _verified(self, place: StorePlace, name: SegmentName) -> None:
-        segment = open_segment(place, name)
-        try:
-            segment.verify()
-        finally:
-            segment.close()
-
     def remember(self, place: StorePlace, shown: Visible, damaged: dict[str, SegmentDamaged]) -> None:
-        """Damage that was met while `shown` was read, unless other segments hold the same commits."""
+        """Damage that was met while `shown` was read, and whether other segments hold the same commits."""
         for key, error in damaged.items():
             name = SegmentName.parse(*key.split("/", 1))
-            if name is None or _covered(name, shown):
+            if name is None:
                 continue
             file = DamagedFile(
-                place.where.rpartition("/")[2], error.path, TimeSpan(name.t_min, name.t_max), error.reason
+                place.where.rpartition("/")[2],
+                error.path,
+                TimeSpan(name.t_min, name.t_max),
+                error.reason,
+                _covered(name, shown),
             )
             with self._mutex:
                 self._damage[place.where, key] = (name, file)

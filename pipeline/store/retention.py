@@ -29,6 +29,11 @@ def expired(
     return _in_order((n for n in names if n.hi <= end), shown)
 
 
+def all_expired(shown: Visible, cutoff_ns: int) -> bool:
+    """Whether the newest of a stream ends before `cutoff_ns` too."""
+    return bool(shown.segments) and max(name.t_max for name in shown.segments) < cutoff_ns
+
+
 def over_size(
     names: Iterable[SegmentName], shown: Visible, size_of: Callable[[SegmentName], int], most_bytes: int
 ) -> list[SegmentName]:

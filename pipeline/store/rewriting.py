@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.store.joined_segments import JoinedSegments, KeptRows
 from pipeline.store.place import StorePlace
-from pipeline.store.row_query import StoredSegment, open_segment
+from pipeline.store.row_query import StoredSegment, open_segment, verify_segment
 from pipeline.store.segment import (
     SCHEMA,
     SegmentAttributes,
@@ -82,5 +82,8 @@ def upgrade(place: StorePlace, epoch: int) -> int:
         if n not in counted and any(c.lo <= n.lo and n.hi <= c.hi for c in counted)
     ]
     if count:
+        for name in counted:
+            if any(name.lo <= n.lo and n.hi <= name.hi for n in old):
+                verify_segment(place, name)
         delete(place, old)
     return count

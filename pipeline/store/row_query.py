@@ -355,6 +355,15 @@ class StoredSegment(RowSource, Protocol):
     def close(self) -> None: ...
 
 
+def verify_segment(place: StorePlace, name: SegmentName) -> None:
+    """Read every byte of a segment or archive. Raises as `open_segment` does."""
+    segment = open_segment(place, name)
+    try:
+        segment.verify()
+    finally:
+        segment.close()
+
+
 def open_segment(place: StorePlace, name: SegmentName) -> StoredSegment:
     """Open `name` in a stream's place. Raises FileNotFoundError; `StoreRefused` when damaged or of another schema."""
     if name.level != DAY_LEVEL:

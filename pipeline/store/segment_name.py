@@ -20,6 +20,8 @@ def is_ahead(wall_ns: int, clock_ns: int | None) -> bool:
 _HOT = re.compile(r"(\d{12,})-(\d{12,})\.e(\d{4,})\.(\d+)-(\d+)\.L([012])\.zarr\.zip", re.IGNORECASE)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d\.(\d{12,})-(\d{12,})\.e(\d{4,})\.(\d+)-(\d+)\.zarr", re.IGNORECASE)
 
+_MOST = 2**63 - 1  # what columns of commits and of times hold
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentName:
@@ -56,6 +58,8 @@ class SegmentName:
         numbers = [int(group) for group in match.groups()]
         level = numbers[5] if folder == "hot" else DAY_LEVEL
         lo, hi, epoch, t_min, t_max = numbers[:5]
+        if not lo < hi <= _MOST or not t_min <= t_max <= _MOST or epoch > _MOST:
+            return None
         return cls(lo, hi, epoch, t_min, t_max, level, f"{folder}/{name}")
 
     def overlaps(self, start: int | None, end: int | None) -> bool:

@@ -71,6 +71,21 @@ class SegmentRows:
                     f"{name} at {iso_text(end) if end < _NO_DATE else end}: more than a day ahead of this machine's clock; "
                     "set the clock of the machine or of the source"
                 )
+        if latest_ns is not None and batch.resume.wall_ns > latest_ns:
+            raise StoreRefused(
+                f"the stream goes on at {batch.resume.wall_ns} ns: more than a day ahead of this machine's clock; set the clock "
+                "of the machine or of the source"
+            )
+        try:
+            return cls._columns(batch, told)
+        except (
+            OverflowError,
+            UnicodeError,
+        ) as error:  # a number that no column holds, half of a surrogate pair
+            raise StoreRefused(f"rows cannot be stored: {error}") from error
+
+    @classmethod
+    def _columns(cls, batch: Batch, told: list[str] | None) -> SegmentRows:
         texts = TextDictionary()
         rows = cls(
             obs=ObservationColumns.of(batch.observations),
@@ -175,6 +190,11 @@ def newest_versions(track: np.ndarray, start: np.ndarray, end: np.ndarray) -> np
     last = np.ones(len(order), bool)
     last[:-1] = (track[order][1:] != track[order][:-1]) | (start[order][1:] != start[order][:-1])
     return np.sort(order[last])
+
+
+def last_end(tracks: TrackColumns) -> int:
+    """Wall ns at which the last of some tracks ended; 0 without any."""
+    return int(tracks.t_last.max(initial=0))
 
 
 def check_masks(table: Columns) -> None:

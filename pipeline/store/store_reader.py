@@ -87,7 +87,8 @@ class StoreReader:
         first = min(name.t_min for name in shown.segments)
         if info is not None and info.start_wall_ns > 0 and shown.segments[0].lo == 0:  # nothing forgotten yet
             first = min(first, info.start_wall_ns)
-        last = max(name.t_max for name in shown.segments)
+        begun = info.start_wall_ns if info is not None else 0
+        last = max(begun, *(name.t_max for name in shown.segments))
         return TimeSpan(first, max(first, last, self.resume(stream).wall_ns))
 
     def events(
@@ -225,14 +226,16 @@ class StoreReader:
     def verify(
         self, start: Moment | None = None, end: Moment | None = None, *, stream: str | None = None
     ) -> list[DamagedFile]:
-        """Read every byte of the segments that may hold rows of [start, end]. Returns the damage, as `damage` does."""
+        """Read every byte of the segments that may hold rows of [start, end]. Returns the damage, as `damage` does, and with it
+        files of which no row is missing, since what they were merged from is still there (`covered`).
+        """
 
         def verify(_: str, sources: list[StoredSegment]) -> None:
             for source in sources:
                 source.verify()
 
         self._ask(stream, RowFilter(*time_window(start, end)), verify)
-        return self.damage()
+        return self._open.damage(covered=True)
 
     def damage(self) -> list[DamagedFile]:
         """What no question so far could read, and therefore left out of its answer."""

@@ -92,6 +92,11 @@ def newest_epoch(place: StorePlace) -> int:
     return max((claimed_epoch(entry) for entry in place.list("epoch")), default=-1)
 
 
+def next_epoch(place: StorePlace) -> int:
+    """Number for a new claim: above those of all segments too, for where claims were lost what is written anew must win."""
+    return max(newest_epoch(place), max((name.epoch for name in list_names(place)), default=-1)) + 1
+
+
 def prune_epochs(place: StorePlace, keep: int = KEPT_EPOCHS) -> None:
     """Delete all claims but the newest, and what their writers committed after others had taken over, which never counted.
 

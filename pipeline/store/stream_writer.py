@@ -16,7 +16,7 @@ from pipeline.core.errors import StoreRefused
 from pipeline.core.records import Batch, ResumePoint
 from pipeline.store.compaction import Compaction, Compactor, forget_by
 from pipeline.store.damage import SegmentDamaged
-from pipeline.store.durable_files import refusal
+from pipeline.store.durable_files import is_full, refusal
 from pipeline.store.erasing import ErasedRows, erase
 from pipeline.store.place import Hold, PlaceHeld, StorePlace
 from pipeline.store.retention import forget
@@ -24,13 +24,14 @@ from pipeline.store.rewriting import upgrade
 from pipeline.store.row_query import StoredSegment, open_segment
 from pipeline.store.segment import SegmentAttributes, encode_segment, resume_of
 from pipeline.store.segment_name import AHEAD_NS, SegmentName, Visible
-from pipeline.store.segment_rows import SegmentRows
+from pipeline.store.segment_rows import SegmentRows, last_end
 from pipeline.store.stream_directory import (
     FOLDERS,
     EpochClaim,
     list_epochs,
     list_visible,
     newest_epoch,
+    next_epoch,
     prune_epochs,
     remove_temporaries,
 )
@@ -71,7 +72,13 @@ class StreamWriter:
                 remove_temporaries(place)
                 if settings.enabled:  # on a full disk nothing can be written before it
                     forget_by(place, settings, clock())
-                self._epoch, self._seq, self._resume = self._claim()
+                try:
+                    self._epoch, self._seq, self._resume = self._claim()
+                except OSError as error:
+                    if not (settings.enabled and settings.forgets and is_full(error)):
+                        raise
+                    forget_by(place, settings, clock(), full=True)
+                    self._epoch, self._seq, self._resume = self._claim()
                 self._start_seq = self._seq
                 prune_epochs(place)
             except BaseException:
@@ -112,7 +119,7 @@ class StreamWriter:
             span = rows.time_range
             if span is None and not len(rows.trk) and resume == self._resume:
                 return
-            t_min, t_max = span or (max(resume.wall_ns, 0),) * 2
+            t_min, t_max = span or (resume.wall_ns if resume.wall_ns > 0 else last_end(rows.trk),) * 2
             name = SegmentName.hot(self._seq, self._seq + 1, self._epoch, t_min, t_max, 0)
             attributes = SegmentAttributes(
                 stream=self.stream,
@@ -227,7 +234,7 @@ class StreamWriter:
         except OSError as error:
             # The rename may have come before the failure: a batch that was refused must not be seen.
             self._take_back(name)
-            self._compactor.refused()
+            self._compactor.refused(error)
             if self._is_gone():
                 raise self._removed() from error
             raise refusal(error, f"{self._place.where}/{name.path}", "write") from error
@@ -286,16 +293,21 @@ class StreamWriter:
             log.warning("stream %s: its end could not be written down: %s", self.stream, error)
 
     def _claim(self) -> tuple[int, int, ResumePoint]:
-        """Create the next epoch, then see what is stored: whoever commits with an older epoch now is fenced off."""
-        epoch = newest_epoch(self._place) + 1
+        """Create the next epoch, then see what is stored: whoever commits with an older epoch now is fenced off.
+
+        Numbers of commits that are missing at the end are not given again: files that are put back count, and a feed that
+        was told of them passes by none that is new.
+        """
+        epoch = next_epoch(self._place)
         key = f"epoch/{epoch:04d}.json"
         self._place.claim(key)
         shown = list_visible(self._place)
-        claim = EpochClaim(epoch, shown.next_seq, socket.gethostname(), os.getpid())
+        start = max([shown.next_seq, *(end for _, end in shown.ends)])
+        claim = EpochClaim(epoch, start, socket.gethostname(), os.getpid())
         self._place.put(key, claim.document())
         if not self._place.far:
             self._claimed = key, self._place.stamp(key)
-        return epoch, shown.next_seq, newest_resume(self._place, shown)
+        return epoch, start, newest_resume(self._place, shown)
 
 
 def newest_resume(place: StorePlace, shown: Visible) -> ResumePoint:
@@ -346,3 +358,12 @@ def forget_unwritten(place: StorePlace, cutoff_ns: int, clock_ns: int) -> int:
         return forget(place, cutoff_ns, clock_ns)
     finally:
         lock.release()
+
+
+def keep_numbers(place: StorePlace) -> None:
+    """See to it that numbers of commits which are stored now are not given again, though their files go: cursors know them.
+
+    A run that writes the stream does so by itself. Where nothing can be written it is left.
+    """
+    with contextlib.suppress(StoreRefused):
+        StreamWriter(place, compaction=Compaction(enabled=False)).close()

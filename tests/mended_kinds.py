@@ -20,6 +20,7 @@ _GREETING = "tests/sources/test_rtsp_greeting.py::"
 _LIST = "tests/settings/test_stream_list.py::"
 _SEGMENTS = "tests/store/test_hostile_segments.py::"
 _STORES = "tests/store/test_hostile_stores.py::"
+_ODD_STATES = "tests/store/test_odd_states.py::"
 _INPUTS = "tests/sources/test_inputs.py::"
 _HEALTH = "tests/serving/test_health.py::"
 _SETTINGS = "tests/settings/test_hostile_settings.py::"
@@ -192,6 +193,29 @@ KINDS = (
         (
             "tests/store/test_decoded_cache.py::test_a_file_that_is_collected_while_the_cache_is_at_work_stops_nobody",
         ),
+    ),
+    MendedKind(
+        "What was erased stayed readable where the claims of writers were lost: older files outranked what was written anew",
+        (_ODD_STATES + "test_what_is_written_anew_wins_where_all_claims_are_lost",),
+    ),
+    MendedKind(
+        "What a merge or an archive was made from was deleted although nobody could read the merge",
+        (_ODD_STATES + "test_what_was_merged_stays_while_the_merge_cannot_be_read",),
+    ),
+    MendedKind(
+        "New commits got the numbers of lost ones: a feed passed them by, and files that were put back did not count",
+        (
+            _ODD_STATES + "test_a_feed_misses_nothing_where_the_newest_files_are_gone_or_set_aside",
+            _ODD_STATES + "test_files_that_are_put_back_count_though_another_writer_went_on",
+        ),
+    ),
+    MendedKind(
+        "A clock that was years ahead at the start made a store forget everything",
+        (_ODD_STATES + "test_a_clock_that_is_years_ahead_forgets_nothing_until_something_newer_is_stored",),
+    ),
+    MendedKind(
+        "`sca store repair` wrote over what it had set aside before, and fell over links",
+        (_ODD_STATES + "test_repair_keeps_what_was_set_aside_before_and_follows_links",),
     ),
     MendedKind(
         "`sca run CAM | head -1` ended the run",

@@ -100,6 +100,15 @@ class CaptionsAsked:
         """The same as the store reads it, for any time. `streams`: that are asked. Raises `UserError` naming the option."""
         if self.like_track is not None and self.like_image is not None:
             raise UserError("--like and --like-track: choose one of them")
+        for option, bound in (
+            ("--min-score", self.min_score),
+            ("--min-similarity", self.min_similarity),
+            ("--min-meaning", self.min_meaning),
+        ):
+            if bound is not None and math.isnan(bound):
+                raise UserError(
+                    f"{option} nan is no number: nothing is as much as that; give one, or leave it out"
+                )
         among = None if self.about is None else _meant(store, streams, self.about, self.min_meaning)
         texts = TextFilter(
             None,
@@ -164,6 +173,6 @@ def _embedding(store: CaptionStore, text: str) -> tuple[float, ...]:
         raise UserError(
             f"--like-track {text}: say of which stream, as STREAM:{text}; there are {', '.join(streams[:12])}"
         )
-    if not number.isdigit():
+    if not number.isdecimal() or len(number) > 20:
         raise UserError(f"--like-track {text!r}: give the number of a track, such as 7 or yard:7")
     return store.embedding_of(stream or streams[0], int(number))

@@ -30,6 +30,7 @@ _UNIT_S = {
     "s": Fraction(1), "ms": Fraction(1, 1000),
 }  # fmt: skip
 _LONGEST_NS = 100 * 366 * 86400 * NS  # longer, and a moment counted from it no longer fits in 64 bits
+_FIRST_NS, _LAST_NS = to_ns(datetime(1, 1, 3, tzinfo=UTC)), to_ns(datetime(9999, 12, 29, tzinfo=UTC))
 _SECONDS = re.compile(r"(-?)(\d+(?:\.\d+)?)")
 _COLONS = re.compile(r"(\d{1,4}):(\d\d)(?::(\d\d(?:\.\d{1,9})?))?")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -99,17 +100,20 @@ def parse_moment(text: str, recording: Recording, *, after: int | None = None, i
     if _ISO.fullmatch(text):
         try:
             moment = _iso_moment(text)
-        except ValueError as error:
-            raise _unreadable(text) from error
-        if moment.tzinfo:
-            return to_ns(moment)
-        whole_day = is_end and _DATE.fullmatch(text) is not None
-        try:
+            if moment.tzinfo:
+                return _within_calendar(to_ns(moment))
+            whole_day = is_end and _DATE.fullmatch(text) is not None
             moment += timedelta(days=whole_day)
-        except OverflowError as error:
+            picked = _pick(local_moment(moment, recording.zone), recording, is_end)
+        except (ValueError, OverflowError) as error:
             raise _unreadable(text) from error
-        return _pick(local_moment(moment, recording.zone), recording, is_end) - whole_day
+        return _within_calendar(picked - whole_day)
     raise _unreadable(text)
+
+
+def _within_calendar(wall_ns: int) -> int:
+    """The nearest moment that has a date in every zone: nothing was recorded in the first and the last days that calendars hold."""
+    return min(max(wall_ns, _FIRST_NS), _LAST_NS)
 
 
 def parse_offset(text: str) -> int | None:

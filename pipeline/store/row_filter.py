@@ -41,5 +41,8 @@ def inside_polygon(boxes: np.ndarray, corners: Sequence[tuple[float, float]]) ->
     for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
         if y0 != y1:
             crosses = (y0 > y) != (y1 > y)
-            inside ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+            with np.errstate(
+                all="ignore"
+            ):  # of corners that are far away, or edges that are all but level, where nothing crosses
+                inside ^= crosses & (x < (x1 - x0) * ((y - y0) / (y1 - y0)) + x0)
     return inside

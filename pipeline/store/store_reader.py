@@ -314,7 +314,9 @@ class StoreReader:
 
     def _chosen(self, stream: str | None) -> list[str]:
         """The named stream, or all of them. Raises `StoreRefused` with the nearest name."""
-        if stream is not None and self._stream_place(stream).exists("zarr.json"):
+        # A name is that of one folder: none, "." or one with a slash would be another place.
+        named = stream is not None and stream not in ("", ".", "..") and "/" not in stream
+        if stream is not None and named and self._stream_place(stream).exists("zarr.json"):
             return [stream]
         known = list(self.streams())
         if stream is None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner, Result
 
+from pipeline.cli import app as sca
 from pipeline.commands.export import export
 from pipeline.commands.query import query
 from pipeline.core.errors import UserError
@@ -288,3 +289,43 @@ def test_masks_are_refused_where_they_cannot_be_given(path: Path, arguments: tup
     assert "add --format json" in str(refused.exception)
     exported = CliRunner().invoke(app_export, [str(path), "o.csv", "--masks"])
     assert "csv holds no masks; write jsonl" in str(exported.exception)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--stream", ""],
+        ["--stream", "."],
+        ["--stream", "cam/"],
+        ["--stream", "../streams/cam"],
+        ["--like-track", "\N{SUPERSCRIPT TWO}"],
+        ["--min-score", "nan"],
+    ],
+    ids=lambda typed: "=".join(typed),
+)
+def test_what_names_nothing_is_refused_and_not_answered_with_nothing(
+    tmp_path: Path, typed: list[str]
+) -> None:
+    filled_store(tmp_path / "a.zarr", 3)
+    for command in (
+        ["query", str(tmp_path / "a.zarr")],
+        ["export", str(tmp_path / "a.zarr"), str(tmp_path / "o.csv")],
+    ):
+        refused = CliRunner().invoke(sca, [*command, *typed], standalone_mode=False).exception
+        assert isinstance(refused, UserError), typed
+        assert "damaged" not in str(refused)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Adak"])
+def test_the_ends_of_the_calendar_can_be_typed(
+    tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    filled_store(tmp_path / "a.zarr", 3)
+    for first, last in (
+        ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"),
+        ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"),
+    ):
+        typed = ["query", str(tmp_path / "a.zarr"), "--format", "csv", "--from", first, "--to", last]
+        result = CliRunner().invoke(sca, typed, catch_exceptions=False)
+        assert (result.exit_code, len(result.stdout.splitlines())) == (0, 5)

@@ -131,7 +131,7 @@ class CaptionFeed:
             whose = cursor.identities.get(name) if cursor is not None else None
             self._identities[name] = identity_of(place)
             other = bool(whose) and self._identities[name] not in ("", whose)
-            if other or known.commit >= list_visible(place).next_seq:
+            if other or known.commit >= list_visible(place).reached:
                 raise UserError(
                     f"the cursor is {'not of' if other else 'further than'} {place.where}{'' if other else ' goes'}: it belongs to another store, or this one was made anew; "
                     "begin without it"

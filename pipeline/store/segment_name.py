@@ -81,6 +81,11 @@ class Visible:
     def next_seq(self) -> int:
         return self.segments[-1].hi if self.segments else 0
 
+    @property
+    def reached(self) -> int:
+        """So many commits there were at least, those counted that went from the end."""
+        return max([self.next_seq, *(hi for _, hi in self.ends)])
+
 
 def visible(names: Iterable[SegmentName], epoch_starts: Mapping[int, int]) -> Visible:
     """Choose the segments that count among all that lie in a stream's directory.

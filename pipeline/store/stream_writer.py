@@ -302,7 +302,7 @@ class StreamWriter:
         key = f"epoch/{epoch:04d}.json"
         self._place.claim(key)
         shown = list_visible(self._place)
-        start = max([shown.next_seq, *(end for _, end in shown.ends)])
+        start = shown.reached
         claim = EpochClaim(epoch, start, socket.gethostname(), os.getpid())
         self._place.put(key, claim.document())
         if not self._place.far:

@@ -115,6 +115,9 @@ def test_a_feed_misses_nothing_where_the_newest_files_are_gone_or_set_aside(tmp_
                 segment.unlink()
         if gone == "repair":
             assert CliRunner().invoke(app, ["store", "repair", str(path)]).exit_code == 0
+        assert (
+            followed(CaptionStore.open(path).follow(cursor=feed.cursor)) == []
+        )  # as a stream that is no further
         with CaptionStore.open(path).writer("cam", INFO, compaction=BY_HAND) as writer:
             for added in range(10, 15):
                 writer.commit(batch(added))

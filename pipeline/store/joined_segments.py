@@ -5,8 +5,8 @@ Only the columns that decide which rows stay and in which order are held whole; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,25 +85,38 @@ class JoinedSegments:
         return self._tables[group]
 
 
+_Block = tuple[int, np.ndarray, np.ndarray]
+# Of a merge of a minute or an hour all; of a day, whose columns are read one after the other, those of one column are more.
+_KNOWN_BLOCKS = 64
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Order:
-    """Output rows in order: of which part each is, and which row of it."""
+    """Output rows in order: of which part each is, and which row of it. `known`: blocks that were asked for last."""
 
     part: np.ndarray
     row: np.ndarray
+    known: dict[tuple[int, int], list[_Block]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(part, where in the block, rows of the part) of output rows [start, stop)."""
+    def blocks(self, start: int, stop: int) -> list[_Block]:
+        """(part, where in the block, ascending rows of the part) of output rows [start, stop). Each column of a table asks for the same."""
+        found = self.known.get((start, stop))
+        if found is None:
+            found = self.known[start, stop] = self._split(start, stop)
+            if len(self.known) > _KNOWN_BLOCKS:
+                del self.known[next(iter(self.known))]
+        return found
+
+    def _split(self, start: int, stop: int) -> list[_Block]:
         parts, rows = self.part[start:stop], self.row[start:stop]
         if len(parts) and (parts[0] == parts).all():
-            yield int(parts[0]), np.arange(len(rows)), rows
-            return
-        for number in np.unique(parts).tolist():
-            where = np.flatnonzero(parts == number)
-            yield number, where, rows[where]
+            return [(int(parts[0]), np.arange(len(rows)), rows)]
+        order = np.argsort(parts, kind="stable")
+        found = np.split(order, np.flatnonzero(np.diff(parts[order])) + 1) if len(order) else []
+        return [(int(parts[where[0]]), where, rows[where]) for where in found]
 
 
 class JoinedTable:

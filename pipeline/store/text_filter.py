@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -62,9 +63,9 @@ class TextFilter:
         if self.contains:
             hits &= texts.containing(folded(self.contains).replace("\n", " "))
         for words in (*self.words, *self.phrases):
-            hits &= texts.having(_whole_words(words), from_word=True)
+            hits &= texts.having(_whole_words(words, texts.marked), from_word=True)
         for words in self.without:
-            hits &= ~texts.having(_whole_words(words), from_word=True)
+            hits &= ~texts.having(_whole_words(words, texts.marked), from_word=True)
         if self.among is not None:
             hits &= np.array([texts[number] in self.among for number in range(len(texts))], bool)
         if self.regex is not None:
@@ -74,9 +75,24 @@ class TextFilter:
         return hits
 
 
-def _whole_words(text: str) -> str:
-    parts = [re.escape(part) for part in re.findall(r"\w+", folded(text))]
-    return r"[^\w\n]+".join(parts) + r"(?!\w)"
+def _whole_words(text: str, marked: bool) -> str:
+    """The pattern of words in a row. `marked`: in texts that may hold vowel signs, which are parts of words."""
+    marks = _marks() if marked else ""
+    inside = "" if text.isascii() else _marks()
+    parts = [re.escape(part) for part in re.findall(rf"[\w{inside}]+", folded(text))]
+    return rf"[^\w\n{marks}]+".join(parts) + rf"(?![\w{marks}])"
+
+
+@cache
+def _marks() -> str:
+    """Combining marks and joiners as a part of a class of characters: to Python's re they belong to no word, so that words of Indian
+    and other scripts would end at each vowel sign."""
+    points = (c for c in range(0x300, 0x1_FFFF) if unicodedata.category(chr(c)).startswith("M"))
+    return "".join(map(chr, points)) + "\u200c\u200d"
+
+
+def _in_word(char: str) -> bool:
+    return char.isalnum() or char == "_" or (not char.isascii() and char in _marks())
 
 
 class SearchedTexts:
@@ -100,6 +116,11 @@ class SearchedTexts:
         self._own: tuple[bytes, np.ndarray] | None = None
         if lines != self._joined or not lines.isascii() or (data == ord("\n")).any():
             self._own = (data.tobytes(), ends.astype(np.uint32))
+
+    @property
+    def marked(self) -> bool:
+        """Whether the texts may hold characters that are no letters by themselves but parts of words."""
+        return not self._joined.isascii()
 
     def __len__(self) -> int:
         return self._count
@@ -151,7 +172,7 @@ class SearchedTexts:
         while match := search(text, at):
             start = match.start()
             at = start + 1
-            if from_word and start and (text[start - 1].isalnum() or text[start - 1] == "_"):
+            if from_word and start and _in_word(text[start - 1]):
                 continue
             places.append(start)
         return self._at(places)

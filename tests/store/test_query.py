@@ -359,3 +359,24 @@ def test_a_store_that_is_closed_dropped_or_forgets_segments_leaves_no_file_open(
         del store
         assert held() == []
     assert [warning for warning in told if warning.category is ResourceWarning] == []
+
+
+def test_words_of_scripts_with_vowel_signs_are_whole(tmp_path: Path) -> None:
+    """Python's re ends a word at each vowel sign of Indian scripts, at combining accents and at joiners."""
+    texts = ("कुत्ता घास पर", "कीतीती", "q\u0303 red", "می\u200cخواهم سگ", "a dog")
+    store = CaptionStore.create(tmp_path / "a.zarr")
+    one = batch(0).captions[1]
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        writer.commit(Batch(captions=tuple(replace(one, track=n, text=t) for n, t in enumerate(texts))))
+
+    def found(**asked: tuple[str, ...]) -> list[int]:
+        return [e.track for e, _ in store.matching("cam", RowFilter(texts=TextFilter(**asked)))]
+
+    assert found(words=("कुत्ता",)) == [0]
+    assert (
+        found(words=("कु",)) == found(words=("त्ता",)) == found(words=("q",)) == found(words=("خواهم",)) == []
+    )
+    assert found(phrases=("कुत्ता घास",)) == [0]
+    assert found(words=("q\u0303",)) == [2]
+    assert found(words=("dog",)) == [4]
+    assert found(without=("कुत्ता", "dog", "سگ")) == [1, 2]

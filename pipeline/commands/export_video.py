@@ -37,7 +37,7 @@ def export_video(
     if not windows:
         raise UserError(f"{store.path} holds nothing that could be drawn yet")
     (window,) = windows
-    info = store.streams()[window.stream]
+    info = store.streams([window.stream])[window.stream]
     place = film or info.uri
     if film is None and not os.path.isfile(place):
         raise UserError(

@@ -114,7 +114,7 @@ class TrackPath:
 def track_paths(store: CaptionStore, stream: str, asked: RowFilter | None = None) -> list[TrackPath]:
     """All tracks of a stream with their observations and captions; those that `asked` does not find are empty, and not drawn."""
     # Not by PTS: they start at 0 again after a reset.
-    start_ns = store.streams()[stream].start_wall_ns
+    start_ns = store.streams([stream])[stream].start_wall_ns
     seen_columns = ("track", "t", "x0", "y0", "x1", "y1", "shot", "mask")
     told_columns = ("track", "t_start", "t_end", "text", "score", "mask")
     seen = _since(start_ns, store.observations(stream=stream, columns=seen_columns), "t").to_pandas()

@@ -45,7 +45,8 @@ def observed_rows(
     `asked`: all but the time, of the captions. Events are read for some thousand observations at a time. `masks`: rows have theirs, and it hears of
     those that are none.
     """
-    pictures = {name: (info.height, info.width) for name, info in store.streams().items()}
+    infos = store.streams([window.stream for window in windows])
+    pictures = {name: (info.height, info.width) for name, info in infos.items()}
     for window in windows:
         seen = RowFilter(start=window.start, end=window.end, track=asked.track)
 

@@ -39,9 +39,8 @@ def stream_windows(
     Raises `UserError` for an unknown stream, an unreadable time, a start after the end.
     """
     windows = []
-    infos = store.streams()
-    named = [stream] if isinstance(stream, str) else list(dict.fromkeys(stream or ()))
-    for name in named or infos:
+    infos = store.streams([stream] if isinstance(stream, str) else list(dict.fromkeys(stream or ())))
+    for name in infos:
         span = store.span(name)
         if span is not None:
             recording = Recording(infos[name].start_wall_ns or span.start, span.end, zone)

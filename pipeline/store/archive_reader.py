@@ -185,7 +185,12 @@ class DayArchiveReader:
 
     def _there(self) -> bool:
         """Of what lies in an object store the description is the first to go when it is deleted."""
-        return self._place.exists(f"{self._key}/zarr.json" if self._place.far else self._key)
+        if self._place.far:
+            return self._place.exists(f"{self._key}/zarr.json")
+        folder, _, name = self._key.rpartition("/")
+        return self._place.exists(self._key) or name in self._place.list(
+            folder
+        )  # a link to nothing is there too
 
     def _kept(self, path: str) -> np.ndarray:
         return DECODED.get(self.number, path, lambda: self._read(path))

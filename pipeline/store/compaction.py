@@ -161,9 +161,9 @@ def bury(
     waiting = 0
     whole: dict[str, bool] = {}
     for old, cover in superseded(names, shown):
+        if cover.path in skip:
+            continue
         with contextlib.suppress(FileNotFoundError):
-            if cover.path in skip:
-                continue
             if now - place.stamp(cover.path).modified_ns / NS < grace_s:
                 waiting += 1
                 continue
@@ -301,7 +301,10 @@ class Compactor:
         return bury(self._place, self._settings.grace_s, time.time(), self._skipped(), self._set_aside)
 
     def _size_of(self, name: SegmentName) -> int:
-        return self._place.stamp(name.path).size
+        try:
+            return self._place.stamp(name.path).size
+        except OSError:  # a link to nothing or to itself: merging finds out, and sets it aside
+            return 0
 
     def _set_aside(self, error: SegmentRefused) -> None:
         log.warning("stream %s is merged and archived without one segment: %s", self._stream, error)

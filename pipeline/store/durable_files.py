@@ -47,7 +47,12 @@ MOST_BYTES = 256 << 20
 
 def open_regular(path: Path) -> BinaryIO:
     """A regular file for reading. Raises OSError for anything else: a FIFO might never be written to, a device has no end."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        if path.is_symlink():  # it is there, and stays so: nobody may wait for it to go
+            raise OSError(errno.ELOOP, "this is a link to nothing", str(path)) from None
+        raise
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "this is not a regular file", str(path))

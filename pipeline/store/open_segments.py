@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 from pipeline.core.clock import TimeSpan
@@ -64,7 +65,7 @@ class OpenSegments:
         while attempts < _ATTEMPTS:
             names: list[SegmentName] = []
             try:
-                shown = self._shown(place, damaged)
+                shown = self.shown(place, damaged)
                 names = [name for name in shown.segments if name.overlaps(start, end)]
                 answer = question([self._reader(place, name) for name in names])
                 self.remember(place, shown, damaged)
@@ -98,7 +99,7 @@ class OpenSegments:
         while True:
             names: list[SegmentName] = []
             try:
-                shown = self._shown(place, damaged)
+                shown = self.shown(place, damaged)
                 self.remember(place, shown, damaged)
                 names = [name for name in shown.segments if name.overlaps(wanted.start, wanted.end)]
                 blocks = scan_captions(
@@ -124,7 +125,10 @@ class OpenSegments:
             except OSError as error:
                 raise refusal(error, place.where, "read") from error
 
-    def _shown(self, place: StorePlace, damaged: dict[str, SegmentDamaged]) -> Visible:
+    def shown(
+        self, place: StorePlace, damaged: Mapping[str, SegmentDamaged] = MappingProxyType({})
+    ) -> Visible:
+        """The segments that count, without `damaged` ones. Raises `StoreRefused` where all that was committed is gone, OSError."""
         shown = list_visible(place, without=damaged.keys())
         if shown.ends and not shown.segments:
             raise StoreRefused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterable
 
 from pipeline.store.place import StorePlace
@@ -69,12 +70,15 @@ def forget_to_fit(place: StorePlace, most_bytes: int) -> int:
 
 
 def size_on_disk(place: StorePlace, name: SegmentName) -> int:
-    """Bytes of a segment or of all files of an archive; 0 for one that went meanwhile. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
+    """Bytes of a segment or of all files of an archive; 0 for one that went meanwhile, or is a link to nothing. Raises OSError."""
+    try:
         if name.level != DAY_LEVEL:
             return place.stamp(name.path).size
         return sum(place.sizes(name.path).values())
-    return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return 0
 
 
 def delete_segments(place: StorePlace, names: Iterable[SegmentName]) -> None:

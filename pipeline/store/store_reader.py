@@ -6,7 +6,7 @@ Arrow takes longer to import than a small store to answer, so who asks for a few
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,8 +55,14 @@ class StoreReader:
         self.path: Path | str = place.folder or place.where
         self._open = OpenSegments(strict)
 
-    def streams(self) -> dict[str, StreamInfo]:
-        """Every stream of the store by name."""
+    def streams(self, named: Sequence[str] = ()) -> dict[str, StreamInfo]:
+        """Every stream of the store by name, or those that are `named`: what is wrong with others is no matter then.
+
+        Raises `StoreRefused` for an unknown name.
+        """
+        if named:
+            chosen = [name for one in named for name in self._chosen(one)]
+            return {name: info for name in chosen if (info := self._info(name)) is not None}
         try:
             entries = self._place.list("streams")
             names = sorted(name for name in entries if name != "zarr.json")
@@ -80,7 +86,11 @@ class StoreReader:
     def span(self, stream: str) -> TimeSpan | None:
         """Wall ns of what is stored, from the stream's start unless that was forgotten; None when nothing is."""
         self._chosen(stream)
-        shown = list_visible(self._stream_place(stream))
+        place = self._stream_place(stream)
+        try:
+            shown = self._open.shown(place)
+        except OSError as error:
+            raise refusal(error, place.where, "read") from error
         if not shown.segments:
             return None
         info = self._info(stream)

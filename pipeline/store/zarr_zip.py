@@ -37,7 +37,7 @@ _MOST_DOCUMENT = 16 << 20
 _MOST_CHUNK = 64 << 20
 _MOST_ARRAY = 1 << 30
 # A position in the zip that cannot be one, and a sector that cannot be read.
-_DAMAGE_CODES = (errno.EINVAL, errno.EIO)
+_DAMAGE_CODES = (errno.EINVAL, errno.EIO, errno.EISDIR, errno.ELOOP)
 # A file of less is read at once and needs no handle while it is open.
 _SMALL = 1 << 20
 _BLOSC, _ZSTD = numcodecs.Blosc(), numcodecs.Zstd()
@@ -98,7 +98,12 @@ class ZarrZip:
         self.path = f"{place.where}/{key}"
         self._key = key
         self.number = next_file_number()
-        self._file = place.open(key)
+        try:
+            self._file = place.open(key)
+        except OSError as error:
+            if error.errno in _DAMAGE_CODES:  # a folder, a FIFO or a link to itself in its place
+                raise self.damaged(error) from error
+            raise
         self._data: bytes | None = None
         # A store lets a segment go while another thread may still read it: who drops it last closes the file.
         weakref.finalize(self, drop_file, self.number)

@@ -251,3 +251,92 @@ def test_what_only_this_reader_cannot_read_is_not_called_damaged(
     with pytest.raises(StoreRefused, match=r"too many open files|permission denied") as refused:
         CaptionStore.open(tmp_path / "a.zarr").captions()
     assert not isinstance(refused.value, SegmentDamaged)
+
+
+def test_a_store_whose_files_are_all_gone_is_not_one_that_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    filled_store(path, 4)
+    shutil.rmtree(path / "streams/cam/hot")
+    (path / "streams/cam/hot").symlink_to(tmp_path / "a disk that is not mounted")
+    for command in (["query", str(path)], ["store", "erase", str(path), "--track", "1", "--yes"]):
+        refused = CliRunner().invoke(app, command).exception
+        assert isinstance(refused, StoreRefused), command
+        assert "holds nothing, though its writers left 4 commits" in str(refused)
+
+
+def in_a_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def to_nothing(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("stands", [Path.mkdir, in_a_loop, to_nothing, os.mkfifo])
+def test_what_stands_in_place_of_a_segment_is_damage_and_the_rest_is_answered(
+    tmp_path: Path, stands: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "a.zarr"
+    filled_store(path, 4)
+    segment = sorted((path / "streams/cam/hot").iterdir())[1]
+    segment.unlink()
+    stands(segment)
+    store = CaptionStore.open(path)
+    assert {100, 102, 103} <= set(store.captions()["track"].to_pylist())
+    assert [file.path for file in store.damage()] == [str(segment)]
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        writer.commit(batch(4))
+        writer.compact()
+    assert 104 in CaptionStore.open(path).captions()["track"].to_pylist()
+    assert CliRunner().invoke(app, ["store", "repair", str(path)], catch_exceptions=False).exit_code == 0
+    assert not os.path.lexists(segment)
+
+
+@pytest.mark.parametrize("folder", ["hot", "day", "epoch"])
+def test_a_file_in_place_of_a_folder_of_a_stream_is_one_error_and_other_streams_are_answered(
+    tmp_path: Path, folder: str
+) -> None:
+    path = tmp_path / "a.zarr"
+    store = filled_store(path, 3)
+    with store.writer("yard", INFO, compaction=BY_HAND) as writer:
+        writer.commit(batch(0))
+    shutil.rmtree(path / "streams/cam" / folder)
+    (path / "streams/cam" / folder).write_bytes(b"")
+    for command in (["query"], ["store", "stats"], ["store", "check"]):
+        refused = CliRunner().invoke(app, [*command, str(path)]).exception
+        assert isinstance(refused, StoreRefused), command
+        assert CliRunner().invoke(app, [*command, str(path), "--stream", "yard"]).exit_code == 0
+
+
+def test_another_stream_whose_description_is_damaged_is_no_matter_to_one_that_is_named(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.zarr"
+    filled_store(path, 3)
+    (path / "streams/twin").symlink_to("cam")
+    run = CliRunner()
+    assert isinstance(run.invoke(app, ["query", str(path)]).exception, StoreRefused)
+    for command in (["query", str(path)], ["export", str(path), str(tmp_path / "out.csv")]):
+        assert run.invoke(app, [*command, "--stream", "cam"], catch_exceptions=False).exit_code == 0
+
+
+@pytest.mark.parametrize("stands", [in_a_loop, to_nothing, os.mkfifo])
+def test_what_stands_in_place_of_an_archive_is_damage_and_stops_neither_merging_nor_retention(
+    tmp_path: Path, stands: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "a.zarr"
+    store = filled_store(path, 4)
+    with store.writer("cam", INFO, compaction=BY_HAND) as writer:
+        (archive,) = writer.archive_closed_days(T0 + 2 * DAY)
+        for number in range(4, 8):
+            writer.commit(batch(number))
+    shutil.rmtree(archive)
+    stands(archive)
+    store = CaptionStore.open(path)
+    assert {104, 105, 106, 107} <= set(store.captions()["track"].to_pylist())
+    assert [file.path for file in store.damage()] == [str(archive)]
+    keeping = replace(BY_HAND, enabled=True, keep_bytes=1)
+    with store.writer("cam", INFO, compaction=keeping) as writer:
+        writer.compact()
+        writer.archive_closed_days(T0 + 2 * DAY)
+    assert not os.path.lexists(archive)

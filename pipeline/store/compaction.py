@@ -164,7 +164,8 @@ def bury(
         if cover.path in skip:
             continue
         with contextlib.suppress(FileNotFoundError):
-            if now - place.stamp(cover.path).modified_ns / NS < grace_s:
+            # A time to come was written by a clock that was wrong: it would be waited for.
+            if abs(now - place.stamp(cover.path).modified_ns / NS) < grace_s:
                 waiting += 1
                 continue
             if cover.path not in whole:

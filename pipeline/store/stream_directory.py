@@ -20,6 +20,8 @@ FOLDERS = ("hot", "day")
 _EPOCH = re.compile(r"(\d{4,})\.json")
 
 
+# At a thousand commits a second for a million years; numbers of commits are kept in 64 bits.
+_MOST_COMMITS = 2**60
 # More than ever wait to hear that they were taken over; so many are read with each question.
 KEPT_EPOCHS = 16
 
@@ -178,13 +180,16 @@ def _read_claim(place: StorePlace, key: str, stamp: Stamp) -> EpochClaim | None:
             if document["epoch"] != epoch:
                 raise ValueError(f"it is that of writer {document['epoch']}")
         end = document.get("end_seq")
-        return EpochClaim(
+        claim = EpochClaim(
             epoch,
             int(document["start_seq"]),
             str(document["host"]),
             int(document["pid"]),
             end if end is None else int(end),
         )
+        if not 0 <= claim.start_seq <= claim.reached < _MOST_COMMITS:
+            raise ValueError(f"it counts {claim.reached} commits")
+        return claim
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise _damaged_claim(place, key, error) from error
 

@@ -18,6 +18,7 @@ from pipeline.store.damage import SegmentDamaged
 from pipeline.store.erasing import ErasedRows
 from pipeline.store.feed import NewCaption
 from pipeline.store.place import LocalPlace
+from pipeline.store.stream_directory import EpochClaim
 from tests.store_samples import BY_HAND, INFO, T0, S, batch, check_everything, filled_store, opened_archive
 
 DAY = 86_400 * S
@@ -340,3 +341,27 @@ def test_what_stands_in_place_of_an_archive_is_damage_and_stops_neither_merging_
         writer.compact()
         writer.archive_closed_days(T0 + 2 * DAY)
     assert not os.path.lexists(archive)
+
+
+def test_inputs_of_a_merge_go_though_a_wrong_clock_dated_it_years_ahead(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    store = filled_store(path, 3)
+    minutes = replace(BY_HAND, grace_s=120)
+    with store.writer("cam", INFO, compaction=minutes) as writer:
+        writer.compact()
+        hot = path / "streams/cam/hot"
+        assert len(list(hot.iterdir())) == 4
+        (merged,) = hot.glob("*.L1.*")
+        os.utime(merged, (T0 / S + 3e8,) * 2)
+        writer.compact()
+        assert list(hot.iterdir()) == [merged]
+    check_everything(CaptionStore.open(path, strict=True), 3)
+
+
+def test_a_claim_that_counts_more_commits_than_there_can_be_is_damaged(tmp_path: Path) -> None:
+    """Where somebody made it with its checksum: rows behind it would be acknowledged, and in no name that is read."""
+    path = tmp_path / "a.zarr"
+    filled_store(path, 3)
+    (path / "streams/cam/epoch/0001.json").write_bytes(EpochClaim(1, 2**63 - 1, "here", 1).document())
+    with pytest.raises(StoreRefused, match=r"0001\.json is damaged"):
+        CaptionStore.open(path).writer("cam", INFO, compaction=BY_HAND)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from datetime import tzinfo
@@ -23,6 +24,10 @@ SHOWN_ROWS = 1000
 """Of a table without --limit: its columns are as wide as their widest cell, so all rows are held."""
 
 PIPED_WIDTH = 140
+LONGEST_CELL = 2000
+"""Characters of a cell in a table, which is laid out anew for each; JSON and CSV have the whole."""
+
+_MORE_BYTES = 768 << 20
 
 
 def query_sql(path: str, statement: str, zone: tzinfo, output: str, limit: int | None, strict: bool) -> None:
@@ -32,7 +37,7 @@ def query_sql(path: str, statement: str, zone: tzinfo, output: str, limit: int |
         import pyarrow.dataset  # noqa: F401
     from pipeline.query.sql import ask_sql, plain_value, shown_value
 
-    with CaptionStore.open(path, strict=strict) as store:
+    with _bounded_memory(), CaptionStore.open(path, strict=strict) as store:
         if strict:
             store.verify()
         most = SHOWN_ROWS if limit is None and output == "table" else limit
@@ -43,7 +48,7 @@ def query_sql(path: str, statement: str, zone: tzinfo, output: str, limit: int |
                 rows = list(itertools.islice(found.rows, most + 1))
                 _print_table(
                     found.names,
-                    [[shown_value(cell) for cell in row] for row in rows[:most]],
+                    [[_short(shown_value(cell)) for cell in row] for row in rows[:most]],
                     len(rows) > most,
                 )
             elif output == "json":
@@ -62,6 +67,30 @@ def query_sql(path: str, statement: str, zone: tzinfo, output: str, limit: int |
                 reasons = ", ".join(sorted({str(reason) for _, reason in store.unwatched(name)})) or "no rows"
                 say(f"{name}: {share:.1%} of what was recorded was watched ({reasons})", error=True)
         leave_with_damage(store.damage())
+
+
+@contextlib.contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """What a statement makes of a few bytes (`repeat('a', 2000000000)`) is refused by the machine before it fills it.
+
+    DuckDB's own limit does not count the values of the rows that it works on, nor Arrow and Python theirs.
+    """
+    try:
+        with open("/proc/self/statm") as file:
+            held = int(file.read().split()[5]) * resource.getpagesize()
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    except (OSError, ValueError, IndexError):  # no Linux
+        yield
+        return
+    wanted = held + _MORE_BYTES
+    if not process_is_ours() or (soft != resource.RLIM_INFINITY and soft < wanted):
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 class _NoPandas:
@@ -94,6 +123,10 @@ def _without_pandas() -> Iterator[None]:
 
 def _cell(value: object) -> object:
     return json_text(value) if isinstance(value, list | dict) else value
+
+
+def _short(cell: str) -> str:
+    return cell if len(cell) <= LONGEST_CELL else f"{cell[:LONGEST_CELL]}... ({len(cell)} characters)"
 
 
 def _print_table(names: tuple[str, ...], rows: list[list[str]], more: bool) -> None:

@@ -14,10 +14,14 @@ from pipeline.store import CaptionStore
 from pipeline.store.store_tables import TABLES, stored_table
 from pipeline.store.stored_dataset import StoredDataset
 
-MEMORY = "1GB"
+MEMORY = "512MB"
 """What DuckDB may hold at once, to sort and to join; the rows that it is given and gives come a few thousand at a time."""
 
-_ROWS = 4096
+MOST_ROW_BYTES = 16 << 20
+"""A row with every mask and vector of a table takes a few kilobytes. One of this size is already a hundred screens of a table."""
+
+_ROWS = 2048
+_BATCH_BYTES = 8 << 20  # of values of Python at once, which take several times as much
 _SETTINGS = (
     f"memory_limit = '{MEMORY}'",
     "threads = 2",
@@ -49,26 +53,37 @@ def ask_sql(store: CaptionStore, statement: str, zone: tzinfo, most: int | None 
 
     connection = duckdb.connect(":memory:")
     tables = {name: stored_table(store, name, "us") for name in TABLES}
-    for name, table in tables.items():
-        connection.register(name, table)
-    name = getattr(zone, "key", None) or "UTC"
-    for setting in (f"TimeZone = '{name}'", *_SETTINGS):
-        connection.execute(f"SET {setting}")
     try:
-        statements = connection.extract_statements(statement)
-    except duckdb.Error as error:
+        for name, table in tables.items():
+            connection.register(name, table)
+        for setting in (f"TimeZone = '{getattr(zone, 'key', None) or 'UTC'}'", *_SETTINGS):
+            connection.execute(f"SET {setting}")
+        names, reader = _asked(connection, statement, most)
+    except (duckdb.Error, pa.ArrowException, MemoryError) as error:
+        connection.close()
         raise _refused(error, tables) from None
+    except UserError:
+        connection.close()
+        raise
+    return SqlRows(names, _rows(reader, tables, connection))
+
+
+def _asked(connection: Any, statement: str, most: int | None) -> tuple[tuple[str, ...], pa.RecordBatchReader]:
+    """Names of the columns, and the rows."""
+    import duckdb
+
+    try:
+        statement.encode()
+    except UnicodeEncodeError:
+        raise UserError("--sql: the statement is not UTF-8") from None
+    statements = connection.extract_statements(statement)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise UserError("--sql takes one SELECT: the tables are " + ", ".join(TABLES))
-    try:
-        found = connection.sql(statement)
-        names = tuple(found.columns)
-        if twice := next((one for one in names if names.count(one) > 1), None):
-            raise UserError(f"--sql: two columns are called {twice!r}; name them apart with AS")
-        reader = (found if most is None else found.limit(most)).to_arrow_reader(_ROWS)
-    except (duckdb.Error, pa.ArrowException) as error:
-        raise _refused(error, tables) from None
-    return SqlRows(names, _rows(reader, tables, connection))
+    found = connection.sql(statement)
+    names = tuple(found.columns)
+    if twice := next((one for one in names if names.count(one) > 1), None):
+        raise UserError(f"--sql: two columns are called {twice!r}; name them apart with AS")
+    return names, (found if most is None else found.limit(most)).to_arrow_reader(_ROWS)
 
 
 def _rows(
@@ -78,13 +93,35 @@ def _rows(
 
     try:
         for batch in reader:
-            columns = [column.to_pylist() for column in batch.columns]
-            yield from zip(*columns, strict=True)
-    except (duckdb.Error, pa.ArrowException, ValueError, OSError) as error:
+            for part in _parts(batch):
+                columns = [column.to_pylist() for column in part.columns]
+                yield from zip(*columns, strict=True)
+    except UserError:
+        raise
+    except OverflowError:
+        raise UserError(
+            "--sql: a date outside the years 1 to 9999; ask for it as text, by CAST(... AS VARCHAR)"
+        ) from None
+    except (duckdb.Error, pa.ArrowException, ValueError, OSError, MemoryError) as error:
         raise _refused(error, tables) from None
     finally:
         reader.close()
         connection.close()
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The rows of `batch`, so many at a time as may be values of Python at once. Raises `UserError` for a row that is too large."""
+    rows = max(1, batch.num_rows * _BATCH_BYTES // max(batch.nbytes, 1))
+    for start in range(0, batch.num_rows, rows):
+        part = batch.slice(start, rows)
+        if part.nbytes > MOST_ROW_BYTES:
+            largest = max(part.slice(row, 1).nbytes for row in range(part.num_rows))
+            if largest > MOST_ROW_BYTES:
+                raise UserError(
+                    f"--sql: a row of {largest / 1e6:.0f} MB; one may take {MOST_ROW_BYTES / 1e6:.0f} MB: ask for parts of "
+                    "its values, or for rows in place of lists"
+                )
+        yield part
 
 
 def _refused(error: Exception, tables: dict[str, StoredDataset]) -> Exception:
@@ -95,10 +132,12 @@ def _refused(error: Exception, tables: dict[str, StoredDataset]) -> Exception:
     import duckdb
 
     said = str(error).strip().split("\n\n")[0].split("\nLINE ")[0]
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if isinstance(error, MemoryError | duckdb.OutOfMemoryException) or said.startswith("Out of Memory Error"):
         return UserError(
             f"--sql: this needs more than {MEMORY} at once; ask for less time, or fewer columns, at a time"
         )
+    if said.startswith("Nanosecond resolution"):
+        said = "Python's times have microseconds; ask for this one as TIMESTAMP or VARCHAR (CAST)"
     return UserError(f"--sql: {' '.join(said.split())}")
 
 

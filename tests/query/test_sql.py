@@ -98,6 +98,72 @@ def test_what_needs_too_much_memory_is_refused(store: CaptionStore, monkeypatch:
     assert "at once" in str(found.exception)
 
 
+BOMBS = [
+    "SELECT repeat('a', 2000000000)",
+    "SELECT repeat('a', 1000000) FROM range(4096)",
+    "SELECT range(100000000)",
+    "SELECT list(NULL) FROM range(100000000)",
+    "SELECT printf('%1000000000d', 1)",
+    "WITH RECURSIVE t(n, s) AS (SELECT 1, 'a' UNION ALL SELECT n + 1, s || s FROM t WHERE n < 40) SELECT * FROM t",
+    "SELECT count(*) FROM range(1000000000) a, range(1000000000) b",
+    "SELECT * FROM range(200000000) ORDER BY random()",
+]
+
+
+def test_no_statement_fills_the_memory(store: CaptionStore) -> None:
+    asked = """
+import resource, sys
+from typer.testing import CliRunner
+from pipeline.cli import app
+from pipeline.core.leaving import ours_alone
+with ours_alone():
+    for statement in sys.argv[2:]:
+        print(CliRunner().invoke(app, ["query", sys.argv[1], "--sql", statement, "--format", "json"]).exception)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    statements = BOMBS[:: by_day(3, otherwise=1)]
+    done = subprocess.run(
+        [sys.executable, "-c", asked, str(store.path), *statements],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *told, most = done.stdout.splitlines()
+    assert len(told) == len(statements)
+    assert all("needs more than" in one for one in told), told
+    assert int(most) < 1024
+
+
+@pytest.mark.parametrize("output", ["json", "csv", "table"][:: by_day(3, otherwise=1)])
+def test_a_row_that_nobody_could_read_is_refused(store: CaptionStore, output: str) -> None:
+    found = ask(store, "SELECT 1, repeat('a', 20000000) FROM range(2)", "--format", output)
+    assert isinstance(found.exception, UserError)
+    assert str(found.exception).startswith("--sql: a row of 20 MB")
+    # What is large only on the way to a row is none of its cells.
+    on_the_way = "SELECT count(b) FROM range(3), (SELECT repeat('b', 20000000) AS b)"
+    assert ask(store, on_the_way, "--format", output).exception is None
+
+
+def test_a_long_cell_is_cut_in_a_table_alone(store: CaptionStore) -> None:
+    shown = ask(store, "SELECT repeat('a', 1000000) AS a").stdout
+    assert "1000000 characters" in "".join(shown.split("\n"))
+    assert len(shown) < 5000
+    assert len(ask(store, "SELECT repeat('a', 1000000) AS a", "--format", "csv").stdout) > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("SELECT 'infinity'::TIMESTAMP", "years 1 to 9999"),
+        ("SELECT DATE '-4000-01-01'", "years 1 to 9999"),
+        ("SELECT [TIMESTAMP '294247-01-10 04:00:54']", "years 1 to 9999"),
+        ("SELECT '\udcff'", "UTF-8"),
+    ],
+)
+def test_values_that_python_cannot_hold_are_told(store: CaptionStore, statement: str, told: str) -> None:
+    found = ask(store, statement, "--format", "json")
+    assert isinstance(found.exception, UserError), found.exception
+    assert told in str(found.exception)
+
+
 @pytest.mark.parametrize(
     "options",
     [("--track", "1"), ("--from", "1s"), ("--word", "dog"), ("--masks", "--format", "json"), ("--gaps",)],

@@ -62,11 +62,17 @@ _MISTYPED = re.compile(
 )
 # What may stand between a word and `user:password@host` in it, and how a path begins.
 _BEFORE = "'\"(<[="
-_PATH = re.compile(r"/[^/]|\.|~")
+_PATH = re.compile(r"/[^/]|\.\.?/|~[^@:/]*/")
 _AT = re.compile(r"@(?=[\w\[.*])")
-# A token in place of a user name, without a password: told from a file's name by a host that is an address or has a port.
+# A token in place of a user name, without a password. Before an address or a port it always is one; before a plain name it is taken for
+# one unless it is harmless, or the whole ends as a file does.
 _HOST_ALONE = re.compile(
     r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.%]+\])(:\d+)?(?=[/?#]|\W*$)|[\w.-]+:\d{1,5}(?=[/?#]|\W*$)"
+)
+_FILE_ALONE = re.compile(
+    r"[\w.-]+\.(arrow|avi|bmp|csv|flv|gif|heic|jpe?g|jsonl?|log|m2ts|m3u8?|m4v|mjpe?g|mkv|mov|mp4|mpd|mpe?g|npy|parquet|png"
+    r"|safetensors|sdp|srt|tiff?|ts|txt|vtt|webm|webp|ya?ml|zarr)(?=[:\W]*$)",
+    re.IGNORECASE,
 )
 _HEADER = re.compile(r"\b((?:proxy-)?authorization|(?:set-)?cookie)(['\"]?\s*[:=]\s*)[^\n]+", re.IGNORECASE)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+|\*\*\*)?(:(\d{1,5}|\*\*\*))?")
@@ -131,14 +137,18 @@ def _plain(text: str) -> str:
 
 
 def _without_login(word: str) -> str:
-    """`word` without what stands before the last `@` of `user:password@host`, or of `token@10.0.0.9`."""
+    """`word` without what stands before the last `@` of `user:password@host`, or of `token@host`."""
     at = max((found.start() for found in _AT.finditer(word)), default=-1)
     colon = word.find(":", 0, max(at, 0))
-    if colon < 0 and at > 0 and _HOST_ALONE.match(word, at + 1):
-        colon = at
-    if colon < 0:
-        return word
-    start = 1 + max(word.rfind(mark, 0, colon) for mark in _BEFORE)
+    if colon >= 0:
+        start = 1 + max(word.rfind(mark, 0, colon) for mark in _BEFORE)
+    else:
+        start = len(word) - len(word.lstrip(_BEFORE))
+        token = word[start : max(at, 0)]
+        if not token:
+            return word
+        if not _HOST_ALONE.match(word, at + 1) and (_harmless(token) or _FILE_ALONE.match(word, at + 1)):
+            return word
     return word if _PATH.match(word, start) else f"{word[:start]}{HIDDEN}{word[at:]}"
 
 

@@ -89,6 +89,10 @@ MISTYPED = [
     "hunter2@10.0.0.9:554",
     "hunter2@[fe80::1]:554/live",
     "user=hunter2@camera:554/live",
+    "hunter2@camera",
+    "hunter2@camera/live.mp4",
+    ".hunter2@camera",
+    "~hunter2:x@camera",
     "Authorization: Basic hunter2==",
     "Cookie: a=1; b=hunter2",
 ]
@@ -118,6 +122,9 @@ def test_what_was_meant_to_be_an_address_holds_no_secret_either(word: str) -> No
         "udp, /dev/video0",
         "files/http/a.mp4",
         "me@home.mp4 and dog@10.0.0.mp4",
+        "photo@2x.png: no picture",
+        "'/videos/me@home/a' and ~/me@home and ../me@home",
+        "live@camera, cam-1@yard",
     ],
 )
 def test_what_is_no_address_stays(text: str) -> None:
@@ -187,6 +194,27 @@ def test_no_part_of_a_secret_that_could_tell_it_survives(secret: str, form: str)
     assert secret not in shown
     assert not set("jJqQ") & set(shown), shown
     assert not set("jJqQ") & set(stream_name(address))
+
+
+_tokens = _secrets.filter(
+    lambda text: not set(" :") & set(text) and not text.startswith(("/", "./", "../"))
+).filter(lambda text: not (text.startswith("~") and "/" in text))
+_hosts = st.sampled_from(
+    ["camera", "yard", "nvr-3", "cam_1", "localhost", "site.example", "CAM01", "camera/live", "camera/a.mp4"]
+)
+_around = st.sampled_from(
+    ["{}", "cannot open {}", "'{}'", "['{}']: no", "({}).", "camera={}", "no answer from {}, again"]
+)
+
+
+@pytest.mark.promise("any-password")
+@given(_tokens, _hosts, _around)
+def test_a_token_before_a_plain_name_is_hidden(token: str, host: str, around: str) -> None:
+    shown = redact_text(around.format(f"{token}@{host}"))
+    assert redact_text(shown) == shown
+    assert not set("jJqQ") & set(shown), shown
+    assert host.split("/")[0] in shown
+    assert not set("jJqQ") & set(redact_argument(f"{token}@{host}"))
 
 
 @given(_secrets)

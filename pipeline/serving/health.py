@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import make_wsgi_app
 
 from pipeline.core.errors import UserError
+from pipeline.core.shown_text import shown
 from pipeline.runtime.progress import RunObserver
 from pipeline.serving.bounded_server import BoundedServer, Environ, StartResponse
 from pipeline.serving.metrics import RunMetrics
+
+log = logging.getLogger(__name__)
 
 
 class Health(RunObserver):
@@ -60,9 +64,16 @@ def health_server(address: str, port: int, metrics: RunMetrics, health: Health) 
     scrape = make_wsgi_app(metrics.registry)
 
     def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
+            return _reply(start_response, "405 Method Not Allowed", "GET or HEAD", [("Allow", "GET, HEAD")])
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
-            return scrape(environ, start_response)
+            try:
+                return scrape({**environ, "REQUEST_METHOD": "GET"}, start_response)
+            except Exception:  # what a stranger's headers make of the library: it answers in its plain form
+                log.debug("headers of a scrape", exc_info=True)
+                asked = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "QUERY_STRING": ""}
+                return scrape(asked, start_response)
         checks = {"/healthz": health.healthy, "/readyz": health.ready}
         if path not in checks:
             return _reply(start_response, "404 Not Found", "try /metrics, /healthz or /readyz")
@@ -90,6 +101,8 @@ def health_server(address: str, port: int, metrics: RunMetrics, health: Health) 
         thread.join(timeout=5)
 
 
-def _reply(start_response: StartResponse, status: str, text: str) -> list[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-    return [f"{text}\n".encode()]
+def _reply(
+    start_response: StartResponse, status: str, text: str, headers: Sequence[tuple[str, str]] = ()
+) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers])
+    return [f"{shown(text)}\n".encode()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import threading
 import time
@@ -169,3 +170,55 @@ def test_a_connection_has_one_answer_whatever_is_smuggled_in() -> None:
             assert answer.count(b"HTTP/1.") <= 1
             assert b"sca_" not in answer
             assert b"\r\nSet-Cookie" not in answer
+
+
+ODD = (
+    b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text; version=abc; q=nan\r\n\r\n",
+    b"GET /metrics?name[]=%ff%00&&name[]&=&name[]=\xff HTTP/1.1\r\nAccept-Encoding: gzip;q=x\r\n\r\n",
+    b"FOO\0BAR /healthz HTTP/1.1\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\n\r\n",
+    b"DELETE /metrics HTTP/1.1\r\n\r\n",
+    b"GET /%2e%2e/%00%ff HTTP/1.1\r\nHost: ../\x1b[2J\r\n\xff\xfe: \xff\r\n\r\n",
+    b"GET //evil.example/readyz HTTP/1.999999999999999999999999\r\n\r\n",
+    b"GET /readyz HTTP/1.1\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+    b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(200),
+    b"A" * 1_000_000,
+)
+
+
+@pytest.mark.promise("http-bounds")
+@pytest.mark.parametrize("sent", ODD)
+def test_no_request_makes_an_error_of_ours_or_a_line_on_the_terminal(
+    sent: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = b""
+    with health_server("127.0.0.1", 0, RunMetrics(), Health(60)) as port:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=30) as line,
+            contextlib.suppress(ConnectionResetError, BrokenPipeError),
+        ):
+            line.sendall(sent)
+            while part := line.recv(1 << 16):
+                answer += part
+        assert b" 500 " not in answer.split(b"\r\n")[0]
+        assert fetch(port, "/healthz") == (200, "ok\n")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_only_a_question_is_answered_and_a_head_has_no_body() -> None:
+    health = Health(60)
+    health.running({"a\x1b[2J\r\nb": False})
+    with health_server("127.0.0.1", 0, RunMetrics(), health) as port:
+        for method, path, code in (
+            ("POST", "/healthz", 405),
+            ("HEAD", "/healthz", 200),
+            ("HEAD", "/metrics", 200),
+        ):
+            line = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            line.request(method, path)
+            answer = line.getresponse()
+            assert answer.status == code
+            assert answer.getheader("Allow") == ("GET, HEAD" if code == 405 else None)
+            line.close()
+        # What would act on a terminal is written out.
+        assert fetch(port, "/readyz") == (503, "not up: a\\x1b[2J\\r\\nb\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ MAX_BYTES = 256 * 1024
 
 _MAX_DEPTH = 40
 _MAX_VALUES = 100_000
+_MAX_INTEGER = 1 << 63
+_QUOTED = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"|'[^']*$")
+_LONGEST_PROBLEM = 200
 
 
 class YamlFault(ValueError):
@@ -58,7 +62,9 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark is not None else ""
-        raise YamlFault(getattr(error, "problem", None) or "not YAML", place) from None
+        problem = getattr(error, "problem", None) or "not YAML"
+        # PyYAML's words quote what stands there, at any length.
+        raise YamlFault(_QUOTED.sub("'...'", problem)[:_LONGEST_PROBLEM], place) from None
     except YamlFault:
         raise
     except (ValueError, OverflowError, AttributeError, TypeError, KeyError):
@@ -67,7 +73,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """Nothing that nests deeper than Python can follow."""
+    """Nothing that nests deeper than Python can follow, no number that nothing counts to, and no key twice in one mapping."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -81,6 +87,26 @@ class _BoundedLoader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self._depth -= 1
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the base class, which lets the last of several equal keys hide the others: a camera that nobody records."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if (key.tag, key.value) in seen:
+                    raise YamlFault("a key that stands in one mapping twice", f" at line {key.start_mark.line + 1}")
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if not -_MAX_INTEGER <= number < _MAX_INTEGER:
+            raise YamlFault("a date or a number that cannot be", f" at line {node.start_mark.line + 1}")
+        return number
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+_BoundedLoader.add_constructor("tag:yaml.org,2002:int", _BoundedLoader.construct_yaml_int)
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:

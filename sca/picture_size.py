@@ -33,7 +33,7 @@ def _is_png(path: Path) -> bool:
         return False
 
 
-def can_be_decoded(path: Path) -> bool:
-    """Whether nothing in the head of a picture speaks against decoding it: it has pixels, and no more than `MOST_PIXELS`."""
+def can_be_decoded(path: Path, most: int = MOST_PIXELS) -> bool:
+    """Whether nothing in the head of a picture speaks against decoding it: it has pixels, and no more than `most`."""
     size = says_it_is(path)
-    return size is None or 0 < size[0] * size[1] <= MOST_PIXELS
+    return size is None or 0 < size[0] * size[1] <= most

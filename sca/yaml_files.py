@@ -94,7 +94,9 @@ class _BoundedLoader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
                 if (key.tag, key.value) in seen:
-                    raise YamlFault("a key that stands in one mapping twice", f" at line {key.start_mark.line + 1}")
+                    raise YamlFault(
+                        "a key that stands in one mapping twice", f" at line {key.start_mark.line + 1}"
+                    )
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 

@@ -22,7 +22,7 @@ from pipeline.core.shown_text import json_text, shown
 from pipeline.drawing.drawing import DisplayOptions, Label, draw_labels
 from pipeline.drawing.moving_masks import whole_mask
 from pipeline.sources.deep_pixels import value_range
-from pipeline.sources.picture_files import Page, pages_of, read_page
+from pipeline.sources.picture_files import Page, has_more_pages, read_page
 from pipeline.store.durable_files import refusal
 from sca.model_names import check_device_name, find_model
 from sca.prompt_files import Kind, Picture, PromptFile
@@ -195,8 +195,8 @@ class _Writer:
 
     def add(self, path: Path, rgb: np.ndarray, regions: Sequence[DescribedRegion]) -> None:
         height, width = rgb.shape[:2]
-        if (pages := _pages(path)) > 1:
-            say(f"{path}: the first of {pages} pages", error=True)
+        if has_more_pages(path):
+            say(f"{path}: of its several pictures the first", error=True)
         if self._request.output == "table":
             self._table(path, regions)
         elif self._request.output == "jsonl":
@@ -311,10 +311,3 @@ def _draw(rgb: np.ndarray, regions: Sequence[DescribedRegion], place: Path) -> N
             file.write(encoded.tobytes())
     except OSError as error:
         raise UserError(f"cannot write {place}: {error.strerror or error}; choose another place") from error
-
-
-def _pages(path: Path) -> int:
-    try:
-        return len(pages_of(path)) if path.suffix.lower() in (".tif", ".tiff", ".webp", ".gif") else 1
-    except (OSError, ValueError):
-        return 1

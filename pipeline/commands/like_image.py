@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.commands.extras import require
+from pipeline.commands.terminal import say
 from pipeline.core.errors import UserError
 from pipeline.store import CaptionStore
 
@@ -62,13 +63,15 @@ def _picture_and_box(typed: str) -> tuple[Path, Box | None]:
 
 def _pixels(path: Path) -> np.ndarray:
     """RGB uint8 (H, W, 3); of several pages the first. Raises `UserError` for what is no picture."""
-    from pipeline.sources.picture_files import Page, read_page
+    from pipeline.sources.picture_files import Page, has_more_pages, read_page
 
     if not path.is_file():
         raise UserError(f"--like {path}: there is no such picture; write PICTURE or PICTURE:X0,Y0,X1,Y1")
     pixels = read_page(Page(path))
     if pixels is None:
         raise UserError(f"--like {path}: this cannot be read as a picture; give a JPEG or PNG file")
+    if has_more_pages(path):
+        say(f"--like {path}: of its several pictures the first is taken", error=True)
     return np.asarray(pixels)
 
 

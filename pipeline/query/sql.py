@@ -25,6 +25,7 @@ _BATCH_BYTES = 8 << 20  # of values of Python at once, which take several times 
 _SETTINGS = (
     f"memory_limit = '{MEMORY}'",
     "threads = 2",
+    "enable_progress_bar = false",  # which would be drawn among the rows
     "temp_directory = ''",
     "enable_external_access = false",
     "python_enable_replacements = false",

@@ -87,7 +87,8 @@ def stream_requests(
     for uri in inputs:
         if "://" not in uri and Path(uri).suffix.lower() in LIST_SUFFIXES:
             for entry in read_stream_list(Path(uri)).streams:
-                own = _own_config(entry, preset, settings, changes or {}, Path(uri))
+                plain = entry.model_fields_set <= {"uri", "name"}
+                own = config if plain else _own_config(entry, preset, settings, changes or {}, Path(uri))
                 found = find_inputs([entry.uri])
                 if entry.name is not None and len(found) > 1:
                     raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +26,27 @@ _PLAYLIST_WITHIN_S = 8.0
 # A file is what stands in it now: FFmpeg would read one without its end again and again, a thousand times.
 _AS_IT_STANDS = {"max_reload": "2", "m3u8_hold_counters": "2", "live_start_index": "0"}
 
+MOST_MOVING_PIXELS = 36_000_000
+"""Of a film's picture: those of 8K and no more, for several are held at once."""
+
 CPU, NVDEC = "cpu", "nvdec"
+
+_MOST_AT_ONCE = 640 << 20
+"""What FFmpeg may take in one piece: no picture of `MOST_PIXELS` needs more, and no camera's packet a hundredth of it."""
+
+
+def _bound_allocations() -> None:
+    """A part of MJPEG that never ends, or says that it has two gigabytes, grew as fast as the network brings it."""
+    try:
+        with open("/proc/self/maps") as maps:
+            libraries = {line.split()[-1] for line in maps if "libavutil" in line}
+        for library in libraries:
+            ctypes.CDLL(library).av_max_alloc(ctypes.c_size_t(_MOST_AT_ONCE))
+    except (OSError, AttributeError):  # no Linux: FFmpeg's own bound, two gigabytes, holds
+        return
+
+
+_bound_allocations()
 
 
 def hardware_decoder(name: str) -> HWAccel | None:
@@ -97,17 +118,21 @@ def video_stream(
 ) -> av.VideoStream:
     """The film's stream, or track `wanted` (`tracks.py`), set to decode with little delay."""
     stream, _ = video_track(container, name, wanted)
-    bounded(stream)
+    if stream.width * stream.height > MOST_MOVING_PIXELS:
+        raise SourceRefused(
+            f"{name}: moving pictures of more than {MOST_MOVING_PIXELS // 10**6} megapixels; scale them down"
+        )
+    bounded(stream, MOST_MOVING_PIXELS)
     # Slice threads keep errors next to the packet that caused them.
     stream.thread_type = "SLICE"
     return stream
 
 
-def bounded(stream: av.VideoStream) -> av.VideoStream:
-    """The same stream, whose decoder refuses pictures of more than `MOST_PIXELS`."""
+def bounded(stream: av.VideoStream, most: int = MOST_PIXELS) -> av.VideoStream:
+    """The same stream, whose decoder refuses pictures of more than `most` pixels."""
     decoder: av.VideoCodecContext | None = stream.codec_context
     if decoder is not None:  # of a codec that this FFmpeg knows
-        decoder.options = {"max_pixels": str(MOST_PIXELS)}
+        decoder.options = {"max_pixels": str(most)}
     return stream
 
 

@@ -12,6 +12,7 @@ from pipeline.core.clock import NS
 from pipeline.core.errors import SourceRefused
 from pipeline.core.frame import ClockSource, FrameTime
 from pipeline.core.records import Gap, GapReason, ResumePoint
+from pipeline.sources.container import MOST_MOVING_PIXELS
 from pipeline.sources.deep_pixels import ValueRange, value_range
 from pipeline.sources.geometry import fitted
 from pipeline.sources.identity import images_fingerprint
@@ -143,9 +144,11 @@ class ImageSequence:
 
 
 def _undecodable(address: str, pages: Sequence[Page]) -> str:
+    size = says_it_is(pages[0].path)
+    if pages[0].lasts_ns is not None and size is not None and size[0] * size[1] > MOST_MOVING_PIXELS:
+        return f"{address}: moving pictures of more than {MOST_MOVING_PIXELS // 10**6} megapixels; scale them down"
     if len(pages) > 1:
         return f"{address}: none of its {len(pages)} pictures can be decoded; check the files"
-    size = says_it_is(pages[0].path)
     if size is not None and size[0] * size[1] > MOST_PIXELS:
         return f"{address}: a picture of more than {MOST_PIXELS // 10**6} megapixels; scale it down, or cut it into several"
     if pages[0].path.suffix.lower() in (".heic", ".heif"):

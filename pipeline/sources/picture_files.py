@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 from av.error import FFmpegError
 from PIL import Image
 
-from pipeline.sources.container import bounded, local_container
+from pipeline.core.errors import SourceRefused
+from pipeline.sources.container import MOST_MOVING_PIXELS, bounded, local_container
 from sca.picture_size import can_be_decoded
 
 # What OpenCV cannot read, FFmpeg may: it is no error yet, and OpenCV would write it to stderr past our logs.
@@ -19,6 +22,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 # Depth is kept, and the turn that a camera noted is applied.
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+_BIG_TIFF = 43
 _LEAST_PAGE_NS = 10_000_000
 
 
@@ -31,12 +35,50 @@ class Page:
     lasts_ns: int | None = None
 
 
+MOST_PAGES = 10_000
+"""Of a TIFF or WebP: a page is found by going through all those before it."""
+
+
+def has_more_pages(path: Path) -> bool:
+    """Whether a picture file has more than one page or frame; they are not counted, which may take minutes."""
+    try:
+        with Image.open(path) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # whatever a damaged head makes of the library: who decodes it will say what is wrong
+        return False
+
+
 def pages_of(path: Path) -> list[Page]:
-    """The pages or frames of a TIFF or WebP, in order."""
+    """The pages or frames of a TIFF or WebP, in order. Raises `SourceRefused` for more than `MOST_PAGES`."""
     with Image.open(path) as image:
-        count = getattr(image, "n_frames", 1)
+        count = _tiff_pages(path) if image.format == "TIFF" else getattr(image, "n_frames", 1)
+        if count > MOST_PAGES:
+            raise SourceRefused(f"{path}: more than {MOST_PAGES} pages; cut it into several files")
         lengths = _webp_lengths(path) if image.format == "WEBP" else []
     return [Page(path, number, lengths[number] if number < len(lengths) else None) for number in range(count)]
+
+
+def _tiff_pages(path: Path) -> int:
+    """Directories of a TIFF or BigTIFF, as far as they lie in the file and form no circle; `MOST_PAGES` + 1 for more than that.
+
+    Pillow looks through all pages that it knows at each further one.
+    """
+    seen: set[int] = set()
+    with path.open("rb") as file:
+        head = file.read(16)
+        order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+        big = int.from_bytes(head[2:4], order) == _BIG_TIFF
+        counted, entry, pointer = (8, 20, 8) if big else (2, 12, 4)
+        at = int.from_bytes(head[8:16] if big else head[4:8], order)
+        while at and at not in seen and len(seen) <= MOST_PAGES:
+            file.seek(at)
+            count = file.read(counted)
+            if len(count) < counted:
+                break
+            seen.add(at)
+            file.seek(int.from_bytes(count, order) * entry, os.SEEK_CUR)
+            at = int.from_bytes(file.read(pointer), order)
+    return max(len(seen), 1)
 
 
 def _webp_lengths(path: Path) -> list[int]:
@@ -63,7 +105,7 @@ def read_pages(pages: Sequence[Page]) -> Iterator[np.ndarray | None]:
             if page.lasts_ns is None:
                 yield read_page(page)
                 continue
-            if not can_be_decoded(page.path):
+            if not can_be_decoded(page.path, MOST_MOVING_PIXELS):
                 yield None
                 continue
             # Each frame builds on those before it, so the file stays open.

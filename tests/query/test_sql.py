@@ -127,7 +127,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     *told, most = done.stdout.splitlines()
-    assert len(told) == len(statements)
+    assert len(told) == len(statements), "something else than the answers is on standard output"
     assert all("needs more than" in one for one in told), told
     assert int(most) < 1024
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import resource
 import struct
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from pipeline.commands.like_image import _pixels
 from pipeline.core.errors import UserError
 from pipeline.sources import expand_inputs, open_source
 from pipeline.sources.media_kinds import PICTURE_SUFFIXES
@@ -110,6 +113,73 @@ def test_an_array_whose_head_tells_of_terabytes_is_refused(tmp_path: Path, shape
     path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head)
     with pytest.raises(UserError, match=r"masks\.npy"):
         PromptFile("masks", path).of(_picture(path), only=True)
+
+
+def tiff(pages: int) -> bytes:
+    """Grey pages of one pixel; it ends where the last says so."""
+    out = bytearray(struct.pack("<2sHI", b"II", 42, 8))
+    for page in range(pages):
+        at = len(out)
+        after = at + 2 + 8 * 12 + 4 + 2
+        tags = ((256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, after - 2), (278, 1), (279, 1))
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        out += (
+            struct.pack("<H", 8) + entries + struct.pack("<I", 0 if page == pages - 1 else after) + bytes(2)
+        )
+    return bytes(out)
+
+
+def moving_gif(frames: int, side: int) -> bytes:
+    frame = b"\x21\xf9\x04\0\1\0\0\0\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    return (
+        b"GIF89a"
+        + struct.pack("<HHBBB", side, side, 0x80, 0, 0)
+        + b"\0\0\0\xff\xff\xff"
+        + frame * frames
+        + b";"
+    )
+
+
+def moving_webp(frames: int, side: int) -> bytes:
+    still = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(still, "WEBP", lossless=True)
+
+    def three(number: int) -> bytes:
+        return number.to_bytes(3, "little")
+
+    frame = three(0) + three(0) + three(15) + three(15) + three(10) + b"\0" + still.getvalue()[12:]
+    chunk = b"ANMF" + struct.pack("<I", len(frame)) + frame
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\x02\0\0\0" + three(side - 1) * 2
+    body += b"ANIM" + struct.pack("<I", 6) + bytes(6) + chunk * frames
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+MOVING = {
+    "many.tif": (lambda: tiff(by_day(11_000, 60_000)), "more than 10000 pages"),
+    "wide.gif": (lambda: moving_gif(1000, 8000), "36 megapixels"),
+    "wide.webp": (lambda: moving_webp(1000, 8000), "36 megapixels"),
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_thousands_of_pages_and_pictures_that_move_are_bounded(tmp_path: Path, name: str) -> None:
+    make, told = MOVING[name]
+    (tmp_path / name).write_bytes(make())
+    assert told in borne(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.gif", moving_gif(20_000, 16)), ("a.webp", moving_webp(5000, 16)), ("a.tif", tiff(5000))],
+)
+def test_of_a_picture_to_look_for_the_first_frame_is_taken_and_that_is_told(
+    tmp_path: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    begun = time.process_time()
+    assert _pixels(tmp_path / name).shape[2] == 3
+    assert time.process_time() - begun < LONGEST_S
+    assert "of its several pictures the first" in capsys.readouterr().err
 
 
 @settings(max_examples=by_day(60, 3000), suppress_health_check=[HealthCheck.function_scoped_fixture])

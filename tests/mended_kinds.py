@@ -25,6 +25,9 @@ _INPUTS = "tests/sources/test_inputs.py::"
 _HEALTH = "tests/serving/test_health.py::"
 _SETTINGS = "tests/settings/test_hostile_settings.py::"
 _LOST = "tests/sources/test_lost_pictures.py::"
+_SQL = "tests/query/test_sql.py::"
+_YAML = "tests/sca/test_yaml_files.py::"
+_PICTURES = "tests/sources/test_hostile_pictures.py::"
 _LEAVING = "tests/core/test_leaving.py::"
 
 
@@ -147,12 +150,32 @@ KINDS = (
         ("tests/store/test_commit.py::test_a_store_that_goes_while_it_is_written_is_told_and_not_made_anew",),
     ),
     MendedKind(
-        "A token in the place of a user name, before a host without a scheme, was shown",
+        "A token in the place of a user name, before a host or a plain name without a scheme, was shown",
         (_REDACTION + "test_what_was_meant_to_be_an_address_holds_no_secret_either",),
     ),
     MendedKind(
         "Half requests took a thread each until no file could be opened; the metrics port knew no time limit",
         (_HEALTH + "test_half_requests_are_bounded_and_keep_nobody_out",),
+    ),
+    MendedKind(
+        "A statement of `--sql` took 3.9 GiB for one value; a bar of DuckDB's was drawn among the rows of one that took long",
+        (_SQL + "test_no_statement_fills_the_memory", _SQL + "test_a_row_that_nobody_could_read_is_refused"),
+    ),
+    MendedKind(
+        "Dates beyond the calendar of Python, and statements that are not UTF-8, ended `--sql` in a traceback",
+        (_SQL + "test_values_that_python_cannot_hold_are_told",),
+    ),
+    MendedKind(
+        "A TIFF of 60,000 pages took minutes to open, a GIF of 64 megapixels gigabytes",
+        (_PICTURES + "test_thousands_of_pages_and_pictures_that_move_are_bounded",),
+    ),
+    MendedKind(
+        "Of a key that stood twice in a list the last was taken, and a camera was not recorded, without a word; faults in YAML quoted what stood there",
+        (_YAML + "test_hostile_yaml_is_refused",),
+    ),
+    MendedKind(
+        "A header of a scrape's printed a traceback in a run's terminal, and was answered with 500",
+        (_HEALTH + "test_no_request_makes_an_error_of_ours_or_a_line_on_the_terminal",),
     ),
     MendedKind(
         "600 bytes of YAML aliases ate the memory",

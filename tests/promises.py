@@ -48,6 +48,11 @@ PROMISES = {
         "A segment whose masks do not end where it tells is damaged, and never merged or archived",
         "2026-11-28",
     ),
+    "sql-bounded": Promise(
+        "What is read",
+        "What a statement of `--sql` makes of a few bytes is refused within 1 GiB, a row takes 16 MB at most, and nothing but its rows stands on standard output",
+        "2026-11-29",
+    ),
     "damaged-masks": Promise(
         "What is read",
         "A stored mask that is damaged is told and left out, by drawing, queries (exit 3) and exports; with `--strict` it is an error",
@@ -100,7 +105,7 @@ PROMISES = {
     ),
     "yaml-bounds": Promise(
         "What is read",
-        "YAML is at most 256 KiB, 40 levels and 100,000 values with its aliases written out; what is no regular file is not waited for",
+        "YAML is at most 256 KiB, 40 levels and 100,000 values with its aliases written out, and no key stands in one mapping twice; what is no regular file is not waited for",
         "2026-11-28",
     ),
     "list-files": Promise(
@@ -135,7 +140,7 @@ PROMISES = {
     ),
     "http-bounds": Promise(
         "Ports, folders and the death of Ray",
-        "`/metrics` and `/healthz`: at most 16 connections, each for 10 s at most, and half requests keep nobody out; on loopback unless asked for, IPv6 too",
+        "`/metrics` and `/healthz`: at most 16 connections, each for 10 s at most, half requests keep nobody out, and nothing that a stranger sends makes an error of ours or a line on the terminal; on loopback unless asked for, IPv6 too",
         "2026-11-28",
     ),
     "ray-own": Promise(
@@ -200,7 +205,7 @@ PROMISES = {
     ),
     "pictures-bounded": Promise(
         "What is read",
-        "A picture that unpacks to more than 134 megapixels, or whose head lies, is refused before it is decoded; fuzzed under every ending",
+        "A picture that unpacks to more than 134 megapixels, or whose head lies, is refused before it is decoded, moving pictures of more than 36 and files of more than 10,000 pages are too; of a picture to look for, the first frame is taken and that is told; fuzzed under every ending",
         "2026-11-28",
     ),
     "archives-bounded": Promise(

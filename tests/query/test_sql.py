@@ -110,6 +110,7 @@ BOMBS = [
 ]
 
 
+@pytest.mark.promise("sql-bounded")
 def test_no_statement_fills_the_memory(store: CaptionStore) -> None:
     asked = """
 import resource, sys
@@ -132,6 +133,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     assert int(most) < 1024
 
 
+@pytest.mark.promise("sql-bounded")
 @pytest.mark.parametrize("output", ["json", "csv", "table"][:: by_day(3, otherwise=1)])
 def test_a_row_that_nobody_could_read_is_refused(store: CaptionStore, output: str) -> None:
     found = ask(store, "SELECT 1, repeat('a', 20000000) FROM range(2)", "--format", output)

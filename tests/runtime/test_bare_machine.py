@@ -74,7 +74,9 @@ def test_whole_runs(machine: BareMachine, tiny_checkpoint: Path, runtime: str, e
         ],
         ROOT,
     )
-    assert done.returncode == 0, f"exit code {done.returncode} (-9: killed, for memory perhaps)\n{done.stderr}"
+    assert done.returncode == 0, (
+        f"exit code {done.returncode} (-9: killed, for memory perhaps)\n{done.stderr}"
+    )
     assert "Traceback" not in done.stderr
     assert (machine.work / "out.mp4").stat().st_size
     with CaptionStore.open(machine.work / "clip.zarr") as store:

@@ -58,6 +58,10 @@ KINDS = (
         ),
     ),
     MendedKind(
+        "Signals of a terminal that closes, five in a row, broke off the end of a command, and the process that built its engines stayed",
+        (_LEAVING + "test_signals_that_come_in_a_row_break_off_nothing_that_is_put_away",),
+    ),
+    MendedKind(
         "An export to a device replaced the device by a file",
         (
             _FILES + "test_a_device_stays_a_device",

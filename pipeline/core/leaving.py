@@ -42,12 +42,22 @@ def process_is_ours() -> bool:
 def end_as_by_ctrl_c() -> None:
     """From now on SIGTERM and SIGHUP end this program as Ctrl-C does: children end, half-written files go.
 
-    Under `nohup`, SIGHUP is ignored, and stays so.
+    What comes again within a second is the same wish: it would break off what the first has begun to put away. Under
+    `nohup`, SIGHUP is ignored, and stays so.
     """
+    last_s = -_ONE_WISH_S
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        echo, last_s = now_s - last_s < _ONE_WISH_S, now_s
+        if not echo:
+            raise KeyboardInterrupt
+
     if threading.current_thread() is threading.main_thread():
         for number in _STOPS:
             if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, signal.default_int_handler)
+                signal.signal(number, end)
 
 
 @contextmanager

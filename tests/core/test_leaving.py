@@ -80,6 +80,17 @@ def test_sigterm_ends_any_command_as_ctrl_c_does(send: signal.Signals) -> None:
         signal.raise_signal(send)
 
 
+def test_signals_that_come_in_a_row_break_off_nothing_that_is_put_away() -> None:
+    """A closed terminal sends several."""
+    code = (
+        "import signal, sys; from pipeline.core.leaving import end_as_by_ctrl_c; end_as_by_ctrl_c()\n"
+        "try:\n    signal.raise_signal(signal.SIGHUP)\n"
+        "except BaseException:\n    for _ in range(4): signal.raise_signal(signal.SIGHUP); signal.raise_signal(signal.SIGTERM)\n"
+        "    sys.exit(77)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
+
+
 def test_the_command_line_sets_it_up_before_anything_else() -> None:
     code = (
         "import os, signal, sys, pipeline.cli as cli\n"

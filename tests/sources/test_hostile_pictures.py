@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import resource
 import struct
@@ -203,3 +204,16 @@ def test_anything_under_any_ending_is_seen_or_refused(
 
 def test_the_limit_lets_the_largest_telephones_through() -> None:
     assert MOST_PIXELS > 108_000_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the bound is set on Linux")
+def test_ffmpeg_takes_no_gigabytes_in_one_piece() -> None:
+    """As it would for a part of MJPEG that says it has two, or never ends."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    (name,) = {line.split()[-1] for line in lines if "libavutil" in line and "opencv" not in line}
+    library = ctypes.CDLL(name)
+    library.av_malloc.restype = ctypes.c_void_p
+    assert library.av_malloc(ctypes.c_size_t(1 << 30)) is None
+    picture = library.av_malloc(ctypes.c_size_t(MOST_PIXELS * 3))
+    assert picture is not None
+    library.av_free(ctypes.c_void_p(picture))

@@ -25,10 +25,10 @@ class Drawn(StrEnum):
 class DisplayOptions(Options):
     """What is shown. Everything is stored, whatever is said here."""
 
-    # The shipped judge on 36 annotated pictures: of what is shown from .4 on 81 % are right, of what has .5 or more 84 %, and
-    # a twelfth less is named. See docs/performance.md.
+    # The shipped judge on 36 annotated pictures: of what is shown from .3 on 81 % are right, of what has .4 or more 85 %, and
+    # an eighth less is named. See docs/performance.md.
     min_score: float = Field(
-        default=0.4, ge=0, le=1, description="captions less sure than this are not shown"
+        default=0.3, ge=0, le=1, description="captions less sure than this are not shown"
     )
     sure_score: float = Field(
         default=0.5, ge=0, le=1, description="captions less sure than this are shown with a question mark"

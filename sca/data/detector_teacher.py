@@ -258,7 +258,7 @@ def grow_detections(images: Iterable[AnnotatedImage], folder: Path, path: Path) 
     Resumable: each picture is one line.
     """
     cv2.setNumThreads(1)
-    done = set(read_detections(path)) if path.exists() else set()
+    done = set(read_detections(path))
     left = [image for image in images if image.id not in done]
     if not left:
         return 0
@@ -273,8 +273,10 @@ def grow_detections(images: Iterable[AnnotatedImage], folder: Path, path: Path) 
 
 
 def read_detections(path: Path) -> dict[str, tuple[Detection, ...]]:
-    """What `grow_detections` wrote, by image id; of a file that was cut while it was written, what came before."""
+    """What `grow_detections` wrote, by image id; of a file that was cut while it was written, what came before; of none, nothing."""
     found: dict[str, tuple[Detection, ...]] = {}
+    if not path.exists():
+        return found
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         try:
             for line in stream:

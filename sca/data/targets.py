@@ -111,7 +111,7 @@ def _targets_of(
             targets.append(RegionTarget(_union(boxes), phrases, None, 0.6, False, outlined=False))
     annotated = [region.box for region in image.regions]
     for found in detections:
-        free = all(_iou(found.box, box) < 0.55 for box in annotated)
+        free = all(overlap(found.box, box) < 0.55 for box in annotated)
         # People have better words for each other than the detector's one.
         if free and found.category != "person" and believable(found.category, found.score, image.captions):
             targets.append(RegionTarget(found.box, (with_article(found.category),), None, 0.5, True))
@@ -152,7 +152,8 @@ def _union(boxes: Sequence[Box]) -> Box:
     return min(x0), min(y0), max(x1), max(y1)
 
 
-def _iou(a: Box, b: Box) -> float:
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes (x0, y0, x1, y1)."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

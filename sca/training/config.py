@@ -86,6 +86,10 @@ class StageConfig(_Strict):
     sentences: float = Field(
         default=0.0, ge=0, description="weight of whole-picture captions, where language is trained; 0: none"
     )
+    detector_names: bool = Field(
+        default=False,
+        description="where language is trained: what `detector` calls the things that nobody described is learnt too",
+    )
     objective: Literal["likelihood", "consensus"] = Field(
         default="likelihood",
         description="likelihood of the phrases, or consensus: the score of sampled captions against all phrases "
@@ -153,7 +157,7 @@ class TrainingConfig(_Strict):
     )
     detector: str = Field(
         default="",
-        description="folder of the packaged detector that teaches box proposals: dist/src/model_s of the npm package yolov5",
+        description="folder of the packaged detector that teaches box proposals and names: dist/src/model_s of the npm package yolov5",
     )
     shares: dict[str, float] = Field(
         default_factory=dict,

@@ -174,7 +174,7 @@ def token_table(
     Each image is seen as inference shows it, then in `stage.views` - 1 augmented views.
     """
     path = folder / f"region_features_{team.rank}_of_{team.size}.pt"
-    key = f"{_digest(model)} {stage.size} {stage.views} {seed} {len(data)}"
+    key = f"{_digest(model)} {stage.size} {stage.views} {seed} {len(data)} {sum(len(entry.targets) for entry in data)}"
     if path.exists():
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["key"] == key:

@@ -20,6 +20,7 @@ from torch import nn
 
 from sca.config import with_image_size
 from sca.data.batches import Batch, BatchMaker, ahead
+from sca.data.detector_names import with_detector_names
 from sca.data.detector_teacher import CLASSES, read_detections
 from sca.data.image_cache import ImageCache
 from sca.data.targets import TrainingImage, outlined_regions, region_phrases
@@ -275,7 +276,12 @@ class Trainer:
             encoder.caption_backbone.eval()
         if encoder.caption_map is not None:
             encoder.caption_map.dropout = stage.feature_dropout
-        phrases = region_phrases(self.data)
+        images, seen = (
+            [entry.image for entry in self.data],
+            read_detections(self.folder / "cache" / DETECTIONS),
+        )
+        self.spoken = with_detector_names(images, seen) if stage.detector_names else self.data
+        phrases = region_phrases(self.spoken)
         self.things = self._things()
         self.captions = self._maker(phrases, stage.regions)
         self.masks = self._maker(outlined_regions(self.data), stage.mask_regions)
@@ -284,7 +290,7 @@ class Trainer:
         if stage.trains == "language":
             if stage.views:
                 self.tokens = token_table(
-                    self.model, self.data, self.pictures, stage, self.config.seed, self.folder, self.team
+                    self.model, self.spoken, self.pictures, stage, self.config.seed, self.folder, self.team
                 )
             if stage.objective == "consensus":
                 documents = [target.phrases for entry in phrases for target in entry.targets]
@@ -296,10 +302,9 @@ class Trainer:
         if stage.trains != "proposals":
             return None
         images = [entry.image for entry in self.data]
-        seen = self.folder / "cache" / DETECTIONS
-        found = read_detections(seen) if seen.exists() else {}
+        seen = read_detections(self.folder / "cache" / DETECTIONS)
         return ThingBatchMaker(
-            thing_pictures(images, found, CLASSES),
+            thing_pictures(images, seen, CLASSES),
             self.pictures,
             seed=self.config.seed + 1000 * self.progress.stage,
             size=stage.size,
@@ -340,7 +345,7 @@ class Trainer:
             stage = self.stage
             size = stage.images * stage.regions // self.team.size
             seed = self.captions.seed + 7 * self.team.rank
-            return self.tokens.batch(self.data, seed, step, size, stage.sentences)
+            return self.tokens.batch(self.spoken, seed, step, size, stage.sentences)
         earlier_masks = {"masks": step, "language": 0}.get(self.stage.trains, step // self.stage.mask_every)
         if self._trains_masks(step):
             return self.masks.make(earlier_masks * self.team.size + self.team.rank)

@@ -270,7 +270,7 @@ def test_a_misspelt_setting_is_answered_with_the_nearest_one(change: dict[str, o
         parse_training_config(TINY | change, "recipe.yaml")
 
 
-@pytest.mark.parametrize("recipe", ["demo", "demo_boxes", "demo_continue", "demo_gpu"])
+@pytest.mark.parametrize("recipe", ["demo", "demo_boxes", "demo_continue", "demo_gpu", "demo_names"])
 def test_the_shipped_recipes_are_valid(recipe: str) -> None:
     config = read_training_config(Path(__file__).parents[2] / "configs" / "train" / f"{recipe}.yaml")
     assert config.model_config_for(3000).language_model.settings["vocab_size"] == 3000

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from sca.config import ScaConfig
-from sca.data.annotations import AnnotatedImage, RegionAnnotation
+from sca.data.annotations import AnnotatedImage, Box, Detection, RegionAnnotation
 from sca.data.batches import BatchMaker, ahead
+from sca.data.detector_names import with_detector_names
 from sca.data.targets import training_images
 from sca.errors import UserError
 from sca.modeling.timm_encoder import TimmEncoder
@@ -86,6 +87,43 @@ def test_what_only_a_detector_says_counts_for_less_and_loose_names_outline_nothi
     assert drawn.weight == loose.weight == 1.0
     assert 0 < person.weight < seen.weight < drawn.weight
     assert (drawn.outlined, loose.outlined, loose.loose) == (True, False, True)
+
+
+def test_a_detector_names_what_nobody_described_and_rare_things_more_often() -> None:
+    def image(number: int, *regions: RegionAnnotation) -> AnnotatedImage:
+        return AnnotatedImage(str(number), Path("x"), "any", "train", 99, 99, 1.0, (), (), regions)
+
+    def region(box: Box, score: float, loose: bool = False) -> RegionAnnotation:
+        return RegionAnnotation(box, ("a red thing",), 1, "1", (), "thing", None, score, loose)
+
+    here, near, there = (1.0, 1.0, 30.0, 30.0), (2.0, 1.0, 31.0, 30.0), (50.0, 50.0, 90.0, 90.0)
+    images = [
+        image(0, region(here, 1.0), region(there, 0.5)),  # drawn by people; guessed by another detector
+        image(1, region(here, 1.0, loose=True)),  # somewhere in this box
+        image(2, region(here, 0.5)),  # which the detector was never shown
+        *(image(number) for number in range(3, 20000)),
+    ]
+    seen = {
+        "0": [
+            Detection("dog", 0.9, near),
+            Detection("couch", 0.9, there),
+            Detection("cow", 0.3, (0, 40, 20, 60)),
+        ],
+        "1": [Detection("person", 0.9, near)],
+        **{str(number): [Detection("car", 0.9, here)] for number in range(3, 20000)},
+    }
+    found = {entry.image.id: entry.targets for entry in with_detector_names(images, seen)}
+    drawn, couch = found["0"]
+    assert (drawn.phrases, drawn.weak, couch.phrases, couch.weak) == (
+        ("a red thing",),
+        True,
+        ("a couch",),
+        True,
+    )
+    assert [target.phrases for target in found["1"]] == [("a red thing",), ("a person",)]
+    assert [target.phrases for target in found["2"]] == [("a red thing",)]
+    (car,) = found["3"]
+    assert 0 < found["1"][1].weight < car.weight < couch.weight <= drawn.weight == 1.0
 
 
 @pytest.mark.parametrize("backbone", ["frozen", "late"])

@@ -76,7 +76,7 @@ def _median_ms(action: Callable[[], object], repeats: int) -> float:
     return float(np.median(times[1:]) * 1e3)
 
 
-_HIDDEN_BELOW = 0.4  # captions with a lower score are not shown by the pipeline
+_HIDDEN_BELOW = 0.3  # captions with a lower score are not shown by the pipeline
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_a_reader_sees_whole_batches_while_another_process_writes_and_merges(
             assert writer.is_alive()
             time.sleep(0.01)
         held, seen, reads = CaptionStore.open(path), 0, 0
-        while reads <= by_day(20, otherwise=2000) or seen <= 20:
+        while reads <= by_day(20, otherwise=600) or seen <= 20:
             acknowledged = last_acknowledged(log)
             for store in (held, CaptionStore.open(path)):
                 table = store.captions(columns=("track", "t_start", "t_end", "text"))

@@ -29,6 +29,7 @@ _SQL = "tests/query/test_sql.py::"
 _YAML = "tests/sca/test_yaml_files.py::"
 _PICTURES = "tests/sources/test_hostile_pictures.py::"
 _LEAVING = "tests/core/test_leaving.py::"
+_PREPARATION = "tests/engines/test_preparation.py::"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,10 @@ KINDS = (
     MendedKind(
         "A signal that came twice, as `timeout` sends it, broke a run off before its last rows were stored",
         (_STOPS, _LEAVING + "test_a_second_wish_breaks_off_and_an_echo_of_the_first_does_not"),
+    ),
+    MendedKind(
+        "`sca query --like` loaded torch, for 1.3 GiB and twelve seconds of a processor",
+        (_PREPARATION + "test_a_picture_is_looked_for_by_the_engines_of_the_run_without_torch",),
     ),
     MendedKind("SIGHUP, a closed terminal, lost rows that were not yet committed", (_STOPS,)),
     MendedKind(

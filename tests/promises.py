@@ -53,6 +53,11 @@ PROMISES = {
         "What a statement of `--sql` makes of a few bytes is refused within 1 GiB, a row takes 16 MB at most, and nothing but its rows stands on standard output",
         "2026-11-29",
     ),
+    "like-bounded": Promise(
+        "What is read",
+        "`sca query --like` looks at its picture with the engines of the run: no torch, less than 1 GiB",
+        "2026-11-29",
+    ),
     "damaged-masks": Promise(
         "What is read",
         "A stored mask that is damaged is told and left out, by drawing, queries (exit 3) and exports; with `--strict` it is an error",

@@ -39,12 +39,12 @@ def embedding_of_picture(
         )
     name = model or _model_of(store, streams)
 
-    import sca
     from pipeline.perception.candidates import on_host
     from pipeline.perception.sightings import association_features
+    from pipeline.runtime.model_loading import eyes_of_one_picture
 
-    predictor = sca.load(name)
-    encoding = predictor.encode(pixels)
+    predictor = eyes_of_one_picture(name)
+    (encoding,) = predictor.encode_batch([pixels])
     boxes = np.array([[x0, y0, x1, y1]])
     found = predictor.segment(encoding, boxes=boxes)
     tokens = predictor.region_features(encoding, found, boxes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import logging
 import os
 import sys
@@ -109,6 +110,28 @@ class EarlyModel:
                 self._model = open_compiled(prepared, "all", inline_threads(self._config))
         except (EngineRejected, UserError, RuntimeError, OSError) as error:
             log.debug("not loaded early: %s", error)
+
+
+def eyes_of_one_picture(model: str) -> RunModel:
+    """What looks at a single picture: the engines that a run on this machine has prepared, or the model itself with torch, which takes ten
+    times as long to load. Nothing is compiled for one picture."""
+    from engines.manifest import EngineRejected
+    from engines.preparation import EngineRequest, find_prepared, open_compiled
+
+    _calm_process()
+    # As a run asks for them by itself, and as one does that was told what it would find.
+    for device, engine in itertools.product(("auto", "cpu"), ("auto", "openvino")):
+        try:
+            prepared = find_prepared(EngineRequest(model, device, engine))
+            eyes = None if prepared is None else open_compiled(prepared, "vision", 1)
+        except (EngineRejected, UserError, RuntimeError, OSError) as error:
+            log.debug("prepared engines cannot be used: %s", error)
+            continue
+        if eyes is not None:
+            return eyes
+    import sca
+
+    return sca.load(model)
 
 
 def _compiled(config: RunConfig, threads: int, part: Literal["all", "vision", "language"]) -> RunModel | None:

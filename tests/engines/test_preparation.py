@@ -7,21 +7,29 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from engines.preparation import EngineRequest, PreparationFailed, Prepared, find_prepared, prepare
 from pipeline.commands.run_steps import engines_for, with_engines
+from pipeline.core.records import Batch, CaptionEvent
+from pipeline.perception.candidates import on_host
+from pipeline.perception.sightings import association_features
 from pipeline.runtime.plan import RunPlan, plan_run
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
+from sca.predictor import Predictor
 from tests.duration import LONG
 from tests.hostile_folder import LIBRARIES, OURS, fill_hostile, imported_from
+from tests.store_samples import BY_HAND, INFO, T0, S
 from tests.tiny_checkpoint import LENIENT
-from tests.videos import write_video
+from tests.videos import picture, write_video
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +233,54 @@ def test_no_process_of_a_run_imports_torch(what: str, model: Path, tmp_path: Pat
     assert {process: names for process, names in found.items() if names != ["begun"]} == {}
     if what != "stages":
         assert CaptionStore.open(tmp_path / "run.zarr").observations().num_rows > 0
+
+
+LIKE = f"""
+import re, sys
+from pathlib import Path
+from pipeline.cli import main
+sys.argv = ["sca", *sys.argv[1:]]
+try:
+    main()
+finally:
+    high = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())
+    print("MiB", int(high[1]) // 1024, *(set({HEAVY}) & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.promise("like-bounded")
+def test_a_picture_is_looked_for_by_the_engines_of_the_run_without_torch(
+    model: Path, tiny_predictor: Predictor, tmp_path: Path
+) -> None:
+    made = find_prepared(EngineRequest(str(model), "cpu"))
+    assert made is not None
+    if not made.essentials:
+        pytest.skip(f"this machine computes otherwise than by OpenVINO alone: {made.origin}")
+    pixels, store = picture(5, 160, 96), CaptionStore.create(tmp_path / "a.zarr")
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    boxes = np.array([[10.0, 10, 90, 80], [100, 5, 155, 60]])
+    (encoding,) = tiny_predictor.encode_batch([pixels])
+    tokens = tiny_predictor.region_features(encoding, tiny_predictor.segment(encoding, boxes=boxes), boxes)
+    events = [
+        CaptionEvent(track, T0, T0 + S, 0, 0, 0, (0, 0, 9, 9), f"thing {track}", 0.5, -1.0, vector)
+        for track, vector in enumerate(association_features(on_host(tokens)))
+    ]
+    with store.writer("cam", replace(INFO, model=str(model)), compaction=BY_HAND) as writer:
+        writer.commit(Batch(captions=tuple(events)))
+    typed = (
+        "--like",
+        f"{tmp_path}/photo.png:10,10,90,80",
+        "--min-similarity",
+        "0.999",
+        "--model",
+        str(model),
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", LIKE, "query", str(store.path), *typed, "--format", "csv"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert [line.split(",")[6] for line in done.stdout.splitlines()[1:]] == ["thing 0"]
+    mib, *heavy = done.stderr.rsplit("MiB ", 1)[1].split()
+    assert heavy == []
+    assert int(mib) < 1024

@@ -222,7 +222,8 @@ def test_the_whole_cluster_may_die_at_any_moment() -> None:
     """Nothing is lost but time: a camera's is a gap, a file's none. It is told while nothing stands."""
     setting = Setting(films=(Film(4), Film(3, gaps=frozenset({1})), Film(live=True)))
     for moment in range(1, 40):
-        outcome = check(setting, Script(moment, all_die=(moment,), with_objects=True))
+        # Nobody is slow: two pauses of seconds, and the camera's time would be over before a film's.
+        outcome = check(setting, Script(moment, all_die=(moment,), with_objects=True, slow=0))
         assert outcome.error is None
         assert outcome.cluster.renewals <= 1
         assert all(stream.finished for stream in outcome.progress if stream.stream != "film2")
@@ -323,6 +324,13 @@ def test_a_stop_is_heard_while_a_stream_waits_for_a_perception_stage() -> None:
     outcome, _ = run_with(Setting(), script)
     assert outcome.error is None
     assert outcome.cluster.started[StageKind.PERCEPTION] == 1
+
+
+def test_the_process_of_a_source_comes_up_while_the_recorder_looks_where_its_stream_goes_on() -> None:
+    """One comes beside the recorder that never answers that first question, and one beside its successor."""
+    outcome, _ = run_with(Setting(), Script(7, hangs=((0, StageKind.RECORDER),)))
+    assert outcome.error is None
+    assert outcome.cluster.started[StageKind.SOURCE] == 2
 
 
 def test_few_of_many_streams_are_opened_while_perception_loads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,10 +175,16 @@ class Attempt:
 
     # -- what happens to it
 
-    def source_started(self, source: Stage[SourceProcess], resume: ResumePoint) -> None:
-        """The recorder has told where it goes on."""
+    def source_started(self, source: Stage[SourceProcess]) -> None:
+        """Its process comes up while the recorder looks where the stream goes on."""
         assert self._source is None
-        self._source, self._next_track = source, resume.next_track
+        self._source = source
+        self._check()
+
+    def goes_on(self, resume: ResumePoint) -> None:
+        """The recorder has told where it goes on."""
+        assert self._source is not None
+        self._next_track = resume.next_track
         self._check()
 
     def source_opened(self) -> None:

@@ -91,6 +91,10 @@ class Lifecycle:
         elif lane.may_open(now_s) and recorder is not None and recorder.ready and not self._too_early():
             lane.opening()
             opening = recorder.process.open_stream(lane.plan, lane.attempt.number)
+            # A process takes as long to come up as the recorder to answer.
+            source = Stage(StageKind.SOURCE, lane.name, self._cluster.source(lane.plan))
+            lane.attempt.source_started(source)
+            self.shared.watch(source)
             self.call(lane, recorder, opening, partial(self._resume, lane))
 
     def _too_early(self) -> bool:
@@ -108,9 +112,9 @@ class Lifecycle:
             self._pin(lane)
 
     def _resume(self, lane: Lane, point: ResumePoint) -> None:
-        source = Stage(StageKind.SOURCE, lane.name, self._cluster.source(lane.plan))
-        lane.attempt.source_started(source, point)
-        self.shared.watch(source)
+        source = lane.attempt.source
+        assert source is not None
+        lane.attempt.goes_on(point)
         opening = source.process.open(lane.plan, point)
         self.call(lane, source, opening, partial(self._source_opened, lane), self._options.start_deadline_s)
 

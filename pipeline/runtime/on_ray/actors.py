@@ -56,6 +56,10 @@ class _Actor:
 class SourceActor(_Actor):
     """Decodes one stream; only keyframes leave it. Call `open` first."""
 
+    def prepare(self) -> None:
+        """Import what `open` needs, while it is not known yet where the stream goes on."""
+        from pipeline.runtime import stages  # noqa: F401
+
     def open(self, plan: StreamPlan, resume: ResumePoint) -> None:
         from pipeline.runtime.stages import open_buffered
 

@@ -43,6 +43,10 @@ class RayProcess:
 
 
 class RaySource(RayProcess):
+    def __init__(self, cls: type, **options: Any) -> None:
+        super().__init__(cls, **options)
+        self._actor.prepare.remote()
+
     def open(self, plan: StreamPlan, resume: ResumePoint) -> Call:
         return self._actor.open.remote(plan, resume)
 

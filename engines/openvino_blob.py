@@ -15,6 +15,8 @@ import numpy as np
 from engines.devices import Precision
 
 BLOB_NAME = "engine.blob"
+# Bytes of an engine that computes in moments: its weights, since the plugin's own room comes on top. A guess.
+_SMALL = 64 << 20
 _HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}
 
 
@@ -54,21 +56,26 @@ def section_name(place: int, precision: Precision) -> str:
     return f"section-{place}.{precision}.blob"
 
 
-def load_blob(folder: Path, precision: Precision, threads: int) -> Runner:
-    """The compiled model that lies in `folder`, mapped and not read. RuntimeError if this plugin cannot use it."""
+def load_blob(folder: Path, precision: Precision, threads: int, *, warm: bool = False) -> Runner:
+    """The compiled model that lies in `folder`, mapped and not read. RuntimeError if this plugin cannot use it.
+
+    `warm`: with its first call behind it, unless it is large and computes for seconds.
+    """
     sections = sorted(folder.glob("section-*.blob"))
     if not sections:
-        return _load(folder / BLOB_NAME, precision, threads)
-    return _Chain([_load(path, Precision(path.name.split(".")[1]), threads) for path in sections])
+        return _load(folder / BLOB_NAME, precision, threads, warm)
+    return _Chain([_load(path, Precision(path.name.split(".")[1]), threads, warm) for path in sections])
 
 
-def _load(path: Path, precision: Precision, threads: int) -> ArrayRunner:
+def _load(path: Path, precision: Precision, threads: int, warm: bool) -> ArrayRunner:
     # Copy on write, for the plugin asks for memory that it may write to; it never does, so nothing is copied.
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensor = runtime().Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
     runner = ArrayRunner(core().import_model(tensor, "CPU", properties(precision, threads)), mapped)
     runner.give_back()
+    if warm and len(mapped) <= _SMALL:
+        runner.warm_up()
     return runner
 
 
@@ -108,6 +115,14 @@ class ArrayRunner:
             self._fresh = False
             self.give_back()
         return tuple(results[index] for index in range(self._outputs))
+
+    def warm_up(self) -> None:
+        """Compute on zeros once, in the least shapes: only then does the plugin make of the blob what it computes with."""
+        inputs = [
+            np.zeros(port.partial_shape.get_min_shape(), port.element_type.to_dtype())
+            for port in self._compiled.inputs
+        ]
+        self(*inputs)
 
     def give_back(self) -> None:
         """Let the kernel have the pages of the file, which the plugin has made its own weights of by now.

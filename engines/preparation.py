@@ -158,9 +158,9 @@ def open_compiled(
 
     def load(folder: Path, manifest: Manifest) -> Runner:
         check_files(folder, manifest)
-        return load_blob(folder, Precision(manifest.key.precision), threads)
+        return load_blob(folder, Precision(manifest.key.precision), threads, warm=True)
 
-    # Digests and plugin let go of the interpreter: the engines are loaded side by side.
+    # Digests and plugin let go of the interpreter: the engines are loaded, and make their first calls, side by side.
     with ThreadPoolExecutor(max(1, min(len(chosen), os.cpu_count() or 1))) as pool:
         loaded = pool.map(load, *zip(*chosen, strict=True)) if chosen else ()
         runners = {manifest.key.stage: runner for (_, manifest), runner in zip(chosen, loaded, strict=True)}

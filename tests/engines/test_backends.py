@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from engines.backends import BACKENDS, backend_named
 from engines.backends.interface import Backend
-from engines.testing import BackendTests
+from engines.backends.openvino import OpenVinoBackend
+from engines.devices import Precision, probe
+from engines.openvino_blob import load_blob
+from engines.testing import BackendTests, small_stage
 
 
 class TestBackends(BackendTests):
@@ -21,3 +27,13 @@ class TestBackends(BackendTests):
 
 def test_names_are_those_of_the_registry() -> None:
     assert [backend_named(name).name for name in BACKENDS.own] == list(BACKENDS.own)
+
+
+def test_an_engine_that_has_made_its_first_call_gives_what_one_that_has_not_gives(tmp_path: Path) -> None:
+    """It is made on zeros in the least shapes, where the engine is small."""
+    stage, device = small_stage(), probe("cpu")
+    OpenVinoBackend().build(stage, Precision.FLOAT32, device, tmp_path, lambda line: None)
+    inputs = [value.numpy() for value in stage.example()]
+    cold, warm = (load_blob(tmp_path, Precision.FLOAT32, 1, warm=first) for first in (False, True))
+    for one, other in zip(cold(*inputs), warm(*inputs), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -13,18 +13,18 @@ from pathlib import Path
 import psutil
 
 from pipeline.store import CaptionStore
-from tests.tiny_checkpoint import LENIENT
+from tests.tiny_checkpoint import QUICK
 from tests.videos import write_video
 
 # Frames from one keyframe to the next.
 STEP = 5
-_FRAMES_A_KILL = 400
-"""Eighty keyframes: long enough that no run reaches the end before the last kill, which comes a second after a commit at most."""
+_FRAMES_A_KILL = 320
+"""Sixty-four keyframes: long enough that no run reaches the end before the last kill, which comes a second after a commit at most."""
 _TIMEOUT_S = 300
 
 
 def start(clip: Path, store: Path, checkpoint: Path) -> subprocess.Popen[str]:
-    settings = (*LENIENT, "recording.commit_s=0.05", "keyframes.interval_s=0.2", "keyframes.change=0")
+    settings = (*QUICK, "recording.commit_s=0.05", "keyframes.interval_s=0.2", "keyframes.change=0")
     root = str(Path(__file__).resolve().parents[2])
     return subprocess.Popen(
         [

@@ -16,7 +16,7 @@ from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
 from tests.rtsp_camera import RtspCamera, needs_rtsp_server
-from tests.tiny_checkpoint import LENIENT
+from tests.tiny_checkpoint import QUICK
 from tests.videos import write_video
 
 pytestmark = pytest.mark.promise("full-disk")
@@ -70,9 +70,9 @@ def observations(store: Path) -> list[tuple[int, int]]:
 def test_a_full_disk_ends_the_run_with_the_remedy_and_the_next_run_goes_on(
     small_disk: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    clip = write_video(tmp_path / "clip.mp4", frames=400, width=96, height=64)
+    clip = write_video(tmp_path / "clip.mp4", frames=240, width=96, height=64)
     store = small_disk / "s.zarr"
-    settings = (*LENIENT, "recording.commit_s=0.05", "keyframes.change=0", "keyframes.interval_s=0.2")
+    settings = (*QUICK, "recording.commit_s=0.05", "keyframes.change=0", "keyframes.interval_s=0.2")
     config = load_config("default", settings, changes={"model": str(tiny_checkpoint)})
     filler = FillsTheDisk(store)
     with pytest.raises(ValueError, match="the disk is full: free some space, then go on"):
@@ -86,7 +86,7 @@ def test_a_full_disk_ends_the_run_with_the_remedy_and_the_next_run_goes_on(
     assert after[: len(kept)] == kept
     assert len(set(after)) == len(after)
     with CaptionStore.open(store) as opened:
-        assert opened.resume("clip").frame == 399
+        assert opened.resume("clip").frame == 239
 
 
 class FreesTheDisk(FillsTheDisk):
@@ -118,7 +118,7 @@ def test_a_camera_goes_on_when_a_full_disk_has_room_again(
     small_disk: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     store = small_disk / "s.zarr"
-    settings = (*LENIENT, "recording.commit_s=0.05", "keyframes.change=0", "keyframes.interval_s=0.2")
+    settings = (*QUICK, "recording.commit_s=0.05", "keyframes.change=0", "keyframes.interval_s=0.2")
     config = load_config("live", settings, changes={"model": str(tiny_checkpoint)})
     stop = StopRequest()
     watch = FreesTheDisk(store, stop)

@@ -14,7 +14,7 @@ from pipeline.runtime.plan import plan_run
 from pipeline.runtime.progress import RunObserver, StopRequest, StreamProgress
 from pipeline.settings.config import load_config
 from pipeline.store import CaptionStore
-from tests.tiny_checkpoint import LENIENT
+from tests.tiny_checkpoint import QUICK
 from tests.videos import write_video
 
 STREAMS = ("east", "west")
@@ -54,7 +54,7 @@ class KillsTheNode(RunObserver):
     def progress(self, now: StreamProgress) -> None:
         if self.killed_s is None:
             self._keyframes[now.stream] = now.keyframes
-            if min(self._keyframes.values()) >= 15:
+            if min(self._keyframes.values()) >= 12:
                 self.before = set(observations(self._store))
                 self.killed_s = time.monotonic()
                 self._cluster.remove_node(self._cluster.second, allow_graceful=False)
@@ -81,9 +81,9 @@ def test_the_streams_of_a_killed_node_move_and_nothing_committed_is_lost(
 ) -> None:
     from pipeline.runtime.on_ray.driver import run_on_ray
 
-    clips = [str(write_video(tmp_path / f"{name}.mp4", frames=500, width=96, height=64)) for name in STREAMS]
+    clips = [str(write_video(tmp_path / f"{name}.mp4", frames=320, width=96, height=64)) for name in STREAMS]
     settings = (
-        *LENIENT,
+        *QUICK,
         "keyframes.interval_s=0.2",
         "keyframes.change=0",
         "recording.commit_s=0.1",
@@ -105,7 +105,7 @@ def test_the_streams_of_a_killed_node_move_and_nothing_committed_is_lost(
     assert watch.before
     assert watch.before <= set(after)
     with CaptionStore.open(store) as opened:
-        assert {name: opened.resume(name).frame for name in STREAMS} == dict.fromkeys(STREAMS, 499)
+        assert {name: opened.resume(name).frame for name in STREAMS} == dict.fromkeys(STREAMS, 319)
         assert opened.gaps().num_rows == 0
     assert set(watch.moved_s) == watch.moved
     assert max(watch.moved_s.values()) < 30

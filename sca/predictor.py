@@ -16,11 +16,11 @@ from sca.decoding.reference import MAX_NEW_TOKENS, end_of_text_ids
 from sca.errors import UserError
 from sca.model_pictures import Size
 from sca.modeling import ImageFeatures, Sca, task_indices
-from sca.modeling.caption_judge import CaptionJudge, caption_evidence
+from sca.modeling.caption_judge import CaptionJudge, read_again
 from sca.preprocessing import scale_boxes, scale_points, to_model_input, to_model_input_on
 from sca.prompts import Prompts, prompts_of_each
 from sca.proposals import NO_PROPOSALS, Proposals, distinct_proposals
-from sca.regions import Caption, Coordinates, ImageEncoding, Segmentation, TextDecoder
+from sca.regions import Caption, Coordinates, ImageEncoding, Segmentation, TextDecoder, worded
 from sca.stages.computations import Stages, eager_stages
 
 # Full-resolution mask logits made at a time, in values of float32. A processor is fastest on what its caches hold, and
@@ -228,9 +228,7 @@ class Predictor:
             if given is None:
                 where = self._mask_boxes(segmentation)
             elif len(given) != len(segmentation):
-                raise UserError(
-                    f"{len(given)} boxes for {len(segmentation)} regions: give one box per region"
-                )
+                raise UserError(f"{len(given)} boxes for {len(segmentation)} regions: give one box each")
             else:
                 where = scale_boxes(given, encoding.original_size, encoding.input_size)
         return self.stages.mix(encoding.features, segmentation.tokens, segmentation.image_features, where)
@@ -243,32 +241,39 @@ class Predictor:
         task: str = "caption",
         beams: int = 1,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        fits: np.ndarray | None = None,
     ) -> list[Caption]:
-        """Caption P regions from their region tokens (P, Nr, C), in one batch. task: "caption" or "recognition"."""
-        tasks = None if task == "caption" else task_indices([task] * len(features)).to(self.device)
+        """Caption P regions from their region tokens (P, Nr, C), in one batch. task: "caption" or "recognition".
+
+        fits (P,): how much each box looks like a thing's own (`Proposals.fits`); None for boxes that somebody chose.
+        """
         if len(features) == 0:
             return []
+        tasks = None if task == "caption" else task_indices([task] * len(features)).to(self.device)
         prefix = self.model.language_prefix(torch.as_tensor(features).to(self.device), tasks)
-        language_model = self.model.language_model
         decoded = self.stages.decode_text(prefix, beams=beams, max_new_tokens=max_new_tokens)
-        ends = set(end_of_text_ids(language_model))
+        ends = end_of_text_ids(self.model.language_model)
         sequences, logprobs = decoded.sequences(), decoded.logprobs.tolist()
-        scores = self._scores(prefix, sequences, logprobs)
+        scores, sure = self._judged(prefix, sequences, logprobs, fits)
         captions = []
-        for ids, logprob, score in zip(sequences, logprobs, scores, strict=True):
-            text = self.tokenizer.decode([i for i in ids if i not in ends], skip_special_tokens=True)
-            captions.append(Caption(str(text).strip(), logprob, score, tuple(ids)))
+        for ids, each, logprob, score in zip(sequences, sure, logprobs, scores, strict=True):
+            text, likely = worded(self.tokenizer, [i for i in ids if i not in ends], each)
+            captions.append(Caption(text, logprob, score, tuple(ids), likely))
         return captions
 
-    def _scores(
-        self, prefix: Tensor, sequences: Sequence[Sequence[int]], logprobs: Sequence[float]
-    ) -> list[float]:
-        """The probability that each caption is right."""
+    def _judged(
+        self,
+        prefix: Tensor,
+        sequences: Sequence[Sequence[int]],
+        logprobs: Sequence[float],
+        fits: np.ndarray | None,
+    ) -> tuple[list[float], list[tuple[float, ...]]]:
+        """The probability that each caption is right, and those of its tokens where a judge has read it."""
         if self.judge is None:
-            return [math.exp(min(logprob, 0.0)) for logprob in logprobs]
-        evidence = caption_evidence(self.model.language_model, prefix, sequences, logprobs)
-        scores: list[float] = self.judge(evidence).sigmoid().tolist()
-        return scores
+            return [math.exp(min(logprob, 0.0)) for logprob in logprobs], [()] * len(logprobs)
+        evidence, sure = read_again(self.model.language_model, prefix, sequences, logprobs)
+        given = None if fits is None else torch.from_numpy(fits).to(evidence)
+        return self.judge(evidence, given).sigmoid().tolist(), sure
 
     @overload
     def describe(

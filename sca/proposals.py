@@ -11,6 +11,8 @@ _SAME_THING = 0.6
 # The dense head has thousands of cells: what nobody would want is not compared.
 _LEAST = 0.05
 _MOST = 200
+# What `fits` says of things in whose boxes a caption is right, in the middle. Who asks about a box of their own has a thing in it.
+USUAL_FIT = 0.5
 
 
 class Proposals(NamedTuple):
@@ -21,6 +23,19 @@ class Proposals(NamedTuple):
 
     boxes: np.ndarray
     scores: np.ndarray
+
+    def fits(self, boxes: np.ndarray) -> np.ndarray:
+        """How much each of `boxes` (N, 4) xyxy looks like a thing's own box, (N,) float32 0..1.
+
+        That is the best proposal's score, times its IoU with the box: what is expected and where agree.
+        """
+        low = np.maximum(boxes[:, None, :2], self.boxes[None, :, :2])
+        high = np.minimum(boxes[:, None, 2:], self.boxes[None, :, 2:])
+        shared = np.prod(np.clip(high - low, 0, None), axis=2)
+        areas = (np.prod(one[:, 2:] - one[:, :2], axis=1) for one in (boxes, self.boxes))
+        own, theirs = areas
+        together = np.maximum(own[:, None] + theirs[None] - shared, 1e-9)
+        return np.asarray((self.scores * shared / together).max(axis=1, initial=0.0), np.float32)
 
 
 NO_PROPOSALS = Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))

@@ -105,10 +105,30 @@ class Segmentation:
 @dataclass(frozen=True, slots=True)
 class Caption:
     """A region's caption. `logprob`: mean natural log-probability per token; `score`: probability in 0..1 that it is
-    right, which is exp(logprob) for a model without a judge of captions. `token_ids`: with special tokens.
+    right, which is exp(logprob) for a model without a judge of captions. `token_ids`: with special tokens. `word_logprobs`: how
+    likely the model held each word of `text`, between spaces; none where nobody has looked.
     """
 
     text: str
     logprob: float
     score: float
     token_ids: tuple[int, ...] = ()
+    word_logprobs: tuple[float, ...] = ()
+
+
+def worded(
+    decoder: TextDecoder, ids: Sequence[int], logprobs: Sequence[float]
+) -> tuple[str, tuple[float, ...]]:
+    """The text of a caption's tokens without its end, and the natural log-probability of each of its words.
+
+    logprobs: of the tokens, or none. A word's is the sum of its tokens'.
+    """
+    text = str(decoder.decode(list(ids), skip_special_tokens=True)).strip()
+    if not logprobs:
+        return text, ()
+    words = [0.0] * len(text.split())
+    for count, logprob in enumerate(logprobs[: len(ids)], start=1):
+        begun = str(decoder.decode(list(ids[:count]), skip_special_tokens=True)).split()
+        if begun and len(begun) <= len(words):
+            words[len(begun) - 1] += logprob
+    return text, tuple(words)

@@ -1,8 +1,9 @@
-"""What a caption says of a region and its pixels do not bear out."""
+"""What a caption says of a region and nothing bears out: colours that its pixels have not, who a person is where the model guesses."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 
 # Colour words that captions use, as the basic term that pixels are looked up by.
 _TERM = {
@@ -22,6 +23,14 @@ _TERM = {
     "tan": "brown",
 }
 _JOINS = ("and", ",")
+# Words for people that tell sex or age, and what is left when they are not told.
+_PERSON, _PEOPLE = "person", "people"
+_ANYBODY = dict.fromkeys(("man", "woman", "boy", "girl", "lady", "guy"), _PERSON) | dict.fromkeys(
+    ("men", "women", "boys", "girls", "ladies", "guys"), _PEOPLE
+)
+_AGES = ("young", "little", "small", "old", "older", "elderly")
+# Less likely than this by the model's own word, which of them it is was a guess.
+_GUESSED = 0.5
 # Say which of a colour it is, and nothing without one.
 _SHADES = ("light", "dark", "bright", "pale", "deep")
 
@@ -56,6 +65,35 @@ def without_false_colours(text: str, colours: Collection[str]) -> str:
         kept.append(word)
         gone = False
     return " ".join(kept)
+
+
+def without_guessed_people(text: str, word_logprobs: Sequence[float], least: float = _GUESSED) -> str:
+    """`text` with "person" where it names a man, woman, boy or girl and the model held that word for less likely than `least`.
+
+    `word_logprobs`: of each word, natural logarithms; none where nobody knows, and then nothing changes. What was said of the
+    age of such a one goes too: "a young girl" becomes "a person", "two men" become "two people".
+    """
+    words = text.split()
+    if len(word_logprobs) != len(words):
+        return text
+    kept: list[str] = []
+    for word, logprob in zip(words, word_logprobs, strict=True):
+        anybody = _ANYBODY.get(word)
+        if anybody is None or logprob >= math.log(least):
+            kept.append(word)
+            continue
+        while kept and kept[-1] in _AGES:
+            kept.pop()
+        if kept and kept[-1] in ("a", "an"):
+            kept[-1] = "a"
+        kept.append(anybody)
+    return " ".join(kept) if kept != words else text
+
+
+def names_nothing(text: str) -> bool:
+    """Whether a caption is colours alone ("red and black"): what has that colour was left out. "an orange" is a thing."""
+    words = text.split()
+    return bool(words) and all(word.strip(",") in _TERM or word in (*_JOINS, *_SHADES) for word in words)
 
 
 def _article(word: str) -> str:

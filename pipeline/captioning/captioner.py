@@ -10,16 +10,19 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.captioning.attributes import without_false_colours
+from pipeline.captioning.attributes import names_nothing, without_false_colours, without_guessed_people
 from pipeline.core.regions import CaptionRequest, RegionCaption
 from pipeline.core.stage_times import TimedStage, timed
 from sca.regions import Caption
 
 
 class CaptionModel(Protocol):
-    """What a captioner needs of a model, such as `sca.predictor.Predictor`: words for region tokens (P, Nr, C) float32."""
+    """What a captioner needs of a model, such as `sca.predictor.Predictor`: words for region tokens (P, Nr, C) float32.
 
-    def caption(self, features: np.ndarray) -> list[Caption]: ...
+    `fits` (P,) float32: how much each region's box looks like a thing's own, which a judge of captions may ask.
+    """
+
+    def caption(self, features: np.ndarray, *, fits: np.ndarray | None = None) -> list[Caption]: ...
 
 
 class Captioner:
@@ -39,13 +42,18 @@ class Captioner:
         for start in range(0, len(requests), self._max_batch):
             block = requests[start : start + self._max_batch]
             tokens = np.stack([request.tokens for request in block]).astype(np.float32)
-            for request, caption in zip(block, self._model.caption(tokens), strict=True):
-                captions.append(_attach(request, caption) if caption.text else None)
+            fits = np.array([request.fit for request in block], np.float32)
+            for request, caption in zip(block, self._model.caption(tokens, fits=fits), strict=True):
+                captions.append(
+                    None if not caption.text or names_nothing(caption.text) else _attach(request, caption)
+                )
         return captions
 
 
 def _attach(request: CaptionRequest, caption: Caption) -> RegionCaption:
-    seen = request.colours
+    text = without_guessed_people(caption.text, caption.word_logprobs)
+    if request.colours is not None:
+        text = without_false_colours(text, request.colours)
     return RegionCaption(
         track=request.track,
         frame=request.frame,
@@ -53,7 +61,7 @@ def _attach(request: CaptionRequest, caption: Caption) -> RegionCaption:
         box=request.box,
         mask=request.mask,
         feature=request.feature,
-        text=caption.text if seen is None else without_false_colours(caption.text, seen),
+        text=text,
         score=caption.score,
         logprob=caption.logprob,
     )

@@ -99,7 +99,8 @@ class Regions:
 class CaptionRequest:
     """A region that needs a caption. `tokens`: (Nc, C) float16 caption tokens; `box` xyxy pixels; `feature` (D,) float32.
 
-    `colours`: the basic colour terms that its pixels bear out; None where nobody has looked.
+    `colours`: the basic colour terms that its pixels bear out; None where nobody has looked. `fit`: how much its box looks like
+    a thing's own, 0..1.
     """
 
     track: int
@@ -110,6 +111,7 @@ class CaptionRequest:
     feature: np.ndarray
     tokens: np.ndarray
     colours: frozenset[str] | None = None
+    fit: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

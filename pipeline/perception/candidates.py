@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.core.regions import box_iou
 from pipeline.perception.views import Window
+from sca.proposals import NO_PROPOSALS, Proposals
 from sca.regions import Array, ImageEncoding, Segmentation
 
 # Masks are worked on where the model left them: arrays of numpy on a processor, tensors of torch on a GPU. Few numbers of each
@@ -121,11 +122,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A window of a picture of size `picture` (H, W), encoded by itself. Its pixels are those of the picture."""
+    """A window of a picture of size `picture` (H, W), encoded by itself. Its pixels are those of the picture.
+
+    `proposals`: where the model expects things in it, in pixels of the window.
+    """
 
     window: Window
     encoding: ImageEncoding
     picture: tuple[int, int]
+    proposals: Proposals = NO_PROPOSALS
 
     @property
     def scale(self) -> float:

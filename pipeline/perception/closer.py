@@ -73,7 +73,7 @@ def look_closer(
     nearer: list[Group] = []
     replaced = np.zeros(len(boxes), bool)
     for (window, rows), encoding in zip(crops, encodings, strict=True):
-        view = View(window, encoding, (height, width))
+        view = View(window, encoding, (height, width), model.propose(encoding))
         found = prompt(view, boxes[rows]).one_each().passing(limits)
         found, _ = found.filling(np.full(len(rows), _LEAST_FIT)).whole()
         own = rows[found.prompts]

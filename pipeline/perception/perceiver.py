@@ -157,7 +157,7 @@ class Perception:
         taken = np.concatenate([again, stand.boxes])
         groups += self._moving(proposed, taken, [group.found for group in groups], views, limit)
         # 5. Boxes in which the model expects things that nobody knows yet.
-        things = proposed_in(self._model, views[: 0 if empty or not self._options.proposals else None])
+        things = proposed_in(views[: 0 if empty or not self._options.proposals else None])
         taken = np.concatenate([*(group.found.mask_boxes() for group in groups), again, stand.boxes])
         unknown = things.beside(taken, self._options.least_proposal, self._options.proposals)
         groups += regions_in(unknown, views, self._prompt_boxes, self._limits)
@@ -235,7 +235,10 @@ class Perception:
             made = self._model.encode_batch(parts if encoding is not None else [frame.rgb, *parts])
         encodings = made if encoding is None else [encoding, *made]
         view.side = max(encodings[0].input_size)
-        views = [View(window, one, size) for window, one in zip(windows, encodings, strict=True)]
+        views = [
+            View(window, one, size, self._model.propose(one))
+            for window, one in zip(windows, encodings, strict=True)
+        ]
         return [_WHOLE, *(number for number, _ in due)], views
 
     def _changes(self, frame: Frame, view: StreamView) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.core.regions import box_iou
 from pipeline.perception.candidates import Candidates, Limits, View, distinct_boxes
-from pipeline.perception.sightings import Group, RegionModel
+from pipeline.perception.sightings import Group
 
 # Two views propose one thing from here on (IoU), as for regions.
 _SAME_THING = 0.6
@@ -39,11 +39,11 @@ class Proposed:
         return self.keep(np.flatnonzero(free)[:most])
 
 
-def proposed_in(model: RegionModel, views: Sequence[View]) -> Proposed:
-    """What the model proposes in all views of a picture, each thing once; what a window's border cuts is none."""
+def proposed_in(views: Sequence[View]) -> Proposed:
+    """What the model has proposed in all views of a picture, each thing once; what a window's border cuts is none."""
     parts = [Proposed(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))]
     for number, view in enumerate(views):
-        found = model.propose(view.encoding)
+        found = view.proposals
         boxes = np.asarray(found.boxes + view.window.corner, np.float32)
         whole = np.flatnonzero(view.window.holds(boxes, view.picture))
         parts.append(Proposed(boxes[whole], found.scores[whole], np.full(len(whole), number)))

@@ -36,7 +36,7 @@ class Description:
     """How the model described a track: in which keyframe, `scale` in input pixels a pixel of the picture.
 
     `feature`: (D,) float32, L2-normalised. `tokens`: (Nc, C) float16, what the captioner needs. `score`: the mask's
-    predicted IoU.
+    predicted IoU. `fit`: how much its box looked like a thing's own (`sca.proposals.Proposals.fits`).
     """
 
     keyframe: int
@@ -44,6 +44,7 @@ class Description:
     feature: np.ndarray
     tokens: np.ndarray
     score: float
+    fit: float = 0.0
 
 
 def is_nearer(scale: float, old: Description) -> bool:

@@ -158,14 +158,14 @@ def describe(model: RegionModel, group: Group, tracks: TrackMemory, keyframe: in
         with timed(TimedStage.ENCODE):
             view.encoding.captions.map()
     with timed(TimedStage.DESCRIBE):
-        tokens = model.region_features(
-            view.encoding, found.keep(anew).chosen(), boxes[anew] - view.window.corner
-        )
+        own = boxes[anew] - view.window.corner
+        tokens = model.region_features(view.encoding, found.keep(anew).chosen(), own)
         tokens = on_host(tokens).astype(np.float32)
     features, halves = association_features(tokens), tokens.astype(np.float16)
+    fits = view.proposals.fits(own)
     for place, row in enumerate(anew):
         described[row] = Description(
-            keyframe, view.scale, features[place], halves[place], float(found.iou[row])
+            keyframe, view.scale, features[place], halves[place], float(found.iou[row]), float(fits[place])
         )
     return sightings_of(
         boxes,

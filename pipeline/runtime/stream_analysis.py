@@ -116,6 +116,7 @@ class StreamAnalysis:
                     colours=colours_of(
                         frame.rgb, found.boxes[index], None if mask is None else decode_mask(mask)
                     ),
+                    fit=found.described[index].fit,
                 )
             )
         ended = (*cut_off, *update.ended)

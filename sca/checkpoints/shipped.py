@@ -184,8 +184,9 @@ def _numbers(values: Any, name: str = "model") -> Iterator[tuple[str, float]]:
 
 
 def _read_judge(path: Path, width: int) -> CaptionJudge:
-    judge = CaptionJudge(width)
     state = read_tensors(path)
+    told = state.get("head.weight")
+    judge = CaptionJudge(width, asks_fits=told is not None and told.numel() > width + 1)
     check(str(path), judge.state_dict(), state, remedy=_REMEDY)
     judge.load_state_dict(state)
     return judge.eval()

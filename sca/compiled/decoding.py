@@ -19,11 +19,12 @@ ArrayEngine = Callable[..., tuple[np.ndarray, ...]]
 
 @dataclass(frozen=True)
 class WrittenCaptions:
-    """P captions. `token_ids`: with their end; `logprobs` (P,): mean natural log-probability of a token; `states` (P, H)
-    float32: what the language model knew when it wrote the last one.
+    """P captions. `token_ids`: with their end; `token_logprobs`: natural log-probability of each; `logprobs` (P,): their mean;
+    `states` (P, H) float32: what the language model knew when it wrote the last one.
     """
 
     token_ids: list[tuple[int, ...]]
+    token_logprobs: list[tuple[float, ...]]
     logprobs: np.ndarray
     states: np.ndarray
 
@@ -39,8 +40,9 @@ def write_captions(
     cache = np.zeros((parts, count, length.heads, length.positions, length.head_dim), np.float32)
     cache[:, :, :, :begun] = filled.reshape(count, parts, length.heads, begun, length.head_dim).swapaxes(0, 1)
     best, token = _most_likely(logits)
-    total, states = best.astype(np.float32), np.array(state, np.float32)
+    states = np.array(state, np.float32)
     written = [[int(one)] for one in token]
+    sure = [[float(one)] for one in best]
     owner = np.arange(count)  # which caption each busy row of the cache is of
     for position in range(begun, begun + length.most_tokens - 1):
         going = ~np.isin(token, length.ends)
@@ -59,12 +61,12 @@ def write_captions(
             0, 1
         )
         best, token = _most_likely(logits)
-        total[owner] += best
         states[owner] = state
-        for caption, one in zip(owner, token, strict=True):
+        for caption, one, logprob in zip(owner, token, best, strict=True):
             written[caption].append(int(one))
-    counts = np.array([len(ids) for ids in written], np.float32)
-    return WrittenCaptions([tuple(ids) for ids in written], total / counts, states)
+            sure[caption].append(float(logprob))
+    mean = np.array([sum(each) / len(each) for each in sure], np.float32)
+    return WrittenCaptions(list(map(tuple, written)), list(map(tuple, sure)), mean, states)
 
 
 def _most_likely(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

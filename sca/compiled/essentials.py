@@ -49,7 +49,7 @@ class Essentials:
 
     `gaussian` (2, C / 2): frequencies of coordinates. `corners` (2, C), `foreground`, `no_point`, `no_mask` (C,): what prompts
     are told by. `task` (Nt, H): the tokens that ask for a caption; `project_weight` (H, C), `project_bias` (H,): to the
-    language model. `judge_weight` (H + 1,), `judge_bias` (1,): of the judge of captions, None if there is none.
+    language model. `judge_weight` (H + 1 or 2 H + 3,), `judge_bias` (1,): of the judge of captions, None if there is none.
     `tokenizer`: as JSON.
     """
 

@@ -13,8 +13,8 @@ from sca.compiled.essentials import Essentials
 from sca.compiled.geometry import embed_boxes, embed_points, full_masks, scaled
 from sca.errors import UserError
 from sca.model_pictures import to_model_array
-from sca.proposals import NO_PROPOSALS, Proposals, distinct_proposals
-from sca.regions import Caption, ImageEncoding, ImageFeatures, LaterMap, Segmentation
+from sca.proposals import NO_PROPOSALS, USUAL_FIT, Proposals, distinct_proposals
+from sca.regions import Caption, ImageEncoding, ImageFeatures, LaterMap, Segmentation, worded
 
 
 @dataclass(frozen=True)
@@ -164,16 +164,17 @@ class CompiledPredictor:
 
         return _in_chunks(mix, self._batches.prompts, batched)[0]
 
-    def caption(self, features: np.ndarray) -> list[Caption]:
-        """Greedy captions of P regions from their region tokens (P, Nr, C)."""
+    def caption(self, features: np.ndarray, *, fits: np.ndarray | None = None) -> list[Caption]:
+        """Greedy captions of P regions from their region tokens (P, Nr, C); fits (P,): see `sca.predictor.Predictor.caption`."""
         most = self._batches.prompts
+        told = np.full(len(features), USUAL_FIT, np.float32) if fits is None else fits
         return [
             one
             for start in range(0, len(features), most)
-            for one in self._caption(features[start : start + most])
+            for one in self._caption(features[start : start + most], told[start : start + most])
         ]
 
-    def _caption(self, features: np.ndarray) -> list[Caption]:
+    def _caption(self, features: np.ndarray, fits: np.ndarray) -> list[Caption]:
         assert self._language is not None
         assert self._tokenizer is not None
         parts = self._parts
@@ -183,20 +184,22 @@ class CompiledPredictor:
         prefix = np.concatenate([asked, told], axis=1)
         made = write_captions(prefix, self._language.prefill, self._language.step, parts.captions)
         captions = []
-        for ids, logprob, score in zip(
-            made.token_ids, made.logprobs.tolist(), self._scores(made.states, made.logprobs), strict=True
-        ):
+        scores = self._scores(made.states, made.logprobs, fits)
+        told_of = zip(made.token_ids, made.token_logprobs, made.logprobs.tolist(), scores, strict=True)
+        for ids, sure, logprob, score in told_of:
             words = [one for one in ids if one not in parts.captions.ends]
-            text = self._tokenizer.decode(words, skip_special_tokens=True)
-            captions.append(Caption(text.strip(), logprob, score, ids))
+            text, likely = worded(self._tokenizer, words, () if parts.judge_weight is None else sure)
+            captions.append(Caption(text, logprob, score, ids, likely))
         return captions
 
-    def _scores(self, states: np.ndarray, logprobs: np.ndarray) -> list[float]:
+    def _scores(self, states: np.ndarray, logprobs: np.ndarray, fits: np.ndarray) -> list[float]:
         """The probability that each caption is right."""
         weight, bias = self._parts.judge_weight, self._parts.judge_bias
         if weight is None or bias is None:
             return list(np.exp(np.minimum(logprobs, 0)).tolist())
         evidence = np.concatenate([states, logprobs[:, None]], axis=1)
+        if len(weight) > evidence.shape[1]:
+            evidence = np.concatenate([evidence, fits[:, None], fits[:, None] * evidence], axis=1)
         return list((1 / (1 + np.exp(-(evidence @ weight + bias)))).tolist())
 
     def _nothing(self, multimask: bool, boxes: np.ndarray | None) -> Segmentation:

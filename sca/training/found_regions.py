@@ -28,10 +28,14 @@ _AREAS = (0.0005, 0.9)
 
 @dataclass(frozen=True)
 class FoundRegions:
-    """N regions of one view. `boxes` (N, 4) float64 xyxy in pixels of the picture; `tokens` (N, Nc, C) float32."""
+    """N regions of one view. `boxes` (N, 4) float64 xyxy in pixels of the picture; `tokens` (N, Nc, C) float32.
+
+    `fits` (N,) float32: how much each box looks like a thing's own in that view (`Proposals.fits`).
+    """
 
     boxes: np.ndarray
     tokens: Tensor
+    fits: np.ndarray
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -97,7 +101,9 @@ def find_regions(
     if len(index) > half:
         again = predictor.segment(encoding, boxes=boxes[half:])
         parts.append(predictor.region_features(encoding, again, boxes[half:]))
-    return FoundRegions(boxes.numpy().astype(np.float64) + np.array([x0, y0, x0, y0]), torch.cat(parts))
+    own = boxes.numpy().astype(np.float64)
+    fits = predictor.propose(encoding).fits(own)
+    return FoundRegions(own + np.array([x0, y0, x0, y0]), torch.cat(parts), fits)
 
 
 @torch.inference_mode()
@@ -118,7 +124,7 @@ def proposed_regions(
         return _nothing(predictor)
     found = predictor.segment(encoding, boxes=boxes)
     tokens = predictor.region_features(encoding, found, boxes)
-    return FoundRegions(boxes.astype(np.float64) + np.array([x0, y0, x0, y0]), tokens)
+    return FoundRegions(boxes.astype(np.float64) + np.array([x0, y0, x0, y0]), tokens, proposed.fits(boxes))
 
 
 @torch.inference_mode()
@@ -138,15 +144,15 @@ def look_closer(
         top = int(np.clip(round((y0 + y1 - high) / 2), 0, height - high))
         crops.append(np.ascontiguousarray(rgb[top : top + int(high), left : left + int(wide)]))
         own.append(np.array([[x0 - left, y0 - top, x1 - left, y1 - top]]))
-    tokens = [
-        predictor.region_features(encoding, predictor.segment(encoding, boxes=box), box)
-        for encoding, box in zip(predictor.encode_batch(crops), own, strict=True)
-    ]
+    tokens, fits = [], []
+    for encoding, box in zip(predictor.encode_batch(crops), own, strict=True):
+        tokens.append(predictor.region_features(encoding, predictor.segment(encoding, boxes=box), box))
+        fits.append(predictor.propose(encoding).fits(box))
     if not tokens:
         return _nothing(predictor)
-    return FoundRegions(boxes[small], torch.cat(tokens))
+    return FoundRegions(boxes[small], torch.cat(tokens), np.concatenate(fits))
 
 
 def _nothing(predictor: Predictor) -> FoundRegions:
     shape = (0, predictor.config.num_region_tokens, predictor.config.width)
-    return FoundRegions(np.zeros((0, 4)), torch.zeros(shape))
+    return FoundRegions(np.zeros((0, 4)), torch.zeros(shape), np.zeros(0, np.float32))

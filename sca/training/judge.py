@@ -15,7 +15,7 @@ from sca.data.annotations import AnnotatedImage, Detection
 from sca.data.views import degrade
 from sca.errors import UserError
 from sca.evaluation.captions import upright
-from sca.modeling.caption_judge import CaptionJudge, caption_evidence
+from sca.modeling.caption_judge import CaptionJudge, caption_evidence, with_fits
 from sca.predictor import Predictor
 from sca.training.caption_truth import PictureTruth, Truth
 from sca.training.found_regions import a_window, find_regions, look_closer, proposed_regions
@@ -35,11 +35,15 @@ _UNKNOWN = 0.2
 
 @dataclass(frozen=True)
 class JudgeExamples:
-    """N captions: `evidence` float32 (N, H + 1), `right` bool (N,), and what each counts for, `weight` float32 (N,)."""
+    """N captions: `evidence` float32 (N, H + 1), `right` bool (N,), and what each counts for, `weight` float32 (N,).
+
+    `fits` float32 (N,): how much each region's box looks like a thing's own, of a model that proposes boxes.
+    """
 
     evidence: Tensor
     right: Tensor
     weight: Tensor | None = None
+    fits: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.right)
@@ -84,6 +88,7 @@ def judge_examples(
     """
     evidence: list[Tensor] = []
     truths: list[Truth] = []
+    fits: list[np.ndarray] = []
     for index, image in enumerate(images):
         if not image.regions:
             continue
@@ -106,6 +111,7 @@ def judge_examples(
             ids, certainty = [c.token_ids for c in captions], [c.logprob for c in captions]
             evidence.append(caption_evidence(predictor.model.language_model, prefix, ids, certainty))
             truths += [known.of(c.text, box) for c, box in zip(captions, found.boxes, strict=True)]
+            fits.append(found.fits)
         if index % 200 == 199:
             log.info(
                 "captions for the judge: %d of %d pictures, %d captions", index + 1, len(images), len(truths)
@@ -117,6 +123,7 @@ def judge_examples(
         torch.cat(evidence),
         truth == Truth.RIGHT,
         torch.where(truth == Truth.UNKNOWN, _UNKNOWN, 1.0),
+        None if predictor.stages.propose is None else torch.from_numpy(np.concatenate(fits)),
     )
 
 
@@ -128,20 +135,23 @@ _RIDGE = 0.1
 def fit_judge(examples: JudgeExamples) -> CaptionJudge:
     """The judge, by logistic regression on standardised evidence, that ranks right captions before wrong ones.
 
-    The hidden state bears a ridge, the log-probability none. UserError if all of the captions are right, or none.
+    The hidden state and its products with the fits bear a ridge; the log-probability and the fit none. UserError if all of the
+    captions are right, or none.
     """
     if not 0 < int(examples.right.sum()) < len(examples):
         raise UserError("the caption judge needs right captions and wrong ones: give more pictures")
-    evidence = examples.evidence.numpy().astype(np.float64)
+    width = examples.evidence.shape[1] - 1
+    asked = examples.evidence if examples.fits is None else with_fits(examples.evidence, examples.fits)
+    evidence = asked.numpy().astype(np.float64)
     mean, deviation = evidence.mean(axis=0), evidence.std(axis=0) + 1e-4
     columns = np.concatenate([np.ones((len(evidence), 1)), (evidence - mean) / deviation], axis=1)
     penalty = np.full(columns.shape[1], _RIDGE)
-    penalty[[0, -1]] = 0.0
+    penalty[[0, *range(width + 1, min(width + 3, len(penalty)))]] = 0.0
     weights = _logistic_regression(
         columns, examples.right.numpy(), np.zeros(len(penalty)), penalty, examples.weights()
     )
     bias, slopes = weights[0], weights[1:] / deviation
-    judge = CaptionJudge(evidence.shape[1] - 1)
+    judge = CaptionJudge(width, asks_fits=examples.fits is not None)
     judge.head.weight.copy_(torch.from_numpy(slopes)[None])
     judge.head.bias.fill_(float(bias - slopes @ mean))
     return judge.eval()
@@ -155,7 +165,7 @@ def calibrate_judge(judge: CaptionJudge, examples: JudgeExamples) -> None:
     """
     if len(examples) < 50:
         raise UserError(f"calibration needs at least 50 captions, got {len(examples)}: use more images")
-    logits = judge(examples.evidence).numpy().astype(np.float64)
+    logits = judge(examples.evidence, examples.fits).numpy().astype(np.float64)
     columns = np.stack([np.ones(len(logits)), logits], axis=1)
     shift, scale = _logistic_regression(
         columns, examples.right.numpy(), np.array([0.0, 1.0]), np.zeros(2), examples.weights()

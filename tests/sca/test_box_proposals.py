@@ -22,7 +22,7 @@ from sca.data.jsonl_folder import JsonlFolder
 from sca.data.thing_boxes import ThingBatchMaker, Things, plain_things, thing_pictures
 from sca.errors import UserError
 from sca.predictor import Predictor
-from sca.proposals import distinct_proposals
+from sca.proposals import NO_PROPOSALS, Proposals, distinct_proposals
 from sca.training.config import parse_training_config
 from sca.training.proposal_losses import cells_of, owners
 from sca.training.run import prepare_data
@@ -96,6 +96,16 @@ def test_of_proposals_each_thing_stays_once_and_inside_the_picture(
     assert (len(kept.scores) > 0) == large.any()
     if large.any():
         assert kept.scores[0] == scores[large].max()
+
+
+def test_a_box_fits_as_far_as_the_surest_proposal_there_agrees() -> None:
+    proposals = Proposals(
+        np.array([[0, 0, 10, 10], [20, 20, 40, 40]], np.float32), np.array([0.8, 0.6], np.float32)
+    )
+    asked = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [20, 20, 40, 40], [50, 50, 60, 60], [5, 5, 5, 5]])
+    np.testing.assert_allclose(proposals.fits(asked.astype(np.float32)), [0.8, 0.4, 0.6, 0, 0], atol=1e-6)
+    assert proposals.fits(np.zeros((0, 4))).shape == (0,)
+    assert NO_PROPOSALS.fits(asked).tolist() == [0] * 5
 
 
 def test_a_model_without_the_head_proposes_nothing() -> None:

@@ -13,6 +13,7 @@ import torch
 from sca.data.annotations import AnnotatedImage, RegionAnnotation
 from sca.modeling.caption_judge import CaptionJudge
 from sca.predictor import Predictor
+from sca.proposals import USUAL_FIT
 from sca.training.judge import JudgeExamples, calibrate_judge, fit_judge, judge_examples, judge_pictures
 
 
@@ -50,6 +51,9 @@ def test_captions_of_found_regions_become_examples(tmp_path: Path, demo: Predict
 
     right = judge_examples(predictor, [image(*(word.strip("\u0120") for word in words))], seed=0)
     assert right.evidence.shape == (len(right), 256 + 1)
+    # The ball is what looks like a thing of its own, and most of what was found in the grass does not.
+    assert right.fits is not None
+    assert 0 <= right.fits.min() < 0.2 < 0.4 < right.fits.max() <= 1
     # A rare name is written in several pieces, none of which is the word.
     assert right.right.float().mean() > 0.8
     wrong = judge_examples(predictor, [image("a xylophone")], seed=0)
@@ -76,7 +80,7 @@ def examples(count: int, seed: int) -> JudgeExamples:
 def ranking(judge: CaptionJudge, held_out: JudgeExamples) -> float:
     """Probability that a right caption gets a higher score than a wrong one."""
     with torch.inference_mode():
-        logits = judge(held_out.evidence)
+        logits = judge(held_out.evidence, held_out.fits)
     right, wrong = logits[held_out.right], logits[~held_out.right]
     return float((right[:, None] > wrong[None]).float().mean())
 
@@ -87,6 +91,31 @@ def test_a_judge_learns_to_rank_captions_it_has_not_seen() -> None:
     assert ranking(judge, held_out) > 0.75
     shuffled = JudgeExamples(learnt.evidence, learnt.right[torch.randperm(4000)])
     assert abs(ranking(fit_judge(shuffled), held_out) - 0.5) < 0.2
+
+
+def things_and_grounds(count: int, seed: int) -> JudgeExamples:
+    """A dog's name (the first direction) is right in a box that looks like a thing's own, a lawn's in one that does not."""
+    generator = torch.Generator().manual_seed(seed)
+    evidence, fits = (
+        torch.randn(count, 32, generator=generator) * 3 + 5,
+        torch.rand(count, generator=generator),
+    )
+    right = (evidence[:, 0] > 5) == (fits > 0.5)
+    return JudgeExamples(evidence, right, fits=fits)
+
+
+def test_what_a_box_looks_like_says_something_else_of_a_dog_than_of_a_lawn() -> None:
+    learnt, held_out = things_and_grounds(4000, 0), things_and_grounds(1000, 1)
+    judge = fit_judge(learnt)
+    assert ranking(judge, held_out) > 0.8
+    calibrate_judge(judge, held_out)
+    assert error(judge, held_out) < 0.06
+    blind = fit_judge(replace(learnt, fits=None))
+    assert abs(ranking(blind, held_out) - 0.5) < 0.1
+    # Of a box that somebody chose, the judge takes it that there is a thing in it.
+    with torch.inference_mode():
+        chosen = judge(held_out.evidence)
+        assert torch.allclose(chosen, judge(held_out.evidence, torch.full((1000,), USUAL_FIT)))
 
 
 def test_what_counts_for_nothing_teaches_nothing() -> None:
@@ -107,7 +136,7 @@ def test_examples_of_one_kind_teach_nothing() -> None:
 def error(judge: CaptionJudge, held_out: JudgeExamples) -> float:
     """How far the judge's probabilities are from how often it is right, over tenths of the captions."""
     with torch.inference_mode():
-        scores = judge(held_out.evidence).sigmoid()
+        scores = judge(held_out.evidence, held_out.fits).sigmoid()
     tenths = scores.argsort().chunk(10)
     return float(np.mean([abs(scores[t].mean() - held_out.right[t].float().mean()) for t in tenths]))
 

@@ -255,10 +255,11 @@ def test_segment_anything_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config", [tiny_config(), tiny_config(LLAMA), region_token_config()], ids=["gpt2", "llama", "regions"]
 )
-def test_our_own_format(tmp_path: Path, config: ScaConfig) -> None:
+@pytest.mark.parametrize("asks_fits", [False, True])
+def test_our_own_format(tmp_path: Path, config: ScaConfig, asks_fits: bool) -> None:
     model = tiny_model(config)
     settings = AutomaticSettings(points_per_side=9, pred_iou_thresh=0.3)
-    judge = CaptionJudge(int(model.language_model.config.hidden_size))
+    judge = CaptionJudge(int(model.language_model.config.hidden_size), asks_fits=asks_fits)
     save_shipped(model, word_tokenizer(), tmp_path, settings, judge)
     stored = load_file(tmp_path / "model.safetensors")
     parameters = {name for name, _ in model.named_parameters()}
@@ -268,6 +269,7 @@ def test_our_own_format(tmp_path: Path, config: ScaConfig) -> None:
     assert shipped.model.config == config
     assert shipped.automatic == settings
     assert shipped.judge is not None
+    assert shipped.judge.asks_fits == asks_fits
     for name, value in judge.state_dict().items():
         assert torch.equal(shipped.judge.state_dict()[name], value), name
     assert shipped.tokenizer.decode([4, 5], skip_special_tokens=True) == word_tokenizer().decode([4, 5])

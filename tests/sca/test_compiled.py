@@ -62,7 +62,8 @@ def pair(
 ) -> tuple[Predictor, CompiledPredictor]:
     torch.manual_seed(3)
     model = tiny_model(region_token_config(proposals=True) if request.param == "regions" else tiny_config())
-    judge = CaptionJudge(int(model.language_model.config.hidden_size)) if request.param == "regions" else None
+    width = int(model.language_model.config.hidden_size)
+    judge = CaptionJudge(width, asks_fits=True) if request.param == "regions" else None
     predictor = Predictor(model, word_tokenizer(), judge=judge)
     parts = essentials_of(predictor)
     assert parts is not None
@@ -113,9 +114,13 @@ def test_a_picture_is_segmented_and_captioned_alike(
     tokens = light.region_features(ours, same, boxes)
     features = reference.region_features(theirs, expected, boxes)
     assert alike(tokens, features)
-    for our, their in zip(light.caption(tokens), reference.caption(features), strict=True):
+    fits = expects.fits(boxes)
+    for our, their in zip(
+        light.caption(tokens, fits=fits), reference.caption(features, fits=fits), strict=True
+    ):
         assert (our.text, our.token_ids) == (their.text, their.token_ids)
         assert our.logprob == pytest.approx(their.logprob, abs=1e-4)
+        assert our.word_logprobs == pytest.approx(their.word_logprobs, abs=1e-3)
         assert our.score == pytest.approx(their.score, abs=1e-4)
 
 
@@ -143,6 +148,9 @@ def test_captions_are_cut_into_batches(pair: tuple[Predictor, CompiledPredictor]
     features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     ours, theirs = light.caption(features), reference.caption(features)
     assert [one.token_ids for one in ours] == [one.token_ids for one in theirs]
+    assert [one.score for one in ours] == pytest.approx([one.score for one in theirs], abs=1e-4)
+    told = light.caption(features, fits=np.linspace(0, 1, 13, dtype=np.float32))
+    assert [one.text for one in told] == [one.text for one in ours]
     assert light.caption(features[:0]) == []
 
 

@@ -138,7 +138,7 @@ def test_region_tokens_look_at_the_region() -> None:
     assert float((default - other).abs().max()) > 1e-3
     from_point = predictor.segment(encoding, points=[[[30.0, 20.0]], [[70.0, 50.0]]])
     assert predictor.region_features(encoding, from_point).isfinite().all()
-    with pytest.raises(ValueError, match="one box per region"):
+    with pytest.raises(ValueError, match="give one box each"):
         predictor.region_features(encoding, from_point, boxes=BOXES[:1])
 
 
@@ -219,7 +219,12 @@ def test_a_judge_gives_the_scores_and_changes_nothing_else(config: ScaConfig) ->
     judge = CaptionJudge(int(model.language_model.config.hidden_size))
     plain = Predictor(model, word_tokenizer()).describe(image, BOXES)
     judged = Predictor(model, word_tokenizer(), judge=judge).describe(image, BOXES)
-    assert [replace(caption, score=0.0) for caption in plain] == [replace(c, score=0.0) for c in judged]
+    unjudged = [replace(caption, score=0.0, word_logprobs=()) for caption in judged]
+    assert [replace(caption, score=0.0) for caption in plain] == unjudged
+    for caption in judged:  # each token was written in some word, or ends the caption
+        assert len(caption.word_logprobs) == len(caption.text.split())
+        assert all(logprob <= 0 for logprob in caption.word_logprobs)
+        assert sum(caption.word_logprobs) >= caption.logprob * len(caption.token_ids) - 1e-4
     assert [caption.score for caption in plain] == pytest.approx([math.exp(c.logprob) for c in plain])
     assert all(0 < caption.score < 1 for caption in judged)
     assert len({caption.score for caption in judged}) == len(BOXES), "every region got the same score"

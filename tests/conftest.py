@@ -41,14 +41,15 @@ settings.load_profile("long" if LONG else "day")
 
 
 @pytest.fixture(autouse=True)
-def _torch_computes_with_as_many_threads_as_before() -> Iterator[None]:
-    """A run in the test's own process takes all processors, and the next test would add up in another order."""
+def _torch_computes_with_as_many_threads_in_every_test() -> None:
+    """A run in this process, a fixture's of a whole module too, takes all processors, and oneDNN then computes another way.
+
+    With two threads it takes other convolutions, whose results are up to 0.01 away (tests/tiny_models.py).
+    """
     torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch is not None else 1
-    yield
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != before:
-        torch.set_num_threads(before)
+    wanted = int(os.environ["OMP_NUM_THREADS"])
+    if torch is not None and torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
 
 
 RAY = "whole runs on Ray"

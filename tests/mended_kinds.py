@@ -29,6 +29,7 @@ _SQL = "tests/query/test_sql.py::"
 _YAML = "tests/sca/test_yaml_files.py::"
 _PICTURES = "tests/sources/test_hostile_pictures.py::"
 _LEAVING = "tests/core/test_leaving.py::"
+_BROADCASTS = "tests/sources/test_broadcasts.py::"
 _PREPARATION = "tests/engines/test_preparation.py::"
 
 
@@ -41,6 +42,26 @@ class MendedKind:
 
 
 KINDS = (
+    MendedKind(
+        "Of a playlist that nobody continued, the last seconds were stored again every half minute, as if they were happening; after a moment without the server they came twice",
+        (_BROADCASTS + "test_what_was_shown_is_not_shown_again_when_it_is_connected_to_again",),
+    ),
+    MendedKind(
+        "A live playlist that its server failed to give ended a stream without an error where only errors are followed by another try",
+        (_BROADCASTS + "test_what_was_shown_is_not_shown_again_when_it_is_connected_to_again",),
+    ),
+    MendedKind(
+        "A picture of each segment was told as damaged where a packager counts packets from 0 in each",
+        (_BROADCASTS + "test_what_was_shown_is_not_shown_again_when_it_is_connected_to_again",),
+    ),
+    MendedKind(
+        "Segments that were late were stored as if they had come in time where a damaged picture came first",
+        (_BROADCASTS + "test_a_damaged_picture_hides_no_pause",),
+    ),
+    MendedKind(
+        "Behind stamps that leapt, most segments of a live playlist expired while each leap was waited out, for ever",
+        (_BROADCASTS + "test_stamps_that_leap_are_not_waited_for_again_and_again",),
+    ),
     MendedKind("`kill PID` of a run on Ray aborted after three seconds with a native stack", (_STOPS,)),
     MendedKind(
         "SIGTERM while Ray was starting ended the program in Ray's way, or aborted it",

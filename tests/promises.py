@@ -273,6 +273,11 @@ PROMISES = {
         "Each picture that is lost is counted: damaged ones, and those whose time stamps stand still or go back",
         "2026-11-28",
     ),
+    "broadcast-once": Promise(
+        "Time",
+        "Nothing of a broadcast in segments (HLS, DASH) is shown twice when it is connected to again, a playlist that nobody continues is an outage, and a pause is told wherever segments are late, lost or leap",
+        "2026-11-29",
+    ),
     "order-of-rows": Promise(
         "Time",
         "No disturbance of clocks and time stamps reorders rows",

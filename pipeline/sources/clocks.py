@@ -148,6 +148,8 @@ _LONGEST_HOLE_NS = 30 * NS
 # What is missing between two pictures lasts longer than this, and than pictures of that sender usually are apart.
 _LEAST_HOLE_NS = 1 * NS
 _USUAL_STEPS = 3
+# Segments that a server lost come one or two in a row; behind a leap, all do that the playlist no longer holds.
+_WAITED_OUT = 2
 
 
 class Pacing:
@@ -156,13 +158,18 @@ class Pacing:
     Nobody reads ahead: pictures wait undecoded with the sender, so that memory stays bounded. The schedule is pinned to
     the first picture, and moves only where time stamps begin anew or the sender was late. That *we* were slow moves
     nothing: such pictures are due in the past and are shown at once. A hole in the media is waited out, so that it is
-    seen as the pause that it is; `after_hole`: the last picture stood behind one. Steady clock and media time in ns.
+    seen as the pause that it is; `after_hole`: the last picture stood behind one. Where one follows
+    the other, each waited out for longer than all that comes between, it is the waiting that loses segments, since the
+    stamps leapt: then the schedule moves. Steady clock and media time in ns.
     """
 
     def __init__(self) -> None:
         self._pin: tuple[int, int] | None = None
         self._media_ns = 0
         self._step_ns = 0
+        # How many holes in a row were waited out for longer than what came since the one before, which ended then.
+        self._waited = 0
+        self._hole_ns = (0, 0)
         self.after_hole = False
 
     def due_ns(self, media_ns: int, *, asked_ns: int, now_ns: int) -> int:
@@ -177,6 +184,13 @@ class Pacing:
         due = since_ns + media_ns - pinned_ns
         if now_ns - max(due, asked_ns) > _DRY_NS:
             return self._moved(media_ns, now_ns)
+        if self.after_hole and due > now_ns:
+            wait_ns, ended_ns = self._hole_ns
+            self._waited = self._waited + 1 if wait_ns > media_ns - step - ended_ns else 1
+            self._hole_ns = (due - now_ns, media_ns)
+            if self._waited > _WAITED_OUT:
+                self._waited = 0
+                return self._moved(media_ns, now_ns)
         return due
 
     def _moved(self, media_ns: int, now_ns: int) -> int:

@@ -250,7 +250,9 @@ class LiveStream:
                 if self._stop.is_set():
                     return
                 self._take(connection, picture, arrival)
-                asked_ns = time.monotonic_ns()
+                if not picture.damaged:
+                    # For one that can be shown has been waited for since the last such.
+                    asked_ns = time.monotonic_ns()
         finally:
             connection.close()
 

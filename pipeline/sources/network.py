@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ from pipeline.sources.dash import DashServer, live_dash
 from pipeline.sources.film_or_camera import AddressKind, ContainerSays, FeedTiming, by_container, timing
 from pipeline.sources.geometry import pixel_aspect
 from pipeline.sources.identity import address_fingerprint
+from pipeline.sources.repeated import NewPictures, ShownPictures
 from pipeline.sources.rtsp_greeting import greeted
 from pipeline.sources.source import SourceKind, SourceOptions
 
@@ -55,6 +57,7 @@ class NetworkCamera:
         self, uri: str, options: SourceOptions, *, segmented: bool = False, dash: bool = False
     ) -> None:
         self._first: Connection | None = None
+        self._shown = ShownPictures()
         self._told = False
         self._dash = dash or _names_dash(uri)
         self._segmented = segmented or self._dash
@@ -137,6 +140,7 @@ class NetworkCamera:
             transport=self._options.rtsp_transport,
             deadlines=deadlines,
             joined=joined,
+            shown=self._shown,
             tls=certificate_options(url, self._options.check_certificates),
         )
 
@@ -223,9 +227,9 @@ class Deadlines:
 class Connection:
     """An open stream. `url` may hold credentials; `transport`: tcp or udp, for RTSP.
 
-    `joined`: what is read in the place of `url`, delivered in segments; it keeps its own deadlines. `tls`:
-    of `certificate_options`. Raises `ConnectionLost`
-    when it cannot be opened in time.
+    `shown`: what earlier connections showed of it, which is not shown again where it comes in segments. `joined`: what is
+    read in the place of `url`, delivered in segments; it keeps its own deadlines. `tls`: of `certificate_options`. Raises
+    `ConnectionLost` when it cannot be opened in time.
     """
 
     def __init__(
@@ -234,6 +238,7 @@ class Connection:
         *,
         transport: str,
         deadlines: Deadlines,
+        shown: ShownPictures,
         joined: io.RawIOBase | None = None,
         tls: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -245,12 +250,13 @@ class Connection:
             options |= {"rtsp_transport": transport, "allowed_media_types": "video"}
         timeouts = (deadlines.open_s, deadlines.stall_s)
         begun_s = time.monotonic()
+        self._open = (
+            partial(av.open, url, options=options, timeout=timeouts, metadata_errors="replace")
+            if joined is None
+            else partial(av.open, joined, options=_QUICK_START, metadata_errors="replace")
+        )
         try:
-            container = (
-                av.open(url, options=options, timeout=timeouts, metadata_errors="replace")
-                if joined is None
-                else av.open(joined, options=_QUICK_START, metadata_errors="replace")
-            )
+            container = self._open()
         except (FFmpegError, OSError, ValueError) as error:
             # FFmpeg reports what it was doing when its time ran out, in many different ways.
             late = time.monotonic() - begun_s >= deadlines.open_s
@@ -269,9 +275,9 @@ class Connection:
         assert self._video.time_base is not None
         self.time_base: Fraction = self._video.time_base
         self.timing = timing(self._container.format.name) if joined is None else FeedTiming.SEGMENTED
-        says = ContainerSays(self._container.format.name, self._container.duration)
-        web = joined is None and url.lower().startswith(("http://", "https://"))
-        self.kind = by_container(says) if web else AddressKind.CAMERA
+        self._new = NewPictures(shown) if self.timing is FeedTiming.SEGMENTED else None
+        self._web = joined is None and url.lower().startswith(("http://", "https://"))
+        self.kind = _kind(container) if self._web else AddressKind.CAMERA
 
     @property
     def nominal_fps(self) -> float | None:
@@ -286,34 +292,66 @@ class Connection:
     def pictures(self) -> Iterator[Picture]:
         """Pictures until the connection ends, which is always told by `ConnectionLost`."""
         sender = SenderClock()
-        shown_s = time.monotonic()
+        asked_s = shown_s = time.monotonic()
         longest_s = _PICTURE_PATIENCE * self._deadlines.stall_s
+        silence = f"nothing came for {self._deadlines.stall_s:g} s"
         try:
             for packet in self._container.demux(self._video):
+                if self._out_of_time(asked_s):
+                    # The last of what came before: its moment is past, and who was told of the silence has it in there.
+                    break
                 if packet.pts is not None and packet.has_sidedata("prft"):
                     (wall_us,) = _REFERENCE_TIME.unpack_from(packet.get_sidedata("prft"))
                     sender.note(packet.pts, wall_us)
                 for picture in self._decoded(packet, sender):
                     yield picture
                     shown_s = time.monotonic()
-                if time.monotonic() - shown_s > longest_s:
+                asked_s = time.monotonic()
+                if asked_s - shown_s > longest_s:
                     raise ConnectionLost(f"data came, but no picture for {longest_s:g} s", LossCause.FAILED)
         except (FFmpegError, OSError) as error:
-            raise _lost(error, f"nothing came for {self._deadlines.stall_s:g} s") from None
+            raise _lost(error, silence) from None
+        # FFmpeg gives up waiting for a segment as it does at the end of all.
+        if self._out_of_time(asked_s):
+            raise ConnectionLost(silence, LossCause.FAILED)
+        if self._new is not None and self._web and not self._is_over():
+            raise ConnectionLost("no further segment could be read", LossCause.FAILED)
         raise ConnectionLost("the sender ended the stream", self._ending)
+
+    def _is_over(self) -> bool:
+        """Whether the playlist says so: FFmpeg ends as well where a server has failed."""
+        try:
+            with self._open() as again:
+                return _kind(again) is AddressKind.FILM
+        except (FFmpegError, OSError, ValueError):
+            return False
+
+    def _out_of_time(self, asked_s: float) -> bool:
+        """Whether segments were waited for as long as anybody waits for them."""
+        waited_s = time.monotonic() - asked_s
+        return self.timing is FeedTiming.SEGMENTED and waited_s >= self._deadlines.stall_s
 
     def close(self) -> None:
         self._container.close()
 
     def _decoded(self, packet: av.Packet[av.VideoStream], sender: SenderClock) -> Iterator[Picture]:
+        if self._new is not None:
+            self._new.read(packet)
         try:
             frames = packet.decode()
         except FFmpegError:
             # What cannot be decoded at all leaves no picture; the ones that build on it come out as damaged.
             return
+        # Many senders count the packets of each segment from 0: FFmpeg takes that for a loss. What is lost of a segment,
+        # the decoder tells.
+        lossy = packet.is_corrupt and self._new is None
         for frame in frames:
-            damaged = frame.is_corrupt or packet.is_corrupt
-            yield Picture(frame, sender.at(frame.pts, self.time_base), damaged)
+            if self._new is None or self._new.is_new(frame.pts):
+                yield Picture(frame, sender.at(frame.pts, self.time_base), frame.is_corrupt or lossy)
+
+
+def _kind(container: av.container.InputContainer) -> AddressKind:
+    return by_container(ContainerSays(container.format.name, container.duration))
 
 
 def _lost(error: Exception, late: str) -> ConnectionLost:

@@ -50,7 +50,7 @@ def train(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if not export_only:
         run(recipe, data, out, initial, device)
-    export_checkpoint(out / CHECKPOINT, data, out / "model", reader=recipe.reader)
+    export_checkpoint(out / CHECKPOINT, data, out / "model", reader=recipe.reader, detector=recipe.detector)
     typer.echo(f"{out / 'model'}")
 
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from sca.checkpoints import load_shipped, save_shipped
 from sca.config import ScaConfig, with_image_size
 from sca.data.annotations import READERS, described_images
+from sca.data.detector_teacher import DetectorTeacher
 from sca.errors import UserError
 from sca.evaluation.proposals import choose_thresholds
 from sca.modeling.caption_judge import CaptionJudge
@@ -69,7 +70,7 @@ def load_initial(model: Sca, state: dict[str, Any]) -> None:
 log = logging.getLogger(__name__)
 
 _THRESHOLD_IMAGES = 24
-_JUDGE_IMAGES, _CALIBRATION_IMAGES = 1600, 160
+_JUDGE_IMAGES, _CALIBRATION_IMAGES = 1200, 175
 
 
 def load_checkpoint(path: Path, image_size: int | None = None) -> tuple[Sca, Tokenizer]:
@@ -121,30 +122,43 @@ def export_checkpoint(
     image_size: int | None = None,
     seed: int = 0,
     reader: str = "jsonl",
+    detector: str = "",
 ) -> None:
     """Write a training checkpoint as a model directory, with a judge of its captions and its own thresholds.
 
     Two numbers that turn the judge's answers into probabilities, and the thresholds on a few pictures, are fitted on the
     validation split: five numbers, so that measuring on the same split flatters little.
+    `detector`: see `learn_judge`.
     """
     model, tokenizer = load_checkpoint(path, image_size)
     balance_caption_map(model)
     predictor = Predictor(model, tokenizer)
     choice = choose_thresholds(predictor, described_images(reader, data_dir, "val")[-_THRESHOLD_IMAGES:])
-    judge = learn_judge(Predictor(model, tokenizer, automatic=choice.settings), data_dir, seed, reader)
+    judge = learn_judge(
+        Predictor(model, tokenizer, automatic=choice.settings), data_dir, seed, reader, detector
+    )
     save_shipped(model, tokenizer, directory, choice.settings, judge)
     log.info("%s: %s", directory, choice)
 
 
-def learn_judge(predictor: Predictor, data_dir: Path, seed: int = 0, reader: str = "jsonl") -> CaptionJudge:
-    """A judge of the predictor's captions of what anything mode finds on training pictures, calibrated on validation."""
+def learn_judge(
+    predictor: Predictor, data_dir: Path, seed: int = 0, reader: str = "jsonl", detector: str = ""
+) -> CaptionJudge:
+    """A judge of the predictor's captions of what anything mode finds on training pictures, calibrated on validation.
+
+    It departs from the judge that the predictor has, if any. `detector`: folder of the packaged detector
+    (`sca.data.detector_teacher`), which knows of more things than people annotated.
+    """
     folder = READERS.get(reader)()
-    detections = folder.detections(data_dir)
+    detections = dict(folder.detections(data_dir))
+    teacher = DetectorTeacher(Path(detector)) if detector else None
 
     def examples(split: str, count: int) -> JudgeExamples:
         pictures = judge_pictures(list(folder.images(data_dir, split)), count, seed)
+        if teacher is not None:
+            detections.update((image.id, teacher.detections(image)) for image in pictures)
         return judge_examples(predictor, pictures, seed, detections)
 
-    judge = fit_judge(examples("train", _JUDGE_IMAGES))
+    judge = fit_judge(examples("train", _JUDGE_IMAGES), predictor.judge)
     calibrate_judge(judge, examples("val", _CALIBRATION_IMAGES))
     return judge

@@ -118,6 +118,17 @@ def test_what_a_box_looks_like_says_something_else_of_a_dog_than_of_a_lawn() -> 
         assert torch.allclose(chosen, judge(held_out.evidence, torch.full((1000,), USUAL_FIT)))
 
 
+def test_a_judge_departs_from_the_one_before_as_far_as_it_is_asked_to() -> None:
+    """Three hundred captions alone teach little; beside what is known already they teach what fits say, and undo nothing."""
+    before = fit_judge(examples(4000, 0))
+    few, held_out = examples(300, 2), examples(1000, 1)
+    kept = fit_judge(few, before)
+    assert ranking(kept, held_out) > ranking(fit_judge(few), held_out)
+    assert ranking(kept, held_out) == pytest.approx(ranking(before, held_out), abs=0.03)
+    learnt, other = things_and_grounds(4000, 0), things_and_grounds(1000, 1)
+    assert ranking(fit_judge(learnt, before), other) > 0.8 > 0.6 > ranking(before, other)
+
+
 def test_what_counts_for_nothing_teaches_nothing() -> None:
     learnt, held_out = examples(2000, 0), examples(1000, 1)
     lies = JudgeExamples(

@@ -196,6 +196,10 @@ KINDS = (
         (_SQL + "test_values_that_python_cannot_hold_are_told",),
     ),
     MendedKind(
+        "600 bytes that said they were a film of 16,000 pixels a side took more than a gibibyte to be refused",
+        (_PICTURES + "test_a_film_that_says_it_is_huge_is_refused_before_a_picture_is_made",),
+    ),
+    MendedKind(
         "A TIFF of 60,000 pages took minutes to open, a GIF of 64 megapixels gigabytes",
         (_PICTURES + "test_thousands_of_pages_and_pictures_that_move_are_bounded",),
     ),

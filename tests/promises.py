@@ -210,7 +210,7 @@ PROMISES = {
     ),
     "pictures-bounded": Promise(
         "What is read",
-        "A picture that unpacks to more than 134 megapixels, or whose head lies, is refused before it is decoded, moving pictures of more than 36 and files of more than 10,000 pages are too; of a picture to look for, the first frame is taken and that is told; fuzzed under every ending",
+        "A picture that unpacks to more than 134 megapixels, or whose head lies, is refused before it is decoded, moving pictures of more than 36 (of films and cameras before one is decoded) and files of more than 10,000 pages are too; of a picture to look for, the first frame is taken and that is told; fuzzed under every ending",
         "2026-11-28",
     ),
     "archives-bounded": Promise(

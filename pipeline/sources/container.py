@@ -29,6 +29,9 @@ _AS_IT_STANDS = {"max_reload": "2", "m3u8_hold_counters": "2", "live_start_index
 MOST_MOVING_PIXELS = 36_000_000
 """Of a film's picture: those of 8K and no more, for several are held at once."""
 
+BOUNDED = {"max_pixels": str(MOST_PIXELS)}
+"""Options to open any container with: FFmpeg decodes a first picture to see what is in it, whatever size that says."""
+
 CPU, NVDEC = "cpu", "nvdec"
 
 _MOST_AT_ONCE = 640 << 20
@@ -106,10 +109,14 @@ def local_container(path: Path, hwaccel: HWAccel | None = None) -> av.container.
             metadata_errors="replace",
             hwaccel=hwaccel,
             timeout=(_PLAYLIST_WITHIN_S, _PLAYLIST_WITHIN_S),
-            options=_AS_IT_STANDS,
+            options=BOUNDED | _AS_IT_STANDS,
         )
     return av.open(
-        str(path.absolute()), metadata_errors="replace", hwaccel=hwaccel, timeout=(_OPENED_WITHIN_S, None)
+        str(path.absolute()),
+        metadata_errors="replace",
+        hwaccel=hwaccel,
+        timeout=(_OPENED_WITHIN_S, None),
+        options=BOUNDED,
     )
 
 

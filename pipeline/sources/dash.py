@@ -22,6 +22,7 @@ from pipeline.core.clock import NS
 from pipeline.core.errors import SourceRefused
 from pipeline.core.restarts import LossCause, RestartPolicy, backoff_s
 from pipeline.sources.camera import ConnectionLost
+from pipeline.sources.container import BOUNDED
 from pipeline.sources.dash_manifest import BadManifest, DashVideo, Piece, Segment, read_manifest
 from pipeline.sources.source import SourceOptions
 from pipeline.sources.web_file import WebServer, passes, why
@@ -114,7 +115,11 @@ class DashFilm:
     def open(self, hwaccel: HWAccel | None) -> av.container.InputContainer:
         try:
             container = av.open(
-                _Joined(self._pieces()), metadata_errors="replace", hwaccel=hwaccel, buffer_size=_BUFFER_BYTES
+                _Joined(self._pieces()),
+                metadata_errors="replace",
+                hwaccel=hwaccel,
+                buffer_size=_BUFFER_BYTES,
+                options=BOUNDED,
             )
         except (FFmpegError, OSError):
             raise SourceRefused(

@@ -35,7 +35,7 @@ from pipeline.core.redaction import BLANK, fill_in, redact_text, redact_url
 from pipeline.core.restarts import LossCause
 from pipeline.sources.camera import ConnectionLost, Picture
 from pipeline.sources.clocks import SenderClock
-from pipeline.sources.container import video_stream
+from pipeline.sources.container import BOUNDED, video_stream
 from pipeline.sources.dash import DashServer, live_dash
 from pipeline.sources.film_or_camera import AddressKind, ContainerSays, FeedTiming, by_container, timing
 from pipeline.sources.geometry import pixel_aspect
@@ -197,7 +197,7 @@ def answers(url: str) -> bool | None:
 
 
 # Guessing a frame rate would read twenty frames before the first is shown; time stamps are used as they come.
-_QUICK_START = {"fpsprobesize": "0"}
+_QUICK_START = BOUNDED | {"fpsprobesize": "0"}
 # Of HLS, begin with the last segment but one: the oldest that is listed (FFmpeg begins three from the end) has often
 # gone before it is asked for, and behind the newest nothing is in store.
 _NEAR_THE_END = {"live_start_index": "-2"}

@@ -17,7 +17,7 @@ from pipeline.core.errors import MalformedFile, SourceAway, SourceRefused
 from pipeline.core.redaction import fill_in, redact_url
 from pipeline.core.restarts import LossCause, RestartPolicy
 from pipeline.sources.camera import ConnectionLost
-from pipeline.sources.container import TEXT_FORMATS
+from pipeline.sources.container import BOUNDED, TEXT_FORMATS
 from pipeline.sources.dash import DashFilm, DashServer
 from pipeline.sources.dash_manifest import BadManifest
 from pipeline.sources.far_film import unhurried
@@ -45,7 +45,11 @@ class WebFilm:
     def open(self, hwaccel: HWAccel | None) -> av.container.InputContainer:
         try:
             container = av.open(
-                self._file(), metadata_errors="replace", hwaccel=hwaccel, buffer_size=_BUFFER_BYTES
+                self._file(),
+                metadata_errors="replace",
+                hwaccel=hwaccel,
+                buffer_size=_BUFFER_BYTES,
+                options=BOUNDED,
             )
         except (FFmpegError, OSError):
             raise SourceRefused(f"{self.address}: {_NO_VIDEO}") from None
@@ -86,7 +90,7 @@ class PlaylistFilm:
     def open(self, hwaccel: HWAccel | None) -> av.container.InputContainer:
         try:
             url = fill_in(self._uri)
-            options = _GO_ON if self._options.reconnect is not RestartPolicy.NEVER else {}
+            options = BOUNDED | (_GO_ON if self._options.reconnect is not RestartPolicy.NEVER else {})
             container = av.open(
                 url,
                 options=options | certificate_options(url, self._options.check_certificates),

@@ -206,6 +206,41 @@ def test_the_limit_lets_the_largest_telephones_through() -> None:
     assert MOST_PIXELS > 108_000_000
 
 
+def h264(side: int) -> bytes:
+    """A key picture of `side` * `side` pixels, of which only the heads are there."""
+
+    def unit(kind: int, *parts: int | str) -> bytes:
+        """Numbers are written as codes of Exp-Golomb, strings as they are."""
+        written = "".join(
+            part if isinstance(part, str) else f"{part + 1:b}".zfill(2 * (part + 1).bit_length() - 1)
+            for part in parts
+        )
+        written += "1" + "0" * (-(len(written) + 1) % 8)
+        content = int(written, 2).to_bytes(len(written) // 8, "big")
+        return b"\0\0\0\1" + bytes([kind]) + content.replace(b"\0\0", b"\0\0\3")
+
+    blocks = side // 16 - 1
+    sizes = unit(
+        0x67, f"{66:08b}", "00000000", f"{62:08b}", 0, 0, 2, 1, "0", blocks, blocks, "1", "1", "0", "0"
+    )
+    codes = unit(0x68, 0, 0, "0", "0", 0, 0, 0, "0", "00", 0, 0, 0, "0", "0", "0")
+    return sizes + codes + unit(0x65, 0, 7, 0, "0000", 0, "0", "0", 0, 0, *range(300))
+
+
+def test_a_film_that_says_it_is_huge_is_refused_before_a_picture_is_made(tmp_path: Path) -> None:
+    """FFmpeg decodes one to see what is in a film: 600 bytes took more than a gibibyte."""
+    peak = Path("/proc/self/clear_refs")
+    if not peak.exists():
+        pytest.skip("NOT TESTED: only Linux tells a peak of memory that can be reset")
+    path = tmp_path / "huge.h264"
+    path.write_bytes(h264(16000) * 3)
+    peak.write_text("5")
+    assert "more than 36 megapixels" in borne(path)
+    told = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    grown = int(told["VmHWM"].split()[0]) - int(told["VmRSS"].split()[0])
+    assert grown < 100 << 10
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the bound is set on Linux")
 def test_ffmpeg_takes_no_gigabytes_in_one_piece() -> None:
     """As it would for a part of MJPEG that says it has two, or never ends."""

@@ -65,7 +65,10 @@ KINDS = (
     MendedKind("`kill PID` of a run on Ray aborted after three seconds with a native stack", (_STOPS,)),
     MendedKind(
         "SIGTERM while Ray was starting ended the program in Ray's way, or aborted it",
-        (_RAY + "test_sigterm_while_ray_starts_is_a_first_ctrl_c",),
+        (
+            _RAY + "test_sigterm_while_ray_starts_is_a_first_ctrl_c",
+            _RAY + "test_sigterm_while_ray_connects_is_ours",
+        ),
     ),
     MendedKind(
         "A signal that came twice, as `timeout` sends it, broke a run off before its last rows were stored",

@@ -280,6 +280,30 @@ def test_sigterm_while_ray_starts_is_a_first_ctrl_c(
     assert not alive
 
 
+_WHILE_IT_CONNECTS = """
+import ctypes, os, signal
+signal.signal(signal.SIGTERM, lambda number, frame: print("heard"))
+import ray._raylet as native
+from pipeline.runtime.on_ray.cluster import _INSTALL_HANDLERS, _signals_stay_ours
+with _signals_stay_ours():
+    getattr(ctypes.CDLL(native.__file__), _INSTALL_HANDLERS)(None, False)  # as its constructor does, before it connects
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_sigterm_while_ray_connects_is_ours() -> None:
+    """Ray waits for its own processes there, for seconds on a machine that is busy."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WHILE_IT_CONNECTS],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
 def frames_in_order(store: Path) -> list[tuple[int, int]]:
     with CaptionStore.open(store) as opened:
         table = opened.observations().to_pandas()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -276,7 +277,10 @@ def _signals_stay_ours() -> Iterator[None]:
         finally:
             put_back()
 
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, set(stops))
+    _set_native_handlers(native.__file__)
+    put_back()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGHUP})
     rays.CoreWorker, theirs.set_sigterm_handler = make_core_worker, lambda handler: None
     try:
         yield
@@ -284,6 +288,21 @@ def _signals_stay_ours() -> Iterator[None]:
         rays.CoreWorker, theirs.set_sigterm_handler = core_worker, set_handler
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         put_back()
+
+
+def _set_native_handlers(library: str) -> None:
+    """Let Ray set its native handlers now, which it does once: else it would in the middle of connecting, for seconds.
+
+    Where a Ray has no such function, its handlers stand until it is connected.
+    """
+    install = getattr(ctypes.CDLL(library), _INSTALL_HANDLERS, None)
+    if install is not None:
+        install.argtypes, install.restype = [ctypes.c_char_p, ctypes.c_bool], None
+        install(None, False)
+
+
+# ray::RayLog::InstallFailureSignalHandler(const char *argv0, bool call_previous_handler)
+_INSTALL_HANDLERS = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"
 
 
 def _connect(address: str) -> None:

@@ -87,6 +87,10 @@ KINDS = (
         ),
     ),
     MendedKind(
+        "A signal that came while Python put something away printed a traceback, and the command went on",
+        (_LEAVING + "test_a_signal_while_something_is_put_away_is_not_lost",),
+    ),
+    MendedKind(
         "Signals of a terminal that closes, five in a row, broke off the end of a command, and the process that built its engines stayed",
         (_LEAVING + "test_signals_that_come_in_a_row_break_off_nothing_that_is_put_away",),
     ),

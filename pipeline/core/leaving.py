@@ -20,6 +20,7 @@ READER_THREAD = "live-"
 """Begins the names of threads that read cameras. They wait inside FFmpeg, where nothing can end them early."""
 
 _PATIENCE_S = 0.3
+_MOMENT_S = 0.02
 _abandoned = threading.Event()
 _ours = threading.Event()
 
@@ -45,19 +46,32 @@ def end_as_by_ctrl_c() -> None:
     What comes again within a second is the same wish: it would break off what the first has begun to put away. Under
     `nohup`, SIGHUP is ignored, and stays so.
     """
-    last_s = -_ONE_WISH_S
+    last_s, heard = -_ONE_WISH_S, signal.SIGINT
+    otherwise = sys.unraisablehook
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal last_s
-        now_s = time.monotonic()
+        nonlocal last_s, heard
+        now_s, heard = time.monotonic(), signal.Signals(number)
         echo, last_s = now_s - last_s < _ONE_WISH_S, now_s
         if not echo:
             raise KeyboardInterrupt
+
+    def come_again(lost: sys.UnraisableHookArgs) -> None:
+        """It came while Python put something away, which lets nothing out: a moment later it is heard."""
+        nonlocal last_s
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            otherwise(lost)
+            return
+        last_s = -_ONE_WISH_S
+        again = threading.Timer(_MOMENT_S, os.kill, (os.getpid(), heard))
+        again.daemon = True
+        again.start()
 
     if threading.current_thread() is threading.main_thread():
         for number in _STOPS:
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, end)
+        sys.unraisablehook = come_again
 
 
 @contextmanager

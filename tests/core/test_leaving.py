@@ -99,3 +99,33 @@ def test_the_command_line_sets_it_up_before_anything_else() -> None:
         "try:\n    cli.main()\nexcept KeyboardInterrupt:\n    os._exit(77)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
+
+
+_WHILE_SOMETHING_IS_PUT_AWAY = """
+import os, signal, time
+from pipeline.core.leaving import end_as_by_ctrl_c
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+end_as_by_ctrl_c()
+try:
+    Held()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+def test_a_signal_while_something_is_put_away_is_not_lost() -> None:
+    """Python lets no exception out there: it printed a traceback, and the command went on."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WHILE_SOMETHING_IS_PUT_AWAY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ended\n", "")

@@ -111,8 +111,12 @@ def leave(code: int) -> NoReturn:
     """End the process with `code`. Everything that matters has been closed before.
 
     Where a camera's thread is still inside FFmpeg, the interpreter is not taken down under it: the thread would find it
-    gone and crash the process, which would hide the exit code.
+    gone and crash the process, which would hide the exit code. So would a signal that comes again: while Python is taken
+    down its own handlers are gone. Ctrl-C still ends what then hangs.
     """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
     readers = [thread for thread in threading.enumerate() if thread.name.startswith(READER_THREAD)]
     for reader in readers:
         reader.join(_PATIENCE_S)

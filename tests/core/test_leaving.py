@@ -129,3 +129,25 @@ def test_a_signal_while_something_is_put_away_is_not_lost() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "ended\n", "")
+
+
+_TAKEN_DOWN = """
+import os, signal
+from pipeline.core.leaving import end_as_by_ctrl_c, leave
+
+class Late:
+    def __init__(self): self.kill, self.me = os.kill, os.getpid()
+    def __del__(self): self.kill(self.me, {number})
+
+late = Late()
+end_as_by_ctrl_c()
+leave(130)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_again_while_python_ends_does_not_change_the_exit_code(
+    number: signal.Signals,
+) -> None:
+    script = _TAKEN_DOWN.format(number=int(number))
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=20).returncode == 130

@@ -64,7 +64,9 @@ def moved(seen: tuple[SeenMask, ...], box: Box, size: tuple[int, int]) -> Placed
     inside = np.asarray(share) >= 0.5
     if not inside.any():  # two thin outlines that do not meet: the nearer one
         nearest = max(seen, key=lambda each: each.weight)
-        inside = _warped(nearest, box, size, (left, top, right, bottom)) >= 0.5
+        whole = _warped(nearest, box, size, (left, top, right, bottom))
+        # Of a thing smaller than half a cell, where most of it is.
+        inside = whole >= min(0.5, max(float(whole.max()), 1e-6))
     return PlacedMask(left, top, inside) if inside.any() else None
 
 

@@ -70,6 +70,13 @@ def test_in_its_keyframe_a_mask_is_where_it_was_seen(height: int, width: int, da
     assert (placed != wanted).sum() <= 0.05 * wanted.sum() + 6 * max(height, width) / 128 + 2
 
 
+def test_a_thing_of_a_pixel_or_two_is_drawn() -> None:
+    pixels = np.zeros((4, 147), bool)
+    pixels[1:2, 2:4] = True
+    one = seen(pixels)
+    assert on_picture(moved((one,), one.box, (4, 147)), (4, 147)).any()
+
+
 @settings(deadline=None)
 @given(st.integers(-150, 250), st.integers(-90, 150), st.floats(0.5, 2), st.floats(0.5, 2))
 def test_it_moves_and_grows_with_the_box_and_stays_in_the_picture(

@@ -21,6 +21,8 @@ from pipeline.keyframes.shedding import SheddingOptions
 Motion = tuple[MotionField, ...]
 # Keyframes dropped in a row over which motion is still told: errors add up, and so do the bytes.
 _LONGEST_CHAIN = 8
+# Whoever closes a reader waits so long for the picture that is being decoded: longer than the largest takes. A guess.
+_MOST_WAIT_S = 5.0
 
 
 def chained(earlier: Motion, later: Motion) -> Motion:
@@ -197,7 +199,7 @@ class BufferedReader:
     def __init__(self, reader: KeyframeReader, buffer: KeyframeBuffer, name: str) -> None:
         self._reader = reader
         self._buffer = buffer
-        self._last: SourceStep | None = None
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._read, name=f"reader-{name}", daemon=True)
         self._thread.start()
 
@@ -212,15 +214,20 @@ class BufferedReader:
         return self._buffer.take(timeout_s)
 
     def close(self) -> None:
+        """Read no further. What is closed while it decodes would take the process with it: whoever is last closes it."""
         self._buffer.close()
-        self._reader.close()
+        self._closed.set()
+        self._thread.join(_MOST_WAIT_S)
 
     def _read(self) -> None:
         try:
-            while True:
+            while not self._closed.is_set():
                 step, frame = self._reader.step()
                 idle = frame is None and not step.gaps and not step.ended
                 if (not idle and not self._buffer.put(step, frame)) or step.ended:
-                    return
+                    break
         except Exception as error:
             self._buffer.fail(error)
+        finally:
+            self._closed.wait()
+            self._reader.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from pipeline.core.records import Gap, ResumePoint
 from pipeline.keyframes.buffer import FlowOptions, KeyframeBuffer, ReadStep
 from pipeline.keyframes.reader import SourceStep
 from pipeline.sources import SourceCounts
+from tests.videos import write_video
 
 NS = 1_000_000_000
 
@@ -116,3 +120,29 @@ def test_closing_frees_a_source_that_waits() -> None:
     buffer.close()
     thread.join(timeout=30)
     assert results == [False]
+
+
+def test_a_film_is_closed_when_nobody_decodes_it_any_more(tmp_path: Path) -> None:
+    """FFmpeg that is closed while another thread decodes takes the whole process with it."""
+    clip = write_video(tmp_path / "clip.mp4", frames=400, width=320, height=240)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from pipeline.core.dropping import BLOCK\n"
+        "from pipeline.core.records import ResumePoint\n"
+        "from pipeline.keyframes.buffer import BufferedReader, KeyframeBuffer\n"
+        "from pipeline.keyframes.gate import KeyframeOptions\n"
+        "from pipeline.keyframes.reader import KeyframeReader\n"
+        "from pipeline.sources import open_source\n"
+        "for taken in range(12):\n"
+        "    source = open_source(sys.argv[1], stream='clip')\n"
+        "    reader = KeyframeReader(source, KeyframeOptions(interval_s=0.2, change=0), ResumePoint())\n"
+        "    buffered = BufferedReader(reader, KeyframeBuffer(BLOCK, 4), 'clip')\n"
+        "    for _ in range(taken % 3):\n"
+        "        assert buffered.take(5) is not None\n"
+        "    buffered.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(clip)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -79,8 +79,8 @@ def keyframe_lines(times: RunTimes, begun_ns: int, ended_ns: int) -> list[str]:
 
 
 def encoder_share(times: RunTimes, whole_ns: int) -> float:
-    """The rate of the run as a share of that of a run which encodes the same pictures and does nothing else."""
-    return times.stages[TimedStage.ENCODE].wall_ns / whole_ns
+    """The rate of the run as a share of that of a run which encodes the same pictures on all processors and does nothing else."""
+    return times.stages[TimedStage.ENCODE].cpu_ns / (whole_ns * (os.cpu_count() or 1))
 
 
 def _cells(taken: StageTime, whole_ns: int, cpu_ns: int) -> list[str]:

@@ -41,11 +41,13 @@ class TimedStage(Enum):
 
 
 _STAGES = {stage: place for place, stage in enumerate(TimedStage)}
+# What the thread that is at it computes by itself; the others wait for threads of engines.
+_ALONE = {TimedStage.DECODE, TimedStage.GATE, TimedStage.ASSOCIATION, TimedStage.COMMIT}
 
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """What a stage took: `wall_ns`, `cpu_ns` of its process meanwhile, and how often it was entered."""
+    """What a stage took: `wall_ns` of the threads that were at it, `cpu_ns` of its process, and how often it was entered."""
 
     wall_ns: int = 0
     cpu_ns: int = 0
@@ -60,7 +62,7 @@ class RunTimes:
     """What all processes of a run have counted.
 
     `other_cpu_ns`: of theirs, in no stage. `first_ns`: when the first keyframe was analysed, wall clock, 0 if none was. `later`:
-    the keyframes after it, from frame to tracked regions, and in one process to captions.
+    the keyframes after it, from frame to tracked regions.
     """
 
     stages: dict[TimedStage, StageTime]
@@ -90,23 +92,48 @@ class _Counters:
         self._open = threading.local()
         self._lock = threading.Lock()
         # What came before belongs to the start: imports above all.
-        self._numbers[3 * _STAGES[TimedStage.START] + 1] = time.process_time_ns()
+        self._shared = self._numbers[3 * _STAGES[TimedStage.START] + 1] = time.process_time_ns()
+        self._alone = 0  # CPU time that threads have spent by themselves
+        self._waiting: dict[int, TimedStage] = {}  # threads that wait for engines, and what for
 
     @contextmanager
     def measure(self, stage: TimedStage) -> Iterator[None]:
-        outer: list[int] | None = getattr(self._open, "inner", None)
-        inner = self._open.inner = [0, 0]
-        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
+        outer: TimedStage | None = getattr(self._open, "stage", None)
+        outside, self._open.wall = getattr(self._open, "wall", 0), 0
+        self._turn_to(stage)
+        wall = time.perf_counter_ns()
         try:
             yield
         finally:
-            now = time.process_time_ns()
-            wall, cpu = time.perf_counter_ns() - wall, now - cpu
-            self._add(3 * _STAGES[stage], wall - inner[0], cpu - inner[1], now)
-            self._open.inner = outer
-            if outer is not None:
-                outer[0] += wall
-                outer[1] += cpu
+            wall = time.perf_counter_ns() - wall
+            now = self._turn_to(outer)
+            self._add(3 * _STAGES[stage], wall - self._open.wall, 0, now)
+            self._open.wall = outside + wall
+
+    def _turn_to(self, stage: TimedStage | None) -> int:
+        """This thread is at `stage` from now on. Counts what was computed so far; gives the CPU time of the process.
+
+        Several threads may be at something: what one computes by itself is its own stage's, and what engines compute is
+        shared among the stages that wait for them.
+        """
+        here, before = threading.get_ident(), getattr(self._open, "stage", None)
+        with self._lock:
+            now, own = time.process_time_ns(), time.thread_time_ns()
+            if before in _ALONE:
+                spent = own - self._open.since
+                self._numbers[3 * _STAGES[before] + 1] += spent
+                self._alone += spent
+            stages = list(self._waiting.values())
+            computed = now - self._alone - self._shared
+            for place, one in enumerate(stages):
+                share = computed * (place + 1) // len(stages) - computed * place // len(stages)
+                self._numbers[3 * _STAGES[one] + 1] += share
+            self._shared += computed
+            self._waiting.pop(here, None)
+            if stage is not None and stage not in _ALONE:
+                self._waiting[here] = stage
+        self._open.stage, self._open.since = stage, own
+        return now
 
     @contextmanager
     def keyframe(self) -> Iterator[None]:

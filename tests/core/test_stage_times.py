@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +89,33 @@ def test_every_process_of_a_run_is_counted_also_one_that_was_killed(tmp_path: Pa
     assert times.stages[TimedStage.ENCODE].cpu_ns > 0
     assert times.stages[TimedStage.START].cpu_ns > 0  # what they were at before they counted
     assert stage_times.FOLDER_VARIABLE not in os.environ
+
+
+def test_what_threads_compute_side_by_side_is_counted_once(tmp_path: Path) -> None:
+    """Of two threads one computes, the other waits for it; each has its own stage."""
+    before = time.process_time_ns()
+    begin(tmp_path)
+
+    def decode() -> None:
+        for _ in range(20):
+            with timed(TimedStage.DECODE):
+                sum(range(10**5))
+
+    thread = threading.Thread(target=decode)
+    with timed(TimedStage.ENCODE):
+        thread.start()
+        thread.join()
+    with timed(TimedStage.ENCODE):
+        sum(range(3 * 10**6))
+    spent = time.process_time_ns() - before
+    end()
+    times = read_times(tmp_path)
+    decoding, encoding = (times.stages[stage].cpu_ns for stage in (TimedStage.DECODE, TimedStage.ENCODE))
+    start = times.stages[TimedStage.START].cpu_ns
+    assert decoding > 0
+    assert encoding > decoding
+    assert decoding + encoding + times.other_cpu_ns <= spent + 1_000_000
+    assert start <= before + 10_000_000
 
 
 def test_the_first_keyframe_is_told_apart(tmp_path: Path, wall: Ticks) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -41,11 +40,11 @@ def runtime() -> Any:
     return openvino
 
 
-def properties(precision: Precision, threads: int) -> dict[str, Any]:
-    """How the CPU plugin is to compute."""
+def properties(precision: Precision, threads: int, lanes: int = 1) -> dict[str, Any]:
+    """How the CPU plugin is to compute: `lanes` calls at once, which share `threads`."""
     return {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": lanes,
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,
     }
@@ -56,23 +55,31 @@ def section_name(place: int, precision: Precision) -> str:
     return f"section-{place}.{precision}.blob"
 
 
-def load_blob(folder: Path, precision: Precision, threads: int, *, warm: bool = False) -> Runner:
+def load_blob(
+    folder: Path, precision: Precision, threads: int, lanes: int = 1, *, warm: bool = False
+) -> Runner:
     """The compiled model that lies in `folder`, mapped and not read. RuntimeError if this plugin cannot use it.
 
-    `warm`: with its first call behind it, unless it is large and computes for seconds.
+    `lanes`: of its calls are computed at once, with a share of `threads` each. `warm`: with its first call behind it, unless it is large and computes for seconds.
     """
     sections = sorted(folder.glob("section-*.blob"))
     if not sections:
-        return _load(folder / BLOB_NAME, precision, threads, warm)
-    return _Chain([_load(path, Precision(path.name.split(".")[1]), threads, warm) for path in sections])
+        return _load(folder / BLOB_NAME, properties(precision, threads, lanes), warm)
+    kinds = [Precision(path.name.split(".")[1]) for path in sections]
+    return _Chain(
+        [
+            _load(path, properties(kind, threads, lanes), warm)
+            for path, kind in zip(sections, kinds, strict=True)
+        ]
+    )
 
 
-def _load(path: Path, precision: Precision, threads: int, warm: bool) -> ArrayRunner:
+def _load(path: Path, how: dict[str, Any], warm: bool) -> ArrayRunner:
     # Copy on write, for the plugin asks for memory that it may write to; it never does, so nothing is copied.
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensor = runtime().Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
-    runner = ArrayRunner(core().import_model(tensor, "CPU", properties(precision, threads)), mapped)
+    runner = ArrayRunner(core().import_model(tensor, "CPU", how), mapped)
     runner.give_back()
     if warm and len(mapped) <= _SMALL:
         runner.warm_up()
@@ -96,21 +103,23 @@ class _Chain:
 
 
 class ArrayRunner:
-    """Runs a compiled model on arrays without copying inputs; each thread has its own request."""
+    """Runs a compiled model on arrays without copying inputs, for any number of threads at once."""
 
     def __init__(self, compiled: Any, blob: mmap.mmap) -> None:
         self._compiled = compiled
         self._blob = blob  # holds weights that the compiled model may read again
         self._fresh = True
         self._outputs = len(compiled.outputs)
-        self._local = threading.local()
+        self._idle: list[Any] = []  # requests; as many as were ever needed at once
 
     def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._compiled.create_infer_request()
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
         arrays = [np.ascontiguousarray(value) for value in inputs]
         results = request.infer(arrays, share_inputs=True, share_outputs=False)
+        self._idle.append(request)
         if self._fresh:
             self._fresh = False
             self.give_back()

@@ -30,6 +30,12 @@ MARK = "engines: "
 """Begins the lines of the building process that are meant for us: the rest is what libraries print."""
 
 _NOTES = ".prepared"
+# A keyframe has three views and as many crops to look at side by side; each lane has memory of its own. A guess.
+_MOST_LANES = 4
+# Prompts or captions that are computed at a time: fewer than the stages take, for a processor gains nothing from more, and their
+# memory grows with it (1100 MiB with five pictures and 48 prompts at a time, 770 with one and 16).
+_MOST_PROMPTS = 16
+_LEAST_PROMPTS = 4
 _COMPILERS = (
     "torch",
     "openvino",
@@ -134,6 +140,7 @@ def open_compiled(
     from engines.openvino_blob import Runner, load_blob
     from sca.compiled.essentials import Essentials
     from sca.compiled.predictor import Batches, CompiledPredictor, LanguageEngines, VisionEngines
+    from sca.lanes import Lanes
     from sca.stages.names import (
         BOX_PROPOSER,
         CAPTION_ENCODER,
@@ -148,6 +155,7 @@ def open_compiled(
     root = (cache or Cache()).root
     if not prepared.essentials:
         return None
+    lanes = min(threads, _MOST_LANES)
     parts = Essentials.read(root / prepared.essentials)
     found = {name: Manifest.read(root / name) for name in prepared.folders}
     chosen = [
@@ -158,7 +166,7 @@ def open_compiled(
 
     def load(folder: Path, manifest: Manifest) -> Runner:
         check_files(folder, manifest)
-        return load_blob(folder, Precision(manifest.key.precision), threads, warm=True)
+        return load_blob(folder, Precision(manifest.key.precision), threads, lanes, warm=True)
 
     # Digests and plugin let go of the interpreter: the engines are loaded, and make their first calls, side by side.
     with ThreadPoolExecutor(max(1, min(len(chosen), os.cpu_count() or 1))) as pool:
@@ -178,9 +186,8 @@ def open_compiled(
             runners.get(BOX_PROPOSER),
         )
     language = LanguageEngines(*(runners[stage] for stage in LANGUAGE)) if part != "vision" else None
-    # Fewer at a time than the stages take: a processor gains nothing from more, and their memory grows with it (1100 MiB with
-    # five pictures and 48 prompts, 770 so).
-    return CompiledPredictor(parts, vision, language, Batches(1, 16), prepared.origin)
+    batches = Batches(max(_MOST_PROMPTS // lanes, _LEAST_PROMPTS), Lanes(lanes))
+    return CompiledPredictor(parts, vision, language, batches, prepared.origin)
 
 
 def essentials_name(request: EngineRequest) -> str:

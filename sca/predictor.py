@@ -14,13 +14,14 @@ from torch import Tensor
 from sca.config import AutomaticSettings, ScaConfig
 from sca.decoding.reference import MAX_NEW_TOKENS, end_of_text_ids
 from sca.errors import UserError
+from sca.lanes import ONE_LANE
 from sca.model_pictures import Size
 from sca.modeling import ImageFeatures, Sca, task_indices
 from sca.modeling.caption_judge import CaptionJudge, read_again
 from sca.preprocessing import scale_boxes, scale_points, to_model_input, to_model_input_on
 from sca.prompts import Prompts, prompts_of_each
 from sca.proposals import NO_PROPOSALS, Proposals, distinct_proposals
-from sca.regions import Caption, Coordinates, ImageEncoding, Segmentation, TextDecoder, worded
+from sca.regions import Caption, Coordinates, ImageEncoding, PlacedMask, Segmentation, TextDecoder, worded
 from sca.stages.computations import Stages, eager_stages
 
 # Full-resolution mask logits made at a time, in values of float32. A processor is fastest on what its caches hold, and
@@ -42,6 +43,7 @@ class Predictor:
     """
 
     exact_pixels: bool = False
+    lanes = ONE_LANE  # torch shares out each call over all cores
 
     def __init__(
         self,
@@ -168,20 +170,19 @@ class Predictor:
             box_prompts,
         )
 
+    def placed_masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> list[PlacedMask]:
+        """The best mask of each prompt by predicted IoU, in pixels of the original image."""
+        return [PlacedMask(mask) for mask in self.masks(encoding, segmentation).cpu().numpy()]
+
     @torch.inference_mode()
     def mask_logits(
         self, encoding: ImageEncoding, low_res_logits: Tensor, size: Size | None = None
     ) -> Tensor:
         """Logits (P, K, 4g, 4g) to (P, K, H, W) of the original image, or of `size` (spec section 3)."""
-        side = self.config.image_size
-        height, width = encoding.input_size
-        full = F.interpolate(low_res_logits, (side, side), mode="bilinear", align_corners=False)
-        return F.interpolate(
-            full[..., :height, :width],
-            size or encoding.original_size,
-            mode="bilinear",
-            align_corners=False,
-        )
+        square, (height, width) = (self.config.image_size,) * 2, encoding.input_size
+        full = F.interpolate(low_res_logits, square, mode="bilinear", align_corners=False)
+        inside, shown = full[..., :height, :width], size or encoding.original_size
+        return F.interpolate(inside, shown, mode="bilinear", align_corners=False)
 
     @torch.inference_mode()
     def masks(

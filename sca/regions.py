@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
@@ -34,21 +35,24 @@ class TextDecoder(Protocol):
 
 
 class LaterMap:
-    """The caption map (1, Cc, h, h) of an image, made when it is first asked for: where nothing is described none is needed."""
+    """The caption map (1, Cc, h, h) of an image, made when it is first asked for: where nothing is described none is needed.
+
+    `is_expected`: somebody will ask for it, or has. Any thread may ask.
+    """
 
     def __init__(self, encode: Callable[..., tuple[Array, ...]], pixels: Array) -> None:
         self._encode, self._pixels = encode, pixels
         self._made: Array | None = None
-
-    @property
-    def is_made(self) -> bool:
-        return self._made is not None
+        self._lock = threading.Lock()
+        self.is_expected = False
 
     def map(self) -> Array:
         """It is kept; the second time costs nothing."""
-        if self._made is None:
-            (self._made,) = self._encode(self._pixels)
-        return self._made
+        self.is_expected = True
+        with self._lock:
+            if self._made is None:
+                (self._made,) = self._encode(self._pixels)
+            return self._made
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,21 @@ class ImageEncoding:
     input_size: Size
     captions: LaterMap | None = None
 
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is left to compute for whoever describes regions of the image."""
-        return self.captions is None or self.captions.is_made
+
+@dataclass(frozen=True, slots=True)
+class PlacedMask:
+    """A mask by its part that is not empty: bool pixels (h, w) from row `top` and column `left` on."""
+
+    pixels: np.ndarray
+    top: int = 0
+    left: int = 0
+
+    def whole(self, size: Size) -> np.ndarray:
+        """The mask, bool (H, W), of a picture of this size."""
+        mask = np.zeros(size, bool)
+        height, width = self.pixels.shape
+        mask[self.top : self.top + height, self.left : self.left + width] = self.pixels
+        return mask
 
 
 @dataclass(frozen=True, slots=True)

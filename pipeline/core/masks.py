@@ -7,13 +7,18 @@ came, and how fine that was, no longer matters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sca.run_lengths import MaskMalformed as MaskMalformed
 from sca.run_lengths import filled
 from sca.run_lengths import run_lengths as text_run_lengths
+
+if TYPE_CHECKING:
+    from sca.regions import PlacedMask
 
 # Cells of the longer side of a stored mask. See docs/store-format.md for what other sizes cost and keep.
 GRID = 128
@@ -40,21 +45,62 @@ def encode_masks(masks: np.ndarray, size: tuple[int, int]) -> tuple[tuple[RleMas
 
     Boxes are of the masks as they are given. Of a mask that is not empty some cell is always left, however thin it is.
     """
+    from sca.regions import PlacedMask  # whoever only reads a store does without
+
+    assert not len(masks) or masks.shape[1:] == size
+    return encode_placed([PlacedMask(mask) for mask in masks], size)
+
+
+def encode_placed(
+    masks: Sequence[PlacedMask], size: tuple[int, int]
+) -> tuple[tuple[RleMask, ...], np.ndarray]:
+    """The same of masks of which only the part is given that is not empty: a picture holds dozens, most of them small."""
     if not len(masks):
         return (), np.zeros((0, 4), np.float32)
-    assert masks.shape[1:] == size
-    import cv2  # whoever only reads a store does without
+    import cv2
     from pycocotools import mask as coco
 
     grid = grid_of(size)
     cells = np.zeros((*grid, len(masks)), np.uint8, order="F")
     boxes = np.zeros((len(masks), 4), np.float32)
     for number, mask in enumerate(masks):
-        pixels = np.ascontiguousarray(mask).view(np.uint8)
-        left, top, width, height = cv2.boundingRect(pixels)
+        pixels = np.ascontiguousarray(mask.pixels).view(np.uint8)
+        left, top, width, height = cv2.boundingRect(pixels) if pixels.size else (0, 0, 0, 0)
+        if not width:
+            continue
+        pixels = pixels[top : top + height, left : left + width]
+        left, top = left + mask.left, top + mask.top
         boxes[number] = (left, top, left + width, top + height)
-        cells[..., number] = _on_grid(pixels, grid) if width else 0
+        rows, columns = _cells(top, height, size[0], grid[0]), _cells(left, width, size[1], grid[1])
+        around = _around(pixels, (top, left), (rows, columns), size, grid)
+        cells[rows, columns, number] = _on_grid(
+            around, (rows.stop - rows.start, columns.stop - columns.start)
+        )
     return tuple(RleMask(grid, code["counts"]) for code in coco.encode(cells)), boxes
+
+
+def _cells(start: int, length: int, side: int, cells: int) -> slice:
+    """The cells of an axis that pixels lie in, where cells are whole pixels long; else all."""
+    if side % cells:
+        return slice(0, cells)
+    pixels = side // cells
+    return slice(start // pixels, -(-(start + length) // pixels))
+
+
+def _around(
+    pixels: np.ndarray,
+    corner: tuple[int, int],
+    cells: tuple[slice, slice],
+    size: tuple[int, int],
+    grid: tuple[int, int],
+) -> np.ndarray:
+    """The pixels from `corner` (row, column) on with what is empty around them, to the borders of these cells."""
+    starts = [part.start * side // n for part, side, n in zip(cells, size, grid, strict=True)]
+    ends = [part.stop * side // n for part, side, n in zip(cells, size, grid, strict=True)]
+    around = np.zeros((ends[0] - starts[0], ends[1] - starts[1]), np.uint8)
+    row, column = corner[0] - starts[0], corner[1] - starts[1]
+    around[row : row + pixels.shape[0], column : column + pixels.shape[1]] = pixels
+    return around
 
 
 def _on_grid(pixels: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

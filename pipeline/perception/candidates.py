@@ -321,6 +321,21 @@ class Candidates:
         return left, top, max(left + 1, round(float(x2))), max(top + 1, round(float(y2)))
 
 
+def joined(parts: Sequence[Segmentation]) -> Segmentation:
+    """What several batches of prompts gave on one image, without their boxes."""
+    parts = [part for part in parts if len(part)] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
+    xp = array_namespace(parts[0].iou)
+    logits, iou, tokens, features = (
+        xp.concat(values)
+        for values in zip(
+            *((one.low_res_logits, one.iou, one.tokens, one.image_features) for one in parts), strict=True
+        )
+    )
+    return Segmentation(logits, iou, tokens, features, None)
+
+
 @lru_cache(maxsize=256)
 def _averaged(source: int, target: int) -> Any:
     """(target, source) float32 weights: each target cell is the mean of all source cells that it touches."""

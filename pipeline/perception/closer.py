@@ -72,10 +72,16 @@ def look_closer(
     places = np.concatenate([np.full(len(group.found), group.place) for group in groups])
     nearer: list[Group] = []
     replaced = np.zeros(len(boxes), bool)
-    for (window, rows), encoding in zip(crops, encodings, strict=True):
-        view = View(window, encoding, (height, width), model.propose(encoding))
+
+    def ask(number: int) -> Candidates:
+        window, rows = crops[number]
+        view = View(window, encodings[number], (height, width), model.propose(encodings[number]))
         found = prompt(view, boxes[rows]).one_each().passing(limits)
-        found, _ = found.filling(np.full(len(rows), _LEAST_FIT)).whole()
+        return found.filling(np.full(len(rows), _LEAST_FIT)).whole()[0]
+
+    with timed(TimedStage.PROMPTS):
+        seen = model.lanes.map(ask, range(len(crops)))
+    for (_, rows), found in zip(crops, seen, strict=True):
         own = rows[found.prompts]
         replaced[own] = True
         for place in np.unique(places[own]):

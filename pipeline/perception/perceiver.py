@@ -34,12 +34,14 @@ from pipeline.perception.sightings import (
     Sightings,
     describe,
     each_once,
+    expect_words,
     quality,
     together,
 )
 from pipeline.perception.stillness import Standing, StillPicture, is_due, standing
 from pipeline.perception.unseen import as_they_were, cover, found_again, recognised
 from pipeline.perception.views import SMALL, ViewSchedule, view_for, whole_of
+from sca.lanes import Begun
 from sca.regions import ImageEncoding
 
 # Above this share of changed pixels nothing of the last keyframe can be relied on. A guess.
@@ -116,20 +118,26 @@ class Perception:
         """Whether there may be news in `frame`: a picture that stands has been looked at everywhere, in the end."""
         return view.picture.needs_look(grey_of(frame.rgb), frame.time.wall_ns, self._still_ns)
 
+    def begin(self, frame: Frame) -> Begun[ImageEncoding] | None:
+        """Encode the whole picture beside what has to be known before the look at it; None where it is encoded with its windows."""
+        if self._model.lanes.count == 1:
+            return None
+        return self._model.lanes.later(lambda rgb: self._model.encode_batch([rgb])[0], frame.rgb)
+
     def look(
         self,
         frame: Frame,
         expected: Expected,
         view: StreamView,
         *,
-        encoding: ImageEncoding | None = None,
+        encoding: ImageEncoding | Begun[ImageEncoding] | None = None,
         probe_share: float = 1.0,
         view_share: float = 1.0,
     ) -> Sightings:
         """Find regions in `frame`, in the whole picture and in windows of it: expected tracks, what moves, then probes.
 
         Boxes of `expected` are xyxy pixels of the frame. `encoding`: of the frame, where it was encoded in a batch
-        with others. `probe_share`, `view_share`: of the budgets of probes and windows. Updates `view`.
+        with others, or is begun. `probe_share`, `view_share`: of the budgets of probes and windows. Updates `view`.
         """
         size = (frame.height, frame.width)
         view.keyframe += 1
@@ -150,6 +158,7 @@ class Perception:
         # 3. Any other track is looked for where it should be: one prompt in place of many, and the region keeps its track.
         limit = 0 if empty else self._options.max_track_prompts
         groups, torn = self._known(expected, view, views, limit)
+        expect_words(self._model.lanes, groups, view.tracks, view.keyframe)
         nobody = _without(expected, expected.keys) if empty else expected
         keys, again = found_again(nobody, view.tracks, view.keyframe, view.grey, size, groups)
         # 4. What moves and belongs to no track: small fast things, which a raster of points misses.
@@ -160,18 +169,21 @@ class Perception:
         things = proposed_in(views[: 0 if empty or not self._options.proposals else None])
         taken = np.concatenate([*(group.found.mask_boxes() for group in groups), again, stand.boxes])
         unknown = things.beside(taken, self._options.least_proposal, self._options.proposals)
-        groups += regions_in(unknown, views, self._prompt_boxes, self._limits)
+        groups += regions_in(unknown, views, self._prompt_boxes, self._limits, self._model.lanes)
+        expect_words(self._model.lanes, groups, view.tracks, view.keyframe)
         # 6. Points where nothing was found yet, as many as the budget allows, for what is new and stands still.
         covered, hidden = coverage([group.found for group in groups], _LARGE_REGION, size)
         cover(covered, again, size)
         stand.cover(covered, hidden, _LARGE_REGION, size)
+        asked = []
         for number, one in zip(numbers, views, strict=False):  # nothing new is looked for in crops
             probes = view.probes.setdefault(number, ProbeSchedule(self._options.probing))
             some, large, new = (one.window.part(small, size) for small in (covered, hidden, changed))
-            points = probes.next_points(some, large, new, probe_share)
-            found, cut = self._probe(one, points[: 0 if empty else None])
-            groups.append(found)
-            torn.append(cut)
+            asked.append((one, probes.next_points(some, large, new, probe_share)[: 0 if empty else None]))
+        with timed(TimedStage.PROMPTS):
+            answers = self._model.lanes.map(lambda ask: self._probe(*ask), asked)
+        groups += [found for found, _ in answers]
+        torn += [cut for _, cut in answers]
         view.windows.note_cut(np.concatenate(torn))
         # 7. Each region once, with its mask at full size and what to say of it; at first small ones from nearer.
         groups = [recognised(_beside(group, stand.boxes), keys, again) for group in groups]
@@ -179,7 +191,7 @@ class Perception:
         if view.keyframe == view.scene:
             most = 0 if empty else round(self._options.closer * _FIRST_CROPS * view_share)
             kept = look_closer(kept, frame.rgb, self._model, self._prompt_boxes, self._limits, most)
-        parts = [describe(self._model, group, view.tracks, view.keyframe) for group in kept]
+        parts = describe(self._model, kept, view.tracks, view.keyframe)
         looked = {int(key) for group in kept for key in group.keys}
         left = [row for row, key in enumerate(keys) if key not in looked]
         known = [view.tracks.get(keys[row]) for row in left]
@@ -217,7 +229,7 @@ class Perception:
         frame: Frame,
         expected: Expected,
         view: StreamView,
-        encoding: ImageEncoding | None,
+        encoding: ImageEncoding | Begun[ImageEncoding] | None,
         changed: np.ndarray,
         moving: np.ndarray,
         share: float,
@@ -233,11 +245,13 @@ class Perception:
         parts = [window.crop(frame.rgb) for window in windows[1:]]
         with timed(TimedStage.ENCODE):
             made = self._model.encode_batch(parts if encoding is not None else [frame.rgb, *parts])
-        encodings = made if encoding is None else [encoding, *made]
+            whole = encoding.results()[0] if isinstance(encoding, Begun) else encoding
+            encodings = made if whole is None else [whole, *made]
+            proposals = self._model.lanes.map(self._model.propose, encodings)
         view.side = max(encodings[0].input_size)
         views = [
-            View(window, one, size, self._model.propose(one))
-            for window, one in zip(windows, encodings, strict=True)
+            View(window, one, size, boxes)
+            for window, one, boxes in zip(windows, encodings, proposals, strict=True)
         ]
         return [_WHOLE, *(number for number, _ in due)], views
 
@@ -286,15 +300,18 @@ class Perception:
         age = np.array([np.inf if one is None else view.keyframe - one.looked for one in known])
         order = np.argsort(-np.where(where >= 0, age, -1.0), kind="stable")[:limit]
         chosen = np.sort(order[where[order] >= 0])
-        groups, torn = [], []
-        for number, one in enumerate(views):
+
+        def ask(number: int) -> tuple[Group, np.ndarray]:
             own = chosen[where[chosen] == number]
-            found = self._prompt(one, boxes=expected.boxes[own]).one_each().passing(self._limits)
+            found = self._prompt(views[number], boxes=expected.boxes[own]).one_each().passing(self._limits)
             # Of a track of which nothing is known yet this is all there is.
             least = np.array([0.0 if known[row] is None else _LEAST_FIT for row in own])
             found, cut = found.filling(least).whole()
-            groups.append(Group(found, np.array(expected.keys, np.int64)[own[found.prompts]], 0))
-            torn.append(cut)
+            return Group(found, np.array(expected.keys, np.int64)[own[found.prompts]], 0), cut
+
+        with timed(TimedStage.PROMPTS):
+            answers = self._model.lanes.map(ask, range(len(views)))
+        groups, torn = [group for group, _ in answers], [cut for _, cut in answers]
         # Two tracks may have found the same; the other one may be found by its own pixels yet.
         apart = each_once(groups, SAME_TRACK_IOU, len(chosen), SAME_TRACK_IOU, told_apart=False)
         return apart, torn
@@ -313,11 +330,13 @@ class Perception:
         free = box_iou(proposed, taken).max(axis=1, initial=0) < self._options.same_region_iou
         boxes = proposed[free & (box_area(proposed) >= self._limits.min_area * height * width)][:limit]
         where = np.maximum(view_for(boxes, [one.window for one in views], (height, width)), 0)
-        groups = []
-        for number, one in enumerate(views):
-            found = self._prompt(one, boxes=boxes[where == number]).one_each().or_boxes(self._limits)
-            groups.append(Group(found, np.full(len(found), -1), 1))
-        return groups
+
+        def ask(number: int) -> Group:
+            found = self._prompt(views[number], boxes=boxes[where == number]).one_each()
+            return Group(found.or_boxes(self._limits), np.full(len(found), -1), 1)
+
+        with timed(TimedStage.PROMPTS):
+            return self._model.lanes.map(ask, range(len(views)))
 
     def _probe(self, view: View, points: np.ndarray) -> tuple[Group, np.ndarray]:
         """What is at `points` (n, 2) xy in 0..1 of a view, every mask of a point, and boxes of what its border cuts."""
@@ -335,13 +354,12 @@ class Perception:
         self, view: View, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
     ) -> Candidates:
         """Every mask of each prompt in pixels of the picture, with its statistics on the decoder's grid."""
-        with timed(TimedStage.PROMPTS):
-            segmentation = self._model.segment(
-                view.encoding,
-                points=None if points is None else points - view.window.corner[:2],
-                boxes=None if boxes is None else boxes - view.window.corner,
-                multimask=True,
-            )
+        segmentation = self._model.segment(
+            view.encoding,
+            points=None if points is None else points - view.window.corner[:2],
+            boxes=None if boxes is None else boxes - view.window.corner,
+            multimask=True,
+        )
         return Candidates.of(view, segmentation, boxes, self._stability_offset)
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.regions import box_iou
+from pipeline.core.stage_times import TimedStage, timed
 from pipeline.perception.candidates import Candidates, Limits, View, distinct_boxes
 from pipeline.perception.sightings import Group
+from sca.lanes import Lanes
 
 # Two views propose one thing from here on (IoU), as for regions.
 _SAME_THING = 0.6
@@ -60,12 +62,15 @@ def regions_in(
     views: Sequence[View],
     prompt: Callable[[View, np.ndarray], Candidates],
     limits: Limits,
+    lanes: Lanes,
 ) -> list[Group]:
     """What is in proposed boxes, by view; `prompt`: every mask of boxes (N, 4) in a view. None is a known track."""
-    groups = []
-    for number, view in enumerate(views):
+
+    def ask(number: int) -> Group:
         boxes = proposed.boxes[proposed.views == number]
-        found = prompt(view, boxes).one_each().passing(limits)
+        found = prompt(views[number], boxes).one_each().passing(limits)
         found, _ = found.filling(np.full(len(boxes), _LEAST_FIT)).whole()
-        groups.append(Group(found, np.full(len(found), -1), _PLACE))
-    return groups
+        return Group(found, np.full(len(found), -1), _PLACE)
+
+    with timed(TimedStage.PROMPTS):
+        return lanes.map(ask, range(len(views)))

@@ -8,13 +8,21 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.core.masks import RleMask, encode_masks
+from pipeline.core.masks import RleMask, encode_placed
 from pipeline.core.stage_times import TimedStage, timed
-from pipeline.perception.candidates import Candidates, array_namespace, distinct, on_host, picture_grid
+from pipeline.perception.candidates import (
+    Candidates,
+    array_namespace,
+    distinct,
+    joined,
+    on_host,
+    picture_grid,
+)
 from pipeline.perception.remembered import Description, TrackMemory, better_described
 from sca.config import AutomaticSettings
+from sca.lanes import Lanes
 from sca.proposals import Proposals
-from sca.regions import Array, ImageEncoding, Segmentation
+from sca.regions import Array, ImageEncoding, LaterMap, PlacedMask, Segmentation
 
 # Masks whose boxes agree better than this are one region, however their edges run. Measured on 36 annotated pictures: of
 # 60 to 90 regions each, .5 to .6 find most things (.74 to .77 of 363; .7 with as many regions .65).
@@ -38,10 +46,11 @@ FRESH_SHARE = 0.15
 class RegionModel(Protocol):
     """What perception needs of a model: `sca.predictor.Predictor`, or without torch `sca.compiled.predictor.CompiledPredictor`.
 
-    `automatic`: the thresholds that suit the model. Prompts are arrays of numpy, in pixels of the picture that was encoded.
+    `automatic`: the thresholds that suit the model. `lanes`: what of its work is worth doing side by side. Prompts are arrays of numpy, in pixels of the picture that was encoded.
     """
 
     automatic: AutomaticSettings
+    lanes: Lanes
 
     def encode_batch(self, images: Sequence[np.ndarray]) -> list[ImageEncoding]: ...
 
@@ -56,7 +65,7 @@ class RegionModel(Protocol):
         multimask: bool = True,
     ) -> Segmentation: ...
 
-    def masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> Array: ...
+    def placed_masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> list[PlacedMask]: ...
 
     def region_features(
         self, encoding: ImageEncoding, segmentation: Segmentation, boxes: np.ndarray | None = None
@@ -142,40 +151,110 @@ def each_once(
     return out
 
 
-def describe(model: RegionModel, group: Group, tracks: TrackMemory, keyframe: int) -> Sightings:
-    """Masks at full size, boxes and descriptions of the regions of one group.
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """The regions of a group: `masks`, `boxes` (N, 4), `described` as known, and the rows that are described `anew`."""
+
+    group: Group
+    masks: list[RleMask | None]
+    boxes: np.ndarray
+    described: list[Description | None]
+    anew: np.ndarray
+
+
+def expect_words(lanes: Lanes, groups: Sequence[Group], tracks: TrackMemory, keyframe: int) -> None:
+    """Begin what it takes to describe those of these regions that are to be described anew, beside what else is computed."""
+    for group in groups:
+        captions = group.found.view.encoding.captions
+        if captions is None or captions.is_expected or not len(_anew(group, tracks, keyframe)):
+            continue
+        captions.is_expected = True
+        lanes.later(_map, captions)
+
+
+def _map(captions: LaterMap) -> None:
+    with timed(TimedStage.ENCODE):
+        captions.map()
+
+
+def describe(
+    model: RegionModel, groups: Sequence[Group], tracks: TrackMemory, keyframe: int
+) -> list[Sightings]:
+    """Masks at full size, boxes and descriptions of the regions of each group.
 
     A track that was described from a nearer view a moment ago keeps that description.
     """
-    found, view = group.found, group.found.view
-    masks, boxes = _full_masks(model, found)
+    drafts = model.lanes.map(lambda group: _drafted(model, group, tracks, keyframe), groups)
+    # All regions of one view in one call, whatever they were found by.
+    of_view: dict[int, list[_Draft]] = {}
+    for draft in drafts:
+        of_view.setdefault(id(draft.group.found.view), []).append(draft)
+    parts = [own for own in of_view.values() if any(len(draft.anew) for draft in own)] or [drafts[:1]]
+    expect_words(model.lanes, groups, tracks, keyframe)
+    begun = []
+    for own in parts:
+        captions = own[0].group.found.view.encoding.captions
+        if captions is not None and any(len(draft.anew) for draft in own):
+            _map(captions)
+        # Of one view the regions, of the next the map.
+        begun.append(model.lanes.later(lambda own: _describe_anew(model, own, keyframe), own))
+    with timed(TimedStage.DESCRIBE):
+        like = [one.results()[0] for one in begun][0]  # noqa: RUF015
+    return [
+        sightings_of(
+            draft.boxes,
+            draft.masks,
+            draft.group.found.iou,
+            [one for one in draft.described if one is not None],
+            tuple(int(key) for key in draft.group.keys),
+            np.ones(len(draft.group.found), bool),
+            like,
+        )
+        for draft in drafts
+    ]
+
+
+def _drafted(model: RegionModel, group: Group, tracks: TrackMemory, keyframe: int) -> _Draft:
+    masks, boxes = _full_masks(model, group.found)
     known = [tracks.get(int(key)) for key in group.keys]
     described = [None if one is None else one.description for one in known]
-    anew = np.array(
-        [row for row, old in enumerate(described) if better_described(old, keyframe, view.scale)], np.int64
+    return _Draft(group, masks, boxes, described, _anew(group, tracks, keyframe))
+
+
+def _anew(group: Group, tracks: TrackMemory, keyframe: int) -> np.ndarray:
+    """Rows of the regions that are to be described as they are seen now."""
+    known = [tracks.get(int(key)) for key in group.keys]
+    old = [None if one is None else one.description for one in known]
+    scale = group.found.view.scale
+    return np.flatnonzero([better_described(one, keyframe, scale) for one in old])
+
+
+def _describe_anew(
+    model: RegionModel, drafts: Sequence[_Draft], keyframe: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fill in what is to be described anew of drafts of one view; gives their features (N, D) and tokens (N, Nc, C)."""
+    view = drafts[0].group.found.view
+    boxes = np.concatenate([draft.boxes[draft.anew] for draft in drafts]) - view.window.corner
+    chosen = [draft.group.found.keep(draft.anew).chosen() for draft in drafts]
+    tokens = on_host(model.region_features(view.encoding, joined(chosen), boxes)).astype(np.float32)
+    features, halves, fits = (
+        association_features(tokens),
+        tokens.astype(np.float16),
+        view.proposals.fits(boxes),
     )
-    if len(anew) and view.encoding.captions is not None and not view.encoding.complete:
-        with timed(TimedStage.ENCODE):
-            view.encoding.captions.map()
-    with timed(TimedStage.DESCRIBE):
-        own = boxes[anew] - view.window.corner
-        tokens = model.region_features(view.encoding, found.keep(anew).chosen(), own)
-        tokens = on_host(tokens).astype(np.float32)
-    features, halves = association_features(tokens), tokens.astype(np.float16)
-    fits = view.proposals.fits(own)
-    for place, row in enumerate(anew):
-        described[row] = Description(
-            keyframe, view.scale, features[place], halves[place], float(found.iou[row]), float(fits[place])
-        )
-    return sightings_of(
-        boxes,
-        masks,
-        found.iou,
-        [one for one in described if one is not None],
-        tuple(int(key) for key in group.keys),
-        np.ones(len(found), bool),
-        like=(features, halves),
-    )
+    place = 0
+    for draft in drafts:
+        for row in draft.anew:
+            draft.described[row] = Description(
+                keyframe,
+                view.scale,
+                features[place],
+                halves[place],
+                float(draft.group.found.iou[row]),
+                float(fits[place]),
+            )
+            place += 1
+    return features, halves
 
 
 def sightings_of(
@@ -214,14 +293,12 @@ def together(parts: Sequence[Sightings]) -> Sightings:
 def _full_masks(model: RegionModel, found: Candidates) -> tuple[list[RleMask | None], np.ndarray]:
     """Run lengths of the whole picture and tight boxes (N, 4) float32 xyxy pixels of it."""
     view = found.view
-    height, width = view.window.size
-    made = on_host(model.masks(view.encoding, found.chosen()))
-    if (height, width) != view.picture:
-        corner = view.window
-        whole = np.zeros((len(made), *view.picture), bool)
-        whole[:, corner.y0 : corner.y1, corner.x0 : corner.x1] = made
-        made = whole
-    codes, boxes = encode_masks(made, view.picture)
+    corner = view.window
+    made = [
+        PlacedMask(one.pixels, one.top + corner.y0, one.left + corner.x0)
+        for one in model.placed_masks(view.encoding, found.chosen())
+    ]
+    codes, boxes = encode_placed(made, view.picture)
     if found.boxes is not None:
         boxes[found.by_box] = found.boxes[found.prompts[found.by_box]]
     return [None if box else code for box, code in zip(found.by_box, codes, strict=True)], boxes

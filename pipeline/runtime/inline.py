@@ -14,6 +14,7 @@ from pipeline.captioning.captioner import Captioner
 from pipeline.core.clock import NS
 from pipeline.core.errors import StageFailed, UserError
 from pipeline.core.records import Gap
+from pipeline.core.regions import AnalysedKeyframe, CaptionRequest
 from pipeline.core.restarts import Ending, RestartHistory, next_restart
 from pipeline.core.stage_times import TimedStage, timed, timed_keyframe
 from pipeline.perception.perceiver import Perception
@@ -21,12 +22,15 @@ from pipeline.recording.recorder import Recorder
 from pipeline.runtime.model_loading import inline_threads, load_predictor
 from pipeline.runtime.plan import RunPlan, StreamPlan
 from pipeline.runtime.progress import ProgressTally, RunObserver, StopRequest, StreamProgress, tell_recorded
-from pipeline.runtime.stages import RunModel, housekeeping, open_reader
+from pipeline.runtime.stages import RunModel, housekeeping, open_buffered
 from pipeline.runtime.stream_analysis import StreamAnalysis
 from pipeline.sources import redact_text
 from pipeline.store import CaptionStore
+from sca.lanes import Begun
 
 log = logging.getLogger(__name__)
+
+_WAIT_S = 0.1
 
 
 def run_inline(
@@ -117,11 +121,25 @@ class _Watching:
                 config.captions,
                 resume.next_track,
             )
-            reader = open_reader(stream, resume)
+            reader = open_buffered(stream, resume)
             # Order and read time of the keyframes that are not committed yet.
             undurable: deque[tuple[tuple[int, int], int]] = deque()
             at_end = False
             step = None
+            # Captions and record of the last keyframe are made beside the look at the next one.
+            last: Begun[None] | None = None
+
+            def record(seen: tuple[AnalysedKeyframe, tuple[CaptionRequest, ...]]) -> None:
+                analysed, requests = seen
+                captions = self._captioner.caption(requests)
+                with timed(TimedStage.COMMIT):
+                    recorder.keyframe(analysed.regions, captions, analysed.ended, analysed.next_track)
+
+            def settle() -> None:
+                nonlocal last
+                begun, last = last, None
+                if begun is not None:
+                    begun.results()
 
             def tell() -> None:
                 recorded, now_ns = recorder.report(), time.time_ns()
@@ -132,27 +150,36 @@ class _Watching:
 
             try:
                 while not self._stop.is_set and not at_end:
-                    step, frame = reader.step()
-                    at_end = step.ended
+                    read = reader.take(_WAIT_S)
                     observer.running({stream.stream: reader.connected})
-                    tally.read(step)
-                    for event in step.gaps:
-                        recorder.note(event)
-                        if isinstance(event, Gap):
-                            observer.gap(stream.stream, event)
-                    if frame is not None:
-                        undurable.append((frame.time.order, time.time_ns()))
-                        with timed_keyframe():
-                            analysed, requests = analysis.keyframe(frame)
-                            captions = self._captioner.caption(requests)
-                        with timed(TimedStage.COMMIT):
-                            recorder.keyframe(analysed.regions, captions, analysed.ended, analysed.next_track)
-                        tally.analysed(frame.time.pts_ns, analysed.avoided)
+                    frame = None if read is None else read.frame
+                    seen = None
+                    if frame is None or (read is not None and read.step.gaps):
+                        settle()  # what is told of a film stands behind the keyframes before it
+                    if read is not None:
+                        step = read.step
+                        at_end = step.ended
+                        tally.read(step)
+                        for event in step.gaps:
+                            recorder.note(event)
+                            if isinstance(event, Gap):
+                                observer.gap(stream.stream, event)
+                        if frame is not None:
+                            undurable.append((frame.time.order, read.read_ns))
+                            with timed_keyframe():
+                                seen = analysis.keyframe(frame)
+                            settle()
+                            tally.analysed(frame.time.pts_ns, seen[0].avoided)
                     tell()
+                    if seen is not None:
+                        last = self._predictor.lanes.later(record, seen)
                     observer.alive()
                     observer.memory("inline", own.memory_info().rss)
+                settle()
             finally:
                 reader.close()
+                if last is not None:
+                    last.wait()
             with timed(TimedStage.COMMIT):
                 recorder.finish(analysis.finish(), step.reached if step is not None and at_end else None)
             tally.finish(at_end=at_end)

@@ -67,6 +67,7 @@ class StreamAnalysis:
         cut_off = self._begin_shot() if frame.shot != self._shot else ()
         self._shot = frame.shot
         size = (frame.height, frame.width)
+        begun = self._perception.begin(frame) if encoding is None and self.needs_look(frame) else None
         if isinstance(self._tracker, FollowsMotion):
             self._tracker.moved(motion_since(frame.motion, self._last_frame), size)
         self._last_frame = frame.index
@@ -78,7 +79,7 @@ class StreamAnalysis:
                     frame,
                     expected,
                     self._view,
-                    encoding=encoding,
+                    encoding=encoding or begun,
                     probe_share=probe_share,
                     view_share=view_share,
                 )

@@ -12,6 +12,7 @@ import numpy as np
 
 from sca.compiled.essentials import Essentials
 from sca.model_pictures import Size
+from sca.regions import PlacedMask
 
 
 def scaled(coordinates: np.ndarray, source: Size, target: Size) -> np.ndarray:
@@ -39,8 +40,8 @@ def _encoded(parts: Essentials, points: np.ndarray) -> np.ndarray:
     return np.concatenate([np.sin(phases), np.cos(phases)], axis=-1)
 
 
-def full_masks(logits: np.ndarray, side: int, inner: Size, size: Size) -> np.ndarray:
-    """Mask logits (P, h, w) over the square of `side` pixels to masks bool (P, *size) of the image at `inner` in it.
+def placed_masks(logits: np.ndarray, side: int, inner: Size, size: Size) -> list[PlacedMask]:
+    """Mask logits (P, h, w) over the square of `side` pixels to masks of the image of `size` (H, W) at `inner` in it.
 
     Enlarged bilinearly to the square, cut to the image, and brought to its size: two linear maps of rows and of columns, of
     which only those are multiplied out that reach a positive cell.
@@ -49,19 +50,18 @@ def full_masks(logits: np.ndarray, side: int, inner: Size, size: Size) -> np.nda
         _enlarged(logits.shape[1], side, inner[0], size[0]),
         _enlarged(logits.shape[2], side, inner[1], size[1]),
     )
-    masks = np.zeros((len(logits), *size), bool)
-    for mask, cells in zip(masks, logits, strict=True):
+    masks = []
+    for cells in logits:
         positive = cells > 0
         y, x = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
-        if not len(y):
-            continue
         # A pixel is positive only if one of the cells that it is made of is; those reach a cell further each way.
-        down, across = rows.reached(y[0], y[-1]), columns.reached(x[0], x[-1])
+        down = rows.reached(y[0], y[-1]) if len(y) else None
+        across = columns.reached(x[0], x[-1]) if len(x) else None
         if down is None or across is None:
+            masks.append(PlacedMask(np.zeros((0, 0), bool)))
             continue
-        mask[down.pixels, across.pixels] = (
-            down.weights @ cells[down.cells, across.cells] @ across.weights.T > 0
-        )
+        pixels = down.weights @ cells[down.cells, across.cells] @ across.weights.T > 0
+        masks.append(PlacedMask(pixels, down.pixels.start, across.pixels.start))
     return masks
 
 

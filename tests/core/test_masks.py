@@ -17,9 +17,11 @@ from pipeline.core.masks import (
     decode_mask,
     drawn,
     encode_masks,
+    encode_placed,
     grid_of,
 )
 from pipeline.sources.geometry import Geometry
+from sca.regions import PlacedMask
 
 SIZES = st.one_of(st.sampled_from([1, 2, 3, GRID - 1, GRID, GRID + 1]), st.integers(1, 700))
 
@@ -50,6 +52,23 @@ def test_small_masks_come_back_as_they_were_and_others_read_them(
         assert (decode_mask(code) == mask).all()
         assert (coco.decode({"size": list(code.size), "counts": code.counts}) == mask).all()
         assert not mask.any() or (box_on(mask, (height, width)) == box).all()
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([(72, 128), (90, 160), (360, 640), (720, 1280), (100, 177), (5, 300), (640, 360)]),
+    st.data(),
+)
+def test_a_mask_by_its_part_is_stored_as_the_whole_is(size: tuple[int, int], data: st.DataObject) -> None:
+    (top, bottom), (left, right) = data.draw(spans(size[0])), data.draw(spans(size[1]))
+    dense = data.draw(st.sampled_from([0.0, 0.01, 0.4, 1.0]))
+    seed = data.draw(st.integers(0, 99))
+    part = PlacedMask(np.random.default_rng(seed).random((bottom - top, right - left)) < dense, top, left)
+    codes, boxes = encode_placed([part, PlacedMask(np.zeros((0, 0), bool))], size)
+    (whole,), (box,) = encode_masks(part.whole(size)[None], size)
+    assert codes[0] == whole
+    assert boxes.tolist() == [box.tolist(), [0, 0, 0, 0]]
+    assert not decode_mask(codes[1]).any()
 
 
 @settings(deadline=None)

@@ -13,6 +13,7 @@ from engines.backends.openvino import OpenVinoBackend
 from engines.devices import Precision, probe
 from engines.openvino_blob import load_blob
 from engines.testing import BackendTests, small_stage
+from sca.lanes import Lanes
 
 
 class TestBackends(BackendTests):
@@ -37,3 +38,16 @@ def test_an_engine_that_has_made_its_first_call_gives_what_one_that_has_not_give
     cold, warm = (load_blob(tmp_path, Precision.FLOAT32, 1, warm=first) for first in (False, True))
     for one, other in zip(cold(*inputs), warm(*inputs), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_an_engine_answers_several_lanes_at_once(tmp_path: Path) -> None:
+    stage, device = small_stage(), probe("cpu")
+    OpenVinoBackend().build(stage, Precision.FLOAT32, device, tmp_path, lambda line: None)
+    example = [value.numpy() for value in stage.example()]
+    asked = [[value * (1 + number) for value in example] for number in range(20)]
+    alone = load_blob(tmp_path, Precision.FLOAT32, 1)
+    beside = load_blob(tmp_path, Precision.FLOAT32, 3, 3)
+    answers = Lanes(3).map(lambda inputs: beside(*inputs), asked)
+    for inputs, answer in zip(asked, answers, strict=True):
+        for one, other in zip(alone(*inputs), answer, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -14,8 +14,9 @@ from pipeline.perception.perceiver import Perception
 from pipeline.perception.probing import PerceptionOptions, ProbeOptions
 from pipeline.perception.sightings import Sightings
 from sca.config import AutomaticSettings
+from sca.lanes import ONE_LANE
 from sca.proposals import NO_PROPOSALS, Proposals
-from sca.regions import ImageEncoding, ImageFeatures, Segmentation
+from sca.regions import ImageEncoding, ImageFeatures, PlacedMask, Segmentation
 from tests.perception.test_perception import keyframe
 
 SIDE = 320
@@ -66,6 +67,7 @@ class BoxModel:
     """A model that sees what its prompt says: the mask of a box is that box, and nothing is at points."""
 
     automatic = AutomaticSettings()
+    lanes = ONE_LANE
 
     def encode_batch(self, images: Sequence[np.ndarray]) -> list[ImageEncoding]:
         sizes = [image.shape[:2] for image in images]
@@ -100,12 +102,13 @@ class BoxModel:
         nothing = np.zeros((count, 1, 2), np.float32)
         return Segmentation(logits, np.ones((count, 1), np.float32), nothing, nothing[..., None], boxes)
 
-    def masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> np.ndarray:
+    def placed_masks(self, encoding: ImageEncoding, segmentation: Segmentation) -> list[PlacedMask]:
         height, width = encoding.original_size
         scale = 80 / max(height, width)
         rows = np.minimum((np.arange(height) * scale).astype(int), 79)
         columns = np.minimum((np.arange(width) * scale).astype(int), 79)
-        return np.asarray(segmentation.low_res_logits[:, 0][:, rows][:, :, columns] > 0)
+        masks = segmentation.low_res_logits[:, 0][:, rows][:, :, columns] > 0
+        return [PlacedMask(mask) for mask in masks]
 
     def region_features(
         self, encoding: ImageEncoding, segmentation: Segmentation, boxes: np.ndarray | None = None

@@ -19,6 +19,7 @@ from pipeline.perception.probing import PerceptionOptions, ProbeOptions
 from pipeline.perception.sightings import Group, each_once, quality
 from pipeline.perception.views import whole_of, windows_of
 from pipeline.sources.picture import from_array
+from sca.lanes import Lanes
 from sca.modeling import ImageFeatures
 from sca.predictor import ImageEncoding, Predictor, Segmentation
 from tests.tiny_models import region_token_config, tiny_model, word_tokenizer
@@ -207,8 +208,9 @@ def test_all_windows_are_encoded_in_one_batch_at_first_and_one_later(predictor: 
 
     class Counting:
         automatic = predictor.automatic
+        lanes = predictor.lanes
         segment = predictor.segment
-        masks = predictor.masks
+        placed_masks = predictor.placed_masks
         region_features = predictor.region_features
         propose = predictor.propose
 
@@ -226,6 +228,39 @@ def test_all_windows_are_encoded_in_one_batch_at_first_and_one_later(predictor: 
     assert batches[-1] == 1
     perception.look(keyframe(4), NOBODY, view, encoding=encode([keyframe(4).rgb])[0])
     assert batches[-1] == 1  # the window alone
+
+
+def test_views_that_are_looked_at_side_by_side_show_what_they_show_one_after_the_other(
+    predictor: Predictor,
+) -> None:
+    class SideBySide:
+        automatic = predictor.automatic
+        lanes = Lanes(3)
+        encode_batch = predictor.encode_batch
+        segment = predictor.segment
+        placed_masks = predictor.placed_masks
+        region_features = predictor.region_features
+        propose = predictor.propose
+
+    options = OPTIONS.model_copy(update={"closer": 2, "views": 3})
+    kinds = (Perception(predictor, options), Perception(SideBySide(), options))
+    views = [one.new_view() for one in kinds]
+    expected = NOBODY
+    for index in range(4):
+        frame = keyframe(index)
+        alone, beside = (
+            kinds[0].look(frame, expected, views[0]),
+            kinds[1].look(frame, expected, views[1], encoding=kinds[1].begin(frame)),
+        )
+        np.testing.assert_allclose(beside.boxes, alone.boxes, atol=1e-4)
+        np.testing.assert_allclose(beside.features, alone.features, atol=1e-4)
+        assert beside.masks == alone.masks
+        assert beside.prompted_by == alone.prompted_by
+        keys = tuple(range(len(alone)))
+        for kind, view, found in zip(kinds, views, (alone, beside), strict=True):
+            kind.remember(view, found, keys)
+        expected = Expected(keys, alone.boxes)
+    assert len(alone)
 
 
 def test_a_region_of_a_window_is_told_in_pixels_of_the_picture(predictor: Predictor) -> None:

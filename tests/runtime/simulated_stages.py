@@ -27,6 +27,7 @@ from pipeline.runtime.on_ray.actors import PerceptionActor, RecorderActor, _Reco
 from pipeline.runtime.plan import StreamPlan
 from pipeline.settings.config import RunConfig
 from pipeline.sources import SourceCounts
+from sca.lanes import ONE_LANE
 from tests.runtime.simulated_cluster import NS, Happenings, SimulatedProcess, SimulatedStore
 
 BOX = np.asarray([[0, 0, 8, 8]], np.float32)
@@ -147,6 +148,8 @@ class _Analysis:
 
 
 class _Model:
+    lanes = ONE_LANE
+
     def encode_batch(self, pictures: list[np.ndarray]) -> list[tuple[int, ...]]:
         return [picture.shape for picture in pictures]
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sca.compiled.essentials import Essentials, essentials_of
-from sca.compiled.geometry import full_masks
+from sca.compiled.geometry import placed_masks
 from sca.compiled.predictor import Batches, CompiledPredictor, LanguageEngines, VisionEngines
 from sca.errors import UserError
 from sca.model_pictures import resized_size
@@ -53,7 +53,7 @@ def without_torch(predictor: Predictor, parts: Essentials, prompts: int = 5) -> 
         made.get(BOX_PROPOSER),
     )
     language = [on_arrays(stage.module) for stage in language_stages(predictor.model, prompts)]
-    return CompiledPredictor(parts, vision, LanguageEngines(*language), Batches(2, prompts))
+    return CompiledPredictor(parts, vision, LanguageEngines(*language), Batches(prompts))
 
 
 @pytest.fixture(scope="module", params=["regions", "plain"])
@@ -108,9 +108,12 @@ def test_a_picture_is_segmented_and_captioned_alike(
         ),
         boxes,
     )
-    masks, wanted = light.masks(ours, same), reference.masks(theirs, expected).numpy()
-    assert masks.shape == wanted.shape
-    assert (masks != wanted).mean() < 0.002 if masks.size else True
+    wanted = reference.masks(theirs, expected).numpy()
+    masks = [mask.whole(ours.original_size) for mask in light.placed_masks(ours, same)]
+    assert len(masks) == len(wanted)
+    assert (np.array(masks) != wanted).mean() < 0.002 if masks else True
+    placed = [mask.whole(ours.original_size) for mask in reference.placed_masks(theirs, expected)]
+    assert (np.array(placed) == wanted).all() if placed else True
     tokens = light.region_features(ours, same, boxes)
     features = reference.region_features(theirs, expected, boxes)
     assert alike(tokens, features)
@@ -133,13 +136,15 @@ def test_masks_grow_to_pictures_as_torch_interpolates(height: int, width: int, s
     full = torch.nn.functional.interpolate(torch.from_numpy(logits)[:, None], (side, side), mode="bilinear")
     inside = full[..., : inner[0], : inner[1]]
     wanted = torch.nn.functional.interpolate(inside, (height, width), mode="bilinear")[:, 0]
-    found = full_masks(logits, side, inner, (height, width))
+    masks = placed_masks(logits, side, inner, (height, width))
+    found = np.array([mask.whole((height, width)) for mask in masks])
     sure = wanted.abs().numpy() > 1e-4
     assert (found == (wanted.numpy() > 0))[sure].all()
 
 
 def test_an_empty_mask_stays_empty() -> None:
-    assert not full_masks(np.full((1, 8, 8), -1.0, np.float32), 32, (32, 20), (50, 31)).any()
+    (mask,) = placed_masks(np.full((1, 8, 8), -1.0, np.float32), 32, (32, 20), (50, 31))
+    assert not mask.whole((50, 31)).any()
 
 
 def test_captions_are_cut_into_batches(pair: tuple[Predictor, CompiledPredictor]) -> None:
@@ -193,10 +198,10 @@ def test_the_caption_map_is_made_when_something_is_described_and_once() -> None:
     encoding = light.encode_batch([picture(50, 60)])[0]
     found = light.segment(encoding, boxes=np.array([[5.0, 5.0, 40.0, 40.0]]))
     light.region_features(encoding, found.select([]))
-    assert not encoding.complete
-    described = light.region_features(encoding, found)
-    assert encoding.complete
     assert encoding.captions is not None
+    assert not encoding.captions.is_expected
+    described = light.region_features(encoding, found)
+    assert encoding.captions.is_expected
     assert encoding.captions.map() is encoding.captions.map()
     same = reference.encode(picture(50, 60))
     boxes = reference.segment(same, boxes=[[5.0, 5.0, 40.0, 40.0]])

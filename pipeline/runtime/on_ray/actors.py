@@ -129,8 +129,13 @@ class PerceptionActor(_Actor):
         return (reports, *results)
 
     def _encoded(self, works: tuple[Work, ...], frames: tuple[Frame, ...]) -> list[ImageEncoding | None]:
-        """Encodings of those keyframes that will be looked at, in one batch; None of the others."""
+        """Encodings of those keyframes that will be looked at, in one batch; None of the others.
+
+        And none where pictures are encoded one by one in lanes: there each waits for its own.
+        """
         encodings: list[ImageEncoding | None] = [None] * len(frames)
+        if self._predictor.lanes.count > 1:
+            return encodings
         try:
             looked = []
             for row, (work, frame) in enumerate(zip(works, frames, strict=True)):

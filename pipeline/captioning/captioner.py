@@ -64,6 +64,7 @@ def _attach(request: CaptionRequest, caption: Caption) -> RegionCaption:
         text=text,
         score=caption.score,
         logprob=caption.logprob,
+        again=request.again,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -31,9 +31,17 @@ class CaptionGateOptions(Options):
         le=2,
         description="cosine distance from the looks that were captioned, above which a new caption is due",
     )
-    min_interval_s: float = Field(default=1.0, ge=0, description="never caption a track more often than this")
+    min_interval_s: float = Field(
+        default=1.0, ge=0, description="never caption a track more often than this, but for further readings"
+    )
     refresh_s: float = Field(
         default=20.0, gt=0, description="a caption that is older is renewed, even if nothing has changed"
+    )
+    readings: int = Field(
+        default=4,
+        ge=1,
+        description="how often the same looks of a track are captioned, as it is described anew: readings that agree make its name "
+        "surer, others less sure; 1: once",
     )
     max_per_keyframe: int = Field(
         default=16,
@@ -56,18 +64,26 @@ class CaptionReason(StrEnum):
     CHANGED = "changed"
     NEARER = "nearer"
     OLD = "old"
+    AGAIN = "again"
 
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
     """When a track was last captioned (ns UTC), and what its feature was then.
 
-    `scale`: pixels of the model's input to one of the picture, in the view that was captioned; 0 where nobody tells.
+    `scale`: pixels of the model's input to one of the picture, in the view that was captioned; 0 where nobody tells. `readings`: how
+    often it was captioned since it last looked otherwise, `read`: the feature of the last of these, if it is another.
     """
 
     at_ns: int
     feature: np.ndarray
     scale: float = 0.0
+    readings: int = 1
+    read: np.ndarray | None = None
+
+    def is_read(self, feature: np.ndarray) -> bool:
+        """Whether the track was captioned as it is described by `feature` (D,)."""
+        return np.array_equal(self.feature if self.read is None else self.read, feature)
 
 
 class CaptionRule(Protocol):
@@ -144,10 +160,13 @@ class CaptionGate:
             if (
                 reason is None
                 and last is not None
-                and scales[index] > _NEARER * last.scale > 0
                 and now_ns - last.at_ns >= self._options.min_interval_s * NS
             ):
-                reason = CaptionReason.NEARER
+                if scales[index] > _NEARER * last.scale > 0:
+                    reason = CaptionReason.NEARER
+                # Described anew since then: other words of the same thing would tell that the first ones were a guess.
+                elif last.readings < self._options.readings and not last.is_read(features[index]):
+                    reason = CaptionReason.AGAIN
             if reason is None:
                 self.avoided += 1
             else:
@@ -156,11 +175,22 @@ class CaptionGate:
         budget = self._options.max_per_keyframe
         if not self._begun:
             budget = max(budget, FIRST_BUDGET)
-        chosen = [index for _, index in sorted(wanted)[:budget]]
+        chosen = sorted(wanted)[:budget]
         self._begun = self._begun or bool(len(track_ids))
-        for index in chosen:
-            self._last[int(track_ids[index])] = Captioned(now_ns, features[index], scales[index])
-        return chosen
+        for place, index in chosen:
+            track = int(track_ids[index])
+            before = self._last.get(track)
+            now = Captioned(now_ns, features[index], scales[index])
+            if order[place] is CaptionReason.AGAIN and before is not None:
+                # Slow changes add up: what is compared is the first of these looks.
+                now = replace(now, feature=before.feature, readings=before.readings + 1, read=now.feature)
+            self._last[track] = now
+        return [index for _, index in chosen]
+
+    def asked_again(self, track: int) -> bool:
+        """Whether the track was last captioned for a further reading of the same looks."""
+        last = self._last.get(track)
+        return last is not None and last.readings > 1
 
     def begin_shot(self) -> None:
         """What comes next shows another place: all of it is new."""

@@ -12,7 +12,10 @@ from pipeline.core.masks import RleMask
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegionCaption:
-    """A caption of one region of one keyframe. `box` xyxy pixels; `feature` (D,) float32, L2-normalised."""
+    """A caption of one region of one keyframe. `box` xyxy pixels; `feature` (D,) float32, L2-normalised.
+
+    `again`: a further reading of a track that looks as when it was captioned last.
+    """
 
     track: int
     frame: int
@@ -23,6 +26,7 @@ class RegionCaption:
     text: str
     score: float
     logprob: float
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class CaptionRequest:
     """A region that needs a caption. `tokens`: (Nc, C) float16 caption tokens; `box` xyxy pixels; `feature` (D,) float32.
 
     `colours`: the basic colour terms that its pixels bear out; None where nobody has looked. `fit`: how much its box looks like
-    a thing's own, 0..1.
+    a thing's own, 0..1. `again`: it is asked for a further reading of the same looks.
     """
 
     track: int
@@ -112,6 +116,7 @@ class CaptionRequest:
     tokens: np.ndarray
     colours: frozenset[str] | None = None
     fit: float = 0.0
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -14,9 +15,14 @@ from pipeline.core.frame import FrameTime
 from pipeline.core.options import Options
 from pipeline.core.records import CaptionEvent
 from pipeline.core.regions import RegionCaption
+from pipeline.core.shown_once import name_of
 
 # Likeness above which two captions say the same: "a man in a red shirt" and "a man in red", but not "a man". A guess.
 _SAME_TEXT = 0.75
+# By how much (logits) two readings of one name are surer than their mean, and two names less sure than the surer reading. Replayed
+# on readings of 36 annotated pictures: .2 for the first, or 1 for the second, shows fewer right names at the same share of wrong ones.
+_AGREED = 0.5
+_CERTAIN = 0.997  # no score is taken for surer, or for less sure than the rest
 _FILLERS = frozenset(
     {"a", "an", "the", "of", "in", "on", "at", "with", "and", "is", "are", "to", "his", "her", "its", "their"}
 )
@@ -42,6 +48,17 @@ class CaptionEventOptions(Options):
     )
 
 
+def read_again(text: str, score: float, new_text: str, new_score: float) -> tuple[str, float]:
+    """What a region is called, and how surely, that was called `text` and is called `new_text` by a further reading.
+
+    The words are those of the surer reading. Two that give one name are surer than their mean, two names less sure than either was.
+    """
+    surest = (new_text, new_score) if new_score > score else (text, score)
+    if name_of(text) == name_of(new_text):
+        return surest[0], _expit((_logit(score) + _logit(new_score)) / 2 + _AGREED)
+    return surest[0], _expit(_logit(surest[1]) - _AGREED)
+
+
 def likeness(first: str, second: str) -> float:
     """How far two captions say the same, 0..1: their words without fillers, compared in order."""
     words = [_content(first), _content(second)]
@@ -56,7 +73,7 @@ class CaptionEvents:
     Feed it what each keyframe brought, in order; it returns the rows to write. A row with a (track, start_ns) that
     was written before replaces the earlier one. `best_text` remembers a track's most certain caption. `begun`: how
     many events there were. A caption that has nothing in common with what its track was called before is less often
-    right than its score says, and that is lowered.
+    right than its score says, and that is lowered. A further reading of the same looks joins the earlier ones (`read_again`).
     """
 
     def __init__(self, options: CaptionEventOptions) -> None:
@@ -72,10 +89,11 @@ class CaptionEvents:
 
     def captioned(self, caption: RegionCaption) -> list[CaptionEvent]:
         """Rows after a new caption: the earlier event extended, or closed and a new one begun."""
+        before = self._open.get(caption.track)
+        if caption.again and before is not None:
+            return self._read_again(caption, before)
         caption = self._weighed(caption)
-        best = self._best.get(caption.track)
-        if best is None or caption.score > best[0]:
-            self._best[caption.track] = (caption.score, caption.text)
+        self._note_best(caption)
         current = self._open.get(caption.track)
         if current is None:
             return [self._begin(caption)]
@@ -114,6 +132,21 @@ class CaptionEvents:
             current.written_ns = current.event.end_ns
         return [current.event for current in late]
 
+    def _read_again(self, caption: RegionCaption, current: _OpenEvent) -> list[CaptionEvent]:
+        """Rows after a further reading of what has a caption: of the same name the event goes on, surer or less sure."""
+        known = current.event
+        text, score = read_again(known.text, known.score, caption.text, caption.score)
+        own = name_of(text) == name_of(known.text)
+        logprob = known.logprob if text == known.text else caption.logprob
+        self._words[caption.track] |= set(_content(caption.text))
+        joined = replace(caption, text=text, score=score, logprob=logprob)
+        self._note_best(joined)
+        if not own or self._is_over(known, caption.time):
+            return [self._closed(known, caption.time), self._begin(joined)]
+        current.last_frame, current.last_box = caption.frame, caption.box
+        current.event = replace(known, text=text, score=score, logprob=logprob)
+        return self._extend(current, caption.time, must_write=True)
+
     def _weighed(self, caption: RegionCaption) -> RegionCaption:
         """The caption with its score lowered where it contradicts what the track was called before."""
         words = set(_content(caption.text))
@@ -121,6 +154,11 @@ class CaptionEvents:
         contradicts = bool(earlier) and earlier.isdisjoint(words)
         earlier |= words
         return replace(caption, score=caption.score * self._options.contradiction) if contradicts else caption
+
+    def _note_best(self, caption: RegionCaption) -> None:
+        best = self._best.get(caption.track)
+        if best is None or caption.score > best[0]:
+            self._best[caption.track] = (caption.score, caption.text)
 
     def _begin(self, caption: RegionCaption) -> CaptionEvent:
         event = CaptionEvent(
@@ -186,6 +224,15 @@ class _OpenEvent:
     written_ns: int
     last_frame: int
     last_box: tuple[float, float, float, float]
+
+
+def _logit(score: float) -> float:
+    sure = min(max(score, 1 - _CERTAIN), _CERTAIN)
+    return math.log(sure / (1 - sure))
+
+
+def _expit(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
 
 
 def _content(text: str) -> list[str]:

@@ -118,6 +118,7 @@ class StreamAnalysis:
                         frame.rgb, found.boxes[index], None if mask is None else decode_mask(mask)
                     ),
                     fit=found.described[index].fit,
+                    again=self._gate.asked_again(int(update.track_ids[index])),
                 )
             )
         ended = (*cut_off, *update.ended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,14 @@ def test_batches_change_nothing(captioner: Captioner) -> None:
     alone = [captioner.caption([request])[0] for request in asked]
     assert told(captioner.caption(asked)) == told(alone)
     assert len({text for _, text in told(alone)}) > 1
+
+
+def test_a_caption_says_for_which_kind_of_reading_it_was_asked(captioner: Captioner) -> None:
+    asked = [replace(request, again=bool(place % 2)) for place, request in enumerate(requests(1, 4))]
+    assert {bool(one.track % 2): one.again for one in captioner.caption(asked) if one is not None} == {
+        False: False,
+        True: True,
+    }
 
 
 def test_callers_at_the_same_time_each_get_their_own(captioner: Captioner) -> None:

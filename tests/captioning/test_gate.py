@@ -21,7 +21,7 @@ from pipeline.core.clock import NS
 from pipeline.core.frame import FrameTime
 from pipeline.core.masks import RleMask
 from pipeline.core.regions import RegionCaption
-from pipeline.recording.events import CaptionEventOptions, CaptionEvents, likeness
+from pipeline.recording.events import CaptionEventOptions, CaptionEvents, likeness, read_again
 from pipeline.testing.caption_rules import CaptionRuleTests
 
 OPTIONS = CaptionGateOptions(change=0.2, min_interval_s=1, refresh_s=20, max_per_keyframe=2)
@@ -59,6 +59,42 @@ def test_what_is_seen_much_nearer_is_captioned_again() -> None:
     assert gate.choose(track, look, 5 * NS, [3.0]) == []
     assert gate.choose(track, look, 7 * NS, [1.0]) == []  # as known as it was
     assert gate.choose(track, look, 9 * NS) == []  # nobody tells
+
+
+def test_looks_that_were_described_anew_are_read_again_until_it_is_enough() -> None:
+    gate = CaptionGate(OPTIONS.model_copy(update={"readings": 3}))
+    track, looks = np.array([1]), [np.array([0.1 * n, 1.0], np.float32) for n in range(4)]
+    looks = [look / np.linalg.norm(look) for look in looks]
+    assert gate.choose(track, looks[0][None], 0) == [0]
+    assert not gate.asked_again(1)
+    assert gate.choose(track, looks[0][None].copy(), NS) == []  # the same description says the same
+    assert gate.choose(track, looks[1][None], NS) == [0]
+    assert gate.choose(track, looks[1][None], 2 * NS) == []
+    assert gate.choose(track, looks[2][None], 2 * NS) == [0]
+    assert gate.asked_again(1)
+    assert gate.choose(track, looks[3][None], 4 * NS) == []  # three readings are enough
+    assert gate.choose(track, EAST[None], 4 * NS) == [0]
+    assert not gate.asked_again(1)  # that is something else
+
+
+def test_slow_changes_add_up_over_further_readings() -> None:
+    gate = CaptionGate(OPTIONS.model_copy(update={"readings": 9}))
+    turn = np.radians(np.arange(0, 90, 15))
+    looks = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32)
+    asked = []
+    for second, look in enumerate(looks):
+        assert gate.choose(np.array([1]), look[None], second * NS) == [0]
+        asked.append(gate.asked_again(1))
+    assert asked == [False, True, True, False, True, True]  # 45 degrees from the first look are another one
+
+
+def test_further_readings_wait_for_what_was_never_read() -> None:
+    gate = CaptionGate(OPTIONS.model_copy(update={"readings": 3}))
+    both = np.stack([NORTH, EAST])
+    gate.choose(np.array([1, 2]), both, 0)
+    now = np.stack([NORTH * 0.999, EAST * 0.999, NORTH])
+    assert gate.choose(np.array([1, 2, 3]), now, NS) == [2, 0]
+    assert gate.choose(np.array([1, 2, 3]), now, NS) == [1]
 
 
 def test_all_regions_of_the_first_keyframe_with_any_are_captioned() -> None:
@@ -122,6 +158,38 @@ def test_a_caption_that_contradicts_the_track_is_trusted_once_it_is_repeated() -
     assert events.captioned(caption("a red car", 3, 0.6))[-1].score == 0.6
     events.ended(1)
     assert events.captioned(caption("a tree", 4, 0.6))[-1].score == 0.6
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_readings_that_agree_are_worth_more_than_others(first: float, second: float) -> None:
+    text, agreed = read_again("a red car", first, "the car", second)
+    assert text == ("the car" if second > first else "a red car")
+    assert (text, agreed) == read_again("the car", second, "a red car", first) or first == second
+    other, differing = read_again("a red car", first, "a tree", second)
+    assert other == ("a tree" if second > first else "a red car")
+    assert min(first, second) < agreed < 1
+    assert 0 < differing < max(first, second)
+
+
+def test_a_further_reading_of_the_same_name_makes_the_event_surer() -> None:
+    events = CaptionEvents(CaptionEventOptions())
+    events.captioned(caption("a black dog", 0, 0.6))
+    (row,) = events.captioned(replace(caption("a brown dog", 1, 0.6), again=True))
+    assert (seconds(row.start_ns), seconds(row.end_ns), row.text) == (0, 1, "a black dog")
+    assert row.score > 0.65
+    assert events.begun == 1
+
+
+def test_a_further_reading_of_another_name_makes_it_less_sure() -> None:
+    events = CaptionEvents(CaptionEventOptions())
+    events.captioned(caption("a dog", 0, 0.6))
+    (row,) = events.captioned(replace(caption("a fence", 1, 0.4), again=True))
+    assert (seconds(row.start_ns), row.text) == (0, "a dog")
+    assert row.score < 0.5
+    closed, begun = events.captioned(replace(caption("a fence", 2, 0.8), again=True))
+    assert (seconds(closed.end_ns), closed.text, begun.text) == (2, "a dog", "a fence")
+    assert 0.6 < begun.score < 0.8
+    assert events.best_text(1) == "a fence"
 
 
 def test_lasting_event_is_extended_now_and_then_and_capped() -> None:

@@ -90,3 +90,17 @@ def test_whoever_wants_each_keyframe_looked_at_gets_it(tiny_predictor: Predictor
     reports = [analysis.keyframe(scene(2, keyframe))[0] for keyframe in range(8)]
     assert reports[-1].avoided.looks == 0
     assert reports[-1].avoided.prompts == 0
+
+
+def test_what_is_described_anew_is_captioned_again_and_says_so(tiny_predictor: Predictor) -> None:
+    analysis = analysis_of(
+        tiny_predictor, still_s=0
+    )  # nothing is taken for standing: each look describes anew, now and then
+    known: set[int] = set()
+    again = 0
+    for keyframe in range(8):
+        _, requests = analysis.keyframe(scene(0, keyframe))
+        assert all(request.track in known for request in requests if request.again)
+        again += sum(request.again for request in requests)
+        known |= {request.track for request in requests}
+    assert again

@@ -127,8 +127,12 @@ def open_compiled(
     part: Literal["all", "vision", "language"],
     threads: int,
     cache: EngineCache | None = None,
+    *,
+    most_lanes: int = _MOST_LANES,
 ) -> CompiledPredictor | None:
     """The model that `prepared` was made of, or the part of it that this process computes, with `threads` threads.
+
+    `most_lanes`: calls of a stage that are computed at once (`sca.lanes`), where there are as many threads.
 
     None where torch has to compute some of it. EngineRejected or UserError where what was prepared is damaged;
     RuntimeError where the plugin cannot use it.
@@ -155,7 +159,7 @@ def open_compiled(
     root = (cache or Cache()).root
     if not prepared.essentials:
         return None
-    lanes = min(threads, _MOST_LANES)
+    lanes = min(threads, most_lanes)
     parts = Essentials.read(root / prepared.essentials)
     found = {name: Manifest.read(root / name) for name in prepared.folders}
     chosen = [

@@ -70,8 +70,9 @@ class Begun(Generic[R]):
 class Lanes:
     """As many threads as there are engines that compute at once.
 
-    Two cores that share out one small layer wait for each other at its end, and for whoever decodes meanwhile; measured
-    on two cores, one view of a picture on each takes 13 to 27 % less of the processor than one after the other on both.
+    Two cores that share out one small layer wait for each other at its end, and for whoever decodes meanwhile. Five views of a
+    picture, measured on two cores: 13 % less time than one after the other and 24 % less of the processors, and 30 and 33 %
+    while a film is decoded beside (`benchmarks/lanes.py`).
     """
 
     def __init__(self, count: int = 1) -> None:

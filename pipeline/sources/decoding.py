@@ -121,7 +121,8 @@ class Decoding:
                 self._lost.note_error()
                 if packet.pts is not None:
                     torn.append(packet.pts)
-            self._order.expect(packet)
+            if kind is StampKind.DECODED:
+                self._order.expect(packet)
             try:
                 frames = packet.decode()
             except FFmpegError:

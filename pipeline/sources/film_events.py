@@ -12,7 +12,7 @@ from pipeline.core.records import Gap, GapReason, ResumePoint
 from pipeline.sources.clocks import ticks_to_ns
 from pipeline.sources.decoding import Picture
 from pipeline.sources.film_clock import FilmClock, Timed
-from pipeline.sources.geometry import geometry_of
+from pipeline.sources.geometry import Orientations, geometry_of
 from pipeline.sources.picture import DecodedFrame, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo
 
@@ -40,6 +40,7 @@ class FilmEvents:
         self._size_now = (info.width, info.height)
         self._after: tuple[int, int] | None = None
         self._last: Timed[Picture] | None = None
+        self._orientations = Orientations()
         self._frames = self._corrupt = self._torn = 0
         self.resumed_at: DecodedFrame | None = None
 
@@ -127,7 +128,7 @@ class FilmEvents:
                 yield Gap(seen_until + self._clock.step_ns, until, GapReason.CORRUPT, 0)
 
     def _resized(self, one: Timed[Picture]) -> Iterator[Gap]:
-        size = geometry_of(one.item.frame, one.item.aspect).display
+        size = geometry_of(one.item.frame, one.item.aspect, self._orientations).display
         if size == self._size_now:
             return
         self._size_now = size
@@ -150,6 +151,7 @@ class FilmEvents:
             one.item.frame,
             (self._info.width, self._info.height),
             one.item.aspect,
+            self._orientations,
         )
         frame.lasts_ns = one.lasts_ns
         return frame

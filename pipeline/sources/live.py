@@ -18,7 +18,7 @@ from pipeline.core.restarts import HEALTHY_S, LossCause, backoff_s, reconnects, 
 from pipeline.sources.camera import Camera, ConnectionLost, Feed, Picture
 from pipeline.sources.clocks import Arrival, Bursts, LiveClock, Pacing, ticks_to_ns
 from pipeline.sources.film_or_camera import FeedTiming
-from pipeline.sources.geometry import geometry_of
+from pipeline.sources.geometry import Orientations, geometry_of
 from pipeline.sources.latest import FrameMailbox
 from pipeline.sources.picture import DecodedFrame, from_video_frame
 from pipeline.sources.source import SourceCounts, SourceInfo, SourceOptions
@@ -72,6 +72,7 @@ class LiveStream:
         self._clock: LiveClock | None = None
         self._unwatched: Unwatched | None = None
         self._counts = SourceCounts(connected=False)
+        self._orientations = Orientations()
         self._index = 0
         self._bursty = False
         self._info: SourceInfo | None = replace(known, stream=stream) if known is not None else None
@@ -218,6 +219,7 @@ class LiveStream:
     def _connect_and_read(self) -> None:
         """One connection's life. Ends with `ConnectionLost`, or because of `close`."""
         connection = self._camera.connect()
+        self._orientations = Orientations()
         try:
             asked_ns = time.monotonic_ns()
             segmented = connection.timing is FeedTiming.SEGMENTED
@@ -310,6 +312,10 @@ class LiveStream:
             self._box.put_gap(gap)
         size = (self.info.width, self.info.height)
         aspect = connection.pixel_aspect
-        self._box.put(from_video_frame(self._stream, self._index, moment, picture.frame, size, aspect))
+        self._box.put(
+            from_video_frame(
+                self._stream, self._index, moment, picture.frame, size, aspect, self._orientations
+            )
+        )
         self._counts = replace(self._counts, frames=self._counts.frames + 1)
         self._index += 1

@@ -14,6 +14,8 @@ from pipeline.core.thumbnail import small_size, thumbnail_of, thumbnail_size
 if TYPE_CHECKING:
     import av
 
+    from pipeline.sources.geometry import Orientations
+
 _LUMA_FIRST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
 
 
@@ -89,15 +91,17 @@ def from_video_frame(
     picture: av.VideoFrame,
     size: tuple[int, int] | None = None,
     aspect: Fraction = Fraction(1),
+    orientations: Orientations | None = None,
 ) -> DecodedFrame:
     """Wrap a PyAV frame; its pixels come out as a player shows them: turned, mirrored, and square.
 
-    `size`: (width, height) of the stream, for a frame that has another. `aspect`: of the stored pixels.
+    `size`: (width, height) of the stream, for a frame that has another. `aspect`: of the stored pixels. `orientations`: of the
+    stream's pictures, where there are more.
     """
     # Needs FFmpeg and OpenCV: whoever only reads settings does without.
     from pipeline.sources.geometry import geometry_of, without_combs
 
-    geometry = geometry_of(picture, aspect)
+    geometry = geometry_of(picture, aspect, orientations)
 
     def rgb() -> np.ndarray:
         pixels = _rgb(picture)
